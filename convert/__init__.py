@@ -1,0 +1,102 @@
+"""Keras's VGG weights as PyTorch weights, without Keras or TensorFlow: read, lay out, write, check.
+
+As a package this is `torchvgg.convert`; in a checkout `python -m convert` runs it. It imports nothing of `torchvgg`, but
+for the finished model that the check runs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .report import Report
+
+__all__ = ["convert"]
+
+
+def convert(
+    source: str | os.PathLike[str] = "vgg16",
+    output: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str = "float32",
+    input_shape: tuple[int, int] | None = None,
+    base_only: bool = False,
+    allow_nonfinite: bool = False,
+    check: bool = True,
+    force: bool = False,
+) -> Report:
+    """Converts a Keras file to PyTorch weights.
+
+    Args:
+        source: a file; or a published one by its name, "vgg16", "vgg16-notop", "vgg19", "vgg19-notop", fetched where it
+            isn't here yet; or "demo", a full-size file of random weights made on the spot.
+        output: the file to write, `.safetensors`, `.pt` or `.pth`. By default, for a published name the place where
+            `weights="imagenet"` looks, for a file the same name beside it with `.safetensors`, for "demo" none.
+        dtype: "float32", "float16" or "bfloat16".
+        input_shape: `(height, width)` of the images, where the file has a top and the size isn't to be told from it.
+        base_only: leave the top out.
+        allow_nonfinite: take NaN and infinity.
+        check: read the file again, compare every tensor with its source, and the model's output with an independent
+            channels-last computation from the Keras arrays.
+        force: overwrite `output`.
+
+    Raises:
+        ValueError: the source isn't a file of a VGG, or doesn't fit the arguments, or the check failed.
+        OSError: a file can't be read, written or fetched, or the output exists.
+    """
+    from . import published
+    from .check import check_output
+    from .files import check_dtype, check_target, writing
+    from .keras_file import open_keras_file
+    from .network import network_of
+    from .report import Report
+    from .writer import write
+
+    started = time.perf_counter()
+    check_dtype(dtype)
+    with tempfile.TemporaryDirectory(prefix="torchvgg-") as scratch:
+        if source == "demo":
+            from .demo import write_demo
+
+            path = write_demo(Path(scratch))
+            target = Path(output) if output else Path(scratch, "demo.safetensors")
+        elif source in published.FILES:
+            target = Path(output) if output else published.converted_path(str(source))
+            check_target(target, force)
+            path = published.find(str(source))
+        else:
+            path = Path(source)
+            target = Path(output) if output else default_output(path)
+        check_target(target, force)
+        with open_keras_file(path) as keras_file:
+            network = network_of(keras_file, input_shape, base_only)
+            if not allow_nonfinite:
+                network.check_finite()
+            with writing(target) as unfinished:
+                write(network, keras_file, unfinished, dtype, target.suffix)
+                error, worst = check_output(network, unfinished, dtype) if check else (None, None)
+        kept = output is not None or source != "demo"
+        return Report.of(
+            network,
+            source=str(source),
+            output=str(target) if kept else None,
+            format=keras_file.format,
+            keras_version=keras_file.keras_version,
+            max_relative_error=error,
+            worst_layer=worst,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def default_output(source: Path) -> Path:
+    """`my.weights.h5`, `my.h5`, `my.keras` → `my.safetensors`, beside it."""
+    stem = source.name
+    for suffix in (".weights.h5", source.suffix):
+        if suffix and stem.endswith(suffix):
+            stem = stem.removesuffix(suffix)
+            break
+    return source.with_name(f"{stem}.safetensors")

@@ -1,0 +1,93 @@
+"""The command line of the conversion: `python -m convert` in a checkout, `torchvgg-convert` once installed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import convert
+from .files import DTYPES, SUFFIXES
+
+DESCRIPTION = "Convert the Keras weights of a VGG16 or VGG19 to PyTorch, and check the result."
+EXAMPLES = """\
+examples:
+  python -m convert demo                     try everything on random weights, without a network
+  python -m convert                          the published VGG16, to where weights="imagenet" looks for it
+  python -m convert my.weights.h5 -o my.pt   a file of your own
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = map(int, text.split(","))
+    if min(height, width) < 32:
+        raise ValueError
+    return height, width
+
+
+_size.__name__ = "H,W (two numbers from 32 up)"  # argparse puts it into its message
+
+
+def _output(text: str) -> Path:
+    if not text.endswith(SUFFIXES):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(SUFFIXES)}; received {text!r}")
+    return Path(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="torchvgg-convert",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        default="vgg16",
+        help="a Keras file, or vgg16 (the default), vgg16-notop, vgg19, vgg19-notop: the published ImageNet weights; "
+        "or demo: a full-size file of random weights",
+    )
+    add("-o", dest="output", metavar="OUTPUT", type=_output, help="the file to write: .safetensors, .pt or .pth")
+    add("--dtype", choices=DTYPES, default="float32", help="of the numbers written")
+    add("--input-shape", metavar="H,W", type=_size, help="the size of the images, where the file doesn't tell it")
+    add("--base-only", action="store_true", help="leave the dense layers out")
+    add("--allow-nonfinite", action="store_true", help="convert NaN and infinity too")
+    add("--no-check", dest="check", action="store_false", help="don't check what was written")
+    add("--force", action="store_true", help="overwrite OUTPUT")
+    add("--json", action="store_true", help="print the report as one JSON object")
+    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    options = vars(parser().parse_args(arguments))
+    as_json, quiet = options.pop("json"), options.pop("quiet")
+    try:
+        report = convert(**options)
+    except (ValueError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    if not quiet:
+        print(report.to_json() if as_json else report.to_text())
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

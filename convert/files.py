@@ -1,0 +1,50 @@
+"""Files as such: what may be written where, writing it whole or not at all, and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises a ValueError unless `dtype` is one that can be written."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}. Received: {dtype!r}")
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Raises unless `target` is a file that may be written: a ValueError or an OSError that says why not."""
+    if target.suffix not in SUFFIXES:
+        raise ValueError(f"output: expected a name that ends in {', '.join(SUFFIXES)}. Received: {target}")
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder; name a file in it")
+    if target.exists() and not force:
+        raise FileExistsError(f"{target} exists and is kept; --force overwrites it")
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """A name to write under, beside `target`, that becomes `target` when all went well, and nothing when it didn't."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        yield unfinished
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def md5(path: Path) -> str:
+    """The MD5 of a file, in hexadecimal."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

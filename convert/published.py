@@ -1,0 +1,133 @@
+"""The ImageNet weights that Keras publishes: which they are, where they may lie, and how they are fetched."""
+
+from __future__ import annotations
+
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import NamedTuple
+
+from .files import md5
+
+
+class Published(NamedTuple):
+    """A file of the release: its address (without the host's folder), its MD5."""
+
+    folder: str
+    filename: str
+    md5: str
+
+
+# Names and hashes as in Keras's source, keras/src/applications/vgg16.py and vgg19.py.
+ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications"
+_FILENAME = "{0}_weights_tf_dim_ordering_tf_kernels{1}.h5"
+FILES = {
+    "vgg16": Published("vgg16", _FILENAME.format("vgg16", ""), "64373286793e3c8b2b4e3219cbf3544b"),
+    "vgg16-notop": Published("vgg16", _FILENAME.format("vgg16", "_notop"), "6d6bbae143d832006294945121d1f1fc"),
+    "vgg19": Published("vgg19", _FILENAME.format("vgg19", ""), "cbe5617147190e668d6c5d5026f83318"),
+    "vgg19-notop": Published("vgg19", _FILENAME.format("vgg19", "_notop"), "253f8cb515780f3b799900260a226db6"),
+}
+
+
+def home() -> Path:
+    """Where torchvgg keeps files: `$TORCHVGG_HOME`, else `torchvgg/` in PyTorch's hub folder."""
+    if folder := os.environ.get("TORCHVGG_HOME"):
+        return Path(folder).expanduser()
+    import torch.hub
+
+    return Path(torch.hub.get_dir(), "torchvgg")
+
+
+def converted_path(name: str) -> Path:
+    """Where the converted file of a published one lies, or would."""
+    return home() / f"{name}.safetensors"
+
+
+def find(name: str) -> Path:
+    """The published file `name`, by its MD5: put by hand or fetched earlier, or downloaded by Keras, or fetched now.
+
+    Raises:
+        ValueError: a file of the right name has the wrong hash.
+        OSError: it can't be fetched, or written.
+    """
+    published = FILES[name]
+    ours = home() / published.filename
+    if ours.is_file():
+        if (received := md5(ours)) != published.md5:
+            raise ValueError(
+                f"{ours}: expected MD5 {published.md5}. Received: {received}; delete it, or put the right one there"
+            )
+        return ours
+    keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models", published.filename)
+    if keras.is_file() and md5(keras) == published.md5:
+        return keras
+    mirror = os.environ.get("TORCHVGG_MIRROR")
+    folder = mirror.rstrip("/") if mirror else f"{ADDRESS}/{published.folder}"
+    download(f"{folder}/{published.filename}", ours, published.md5)
+    return ours
+
+
+def download(url: str, target: Path, expected_md5: str) -> None:
+    """Fetches `url` to `target`, which appears only when whole and right. What a broken download left is gone on with.
+
+    Raises:
+        OSError: it can't be fetched or written, or has another hash; the message says what to do.
+    """
+    partial = target.with_name(f"{target.name}.part")
+    by_hand = f"fetch it by hand and put it at {target}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(url, partial)
+    except urllib.error.HTTPError as error:
+        raise OSError(f"{url}: HTTP status {error.code} ({error.reason}); {by_hand}") from None
+    except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException, EOFError) as error:
+        reason = getattr(error, "reason", error)
+        raise OSError(f"{url}: no full download ({reason}); run it again to go on, or {by_hand}") from None
+    except OSError as error:
+        raise OSError(f"{partial}: {error.strerror}; make room, or set TORCHVGG_HOME to another folder") from None
+    if (received := md5(partial)) != expected_md5:
+        partial.unlink()
+        raise OSError(f"{url}: expected MD5 {expected_md5}. Received: {received}, deleted; run it again, or {by_hand}")
+    os.replace(partial, target)
+
+
+def _fetch(url: str, partial: Path) -> None:
+    """Appends to `partial` what it still lacks of `url`."""
+    start = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response: HTTPResponse = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # nothing after `start`: it is whole, or isn't this file; the hash will tell
+            raise
+        return
+    with response:
+        if response.status != 206:
+            start = 0  # the server sends all of it
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        done = start
+        with open(partial, "ab" if start else "wb") as stream:
+            progress = _progress_bar(partial.stem, total)
+            while block := response.read(1 << 18):
+                stream.write(block)
+                done += len(block)
+                progress(done)
+    if total is not None and done < total:
+        raise EOFError(f"the connection ended after {done:,} of {total:,} bytes")
+
+
+def _progress_bar(label: str, total: int | None) -> Callable[[int], None]:
+    """Shows how much has come, on standard error, where that is a terminal."""
+    if not sys.stderr.isatty():
+        return lambda done: None
+
+    def show(done: int) -> None:
+        share = f"{done / total:4.0%} of {total / 1e6:.0f} MB" if total else f"{done / 1e6:.0f} MB"
+        print(f"\r{label}  {share}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show

@@ -1,0 +1,73 @@
+"""What a conversion did: the rows, the totals, the error; as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .network import Network
+
+JSON_KEYS = ("source", "output", "format", "keras_version", "layers", "params", "max_relative_error", "seconds")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One conversion.
+
+    Attributes:
+        source: the name or file that was asked for.
+        output: the file that was written; None where it was only tried.
+        format: the kind of the Keras file.
+        keras_version: of the Keras that wrote it.
+        layers: for each array `{"name", "keras_shape", "shape"}`: the PyTorch tensor's name, its shape in each world.
+        params: how many numbers.
+        max_relative_error: the largest of any layer's output, against the channels-last computation; None if unchecked.
+        seconds: the time it took.
+        keras_names: the arrays' names in the Keras file, in the order of `layers`.
+        worst_layer: where `max_relative_error` is; None if unchecked.
+    """
+
+    source: str
+    output: str | None
+    format: str
+    keras_version: str
+    layers: list[dict[str, Any]]
+    params: int
+    max_relative_error: float | None
+    seconds: float
+    keras_names: list[str]
+    worst_layer: str | None
+
+    @classmethod
+    def of(cls, network: Network, **what: Any) -> Report:
+        """The report on `network`; the rest are the attributes that aren't read off it."""
+        rows = []
+        for key, weight in network.weights():
+            shape = tuple(weight.layout.to_torch(weight.array.placeholder()).shape)
+            rows.append({"name": key, "keras_shape": list(weight.array.shape), "shape": list(shape)})
+        weights = [weight for _, weight in network.weights()]
+        names = [weight.array.name for weight in weights]
+        params = sum(weight.array.dataset.size for weight in weights)
+        return cls(layers=rows, params=params, keras_names=names, **what)
+
+    def to_json(self) -> str:
+        return json.dumps({key: getattr(self, key) for key in JSON_KEYS})
+
+    def to_text(self) -> str:
+        """A row for each array, then the totals."""
+        cells = [
+            (name, str(tuple(row["keras_shape"])), row["name"], str(tuple(row["shape"])))
+            for name, row in zip(self.keras_names, self.layers, strict=True)
+        ]
+        a, b, c, _ = (max(map(len, column)) for column in zip(*cells, strict=True))
+        lines = [f"{name:<{a}}  {old:<{b}}  →  {key:<{c}}  {new}" for name, old, key, new in cells]
+        lines.append(
+            f"{len(cells)} arrays, {self.params:,} parameters, from {self.source} ({self.format}, Keras {self.keras_version})"
+        )
+        if self.max_relative_error is None:
+            lines.append("not checked")
+        else:
+            lines.append(f"largest relative error of any layer: {self.max_relative_error:.1e}, at {self.worst_layer}")
+        lines.append(f"{self.output or 'not kept: name a file with -o'}  {self.seconds:.1f} s")
+        return "\n".join(lines)

@@ -1,0 +1,17 @@
+"""What every test gets: Keras running on PyTorch, folders of its own, a fixed seed."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "torch"  # before anything imports Keras
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _own_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of the machine's own is read or written: no downloaded weights, no proxies."""
+    monkeypatch.setenv("TORCHVGG_HOME", str(tmp_path_factory.mktemp("torchvgg_home")))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras_home")))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    torch.manual_seed(0)

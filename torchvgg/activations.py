@@ -1,0 +1,108 @@
+"""Keras's built-in activations by Keras's names, as functions of one tensor with the channels on axis 1."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ActivationFunction: TypeAlias = Callable[[Tensor], Tensor]
+Activation: TypeAlias = str | ActivationFunction | None
+
+
+def linear(x: Tensor) -> Tensor:
+    return x
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2)
+
+
+def softmax(x: Tensor) -> Tensor:
+    return F.softmax(x, dim=1)
+
+
+def log_softmax(x: Tensor) -> Tensor:
+    return F.log_softmax(x, dim=1)
+
+
+def glu(x: Tensor) -> Tensor:
+    return F.glu(x, dim=1)
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x)
+
+
+def squareplus(x: Tensor) -> Tensor:
+    return (x + torch.sqrt(x * x + 4)) / 2
+
+
+def sparse_plus(x: Tensor) -> Tensor:
+    return torch.where(x >= 1, x, torch.relu(x + 1) ** 2 / 4)
+
+
+def sparse_sigmoid(x: Tensor) -> Tensor:
+    return torch.clamp((x + 1) / 2, 0, 1)
+
+
+def sparsemax(x: Tensor) -> Tensor:
+    """The Euclidean projection on the simplex (Martins and Astudillo, arXiv 1602.02068)."""
+    ordered = x.sort(dim=1, descending=True).values
+    rank = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
+    rank = rank.reshape(1, -1, *[1] * (x.dim() - 2))
+    total = ordered.cumsum(dim=1) - 1
+    support = (rank * ordered > total).sum(dim=1, keepdim=True)  # how many stay above zero
+    return torch.relu(x - total.gather(1, support - 1) / support)
+
+
+ACTIVATIONS: dict[str, ActivationFunction] = {
+    "celu": F.celu,
+    "elu": F.elu,
+    "exponential": torch.exp,
+    "gelu": gelu,
+    "glu": glu,
+    "hard_shrink": F.hardshrink,
+    "hard_sigmoid": F.hardsigmoid,
+    "hard_silu": F.hardswish,
+    "hard_swish": F.hardswish,
+    "hard_tanh": F.hardtanh,
+    "leaky_relu": leaky_relu,
+    "linear": linear,
+    "log_sigmoid": F.logsigmoid,
+    "log_softmax": log_softmax,
+    "mish": F.mish,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "selu": F.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "soft_shrink": F.softshrink,
+    "softmax": softmax,
+    "softplus": F.softplus,
+    "softsign": F.softsign,
+    "sparse_plus": sparse_plus,
+    "sparse_sigmoid": sparse_sigmoid,
+    "sparsemax": sparsemax,
+    "squareplus": squareplus,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+    "tanh_shrink": F.tanhshrink,
+}
+
+
+def get_activation(activation: Activation) -> ActivationFunction:
+    """The function for a Keras activation: its name, None for the identity, or any function of one tensor.
+
+    Raises:
+        ValueError: the name isn't known.
+    """
+    if activation is None:
+        return linear
+    if callable(activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"unknown activation: expected None, a function, or one of {known}. Received: {activation!r}")
+    return ACTIVATIONS[activation]

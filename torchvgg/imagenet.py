@@ -1,0 +1,81 @@
+"""What goes before an ImageNet VGG and what comes after: `preprocess_input`, `decode_predictions`, the labels."""
+
+from functools import cache
+from importlib.resources import files
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+Array = TypeVar("Array", torch.Tensor, np.ndarray)
+
+# The mean of the training images, B, G, R, in units of 0 to 255 (the authors' Caffe models, by way of Keras).
+MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+def preprocess_input(x: Array, data_format: str = "channels_first") -> Array:
+    """Images as VGG was trained on them: RGB becomes BGR, and each channel is centred on ImageNet's mean.
+
+    Args:
+        x: RGB in [0, 255], `(3, H, W)` or `(N, 3, H, W)`, a tensor or an ndarray. It isn't changed.
+        data_format: "channels_first", or "channels_last" for `(H, W, 3)` and `(N, H, W, 3)`.
+
+    Returns:
+        As `x` in kind and shape. Integers become float32, floats keep their type.
+
+    Raises:
+        ValueError: `x` isn't such an array, or `data_format` is neither of the two.
+    """
+    if data_format not in ("channels_first", "channels_last"):
+        raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
+    if not isinstance(x, torch.Tensor | np.ndarray):
+        raise ValueError(f"expected a torch.Tensor or a numpy.ndarray. Received: {type(x).__name__}")
+    if x.ndim not in (3, 4):
+        raise ValueError(f"expected an image or a batch of images, 3-D or 4-D. Received shape: {tuple(x.shape)}")
+    axis = -3 if data_format == "channels_first" else -1
+    if x.shape[axis] != 3:
+        other = "channels_last" if data_format == "channels_first" else "channels_first"
+        raise ValueError(
+            f"expected 3 channels on axis {axis}, as data_format={data_format!r} says. "
+            f"Received shape: {tuple(x.shape)}; for the other order pass data_format={other!r}"
+        )
+    mean_shape = (3, 1, 1) if data_format == "channels_first" else (3,)
+    if isinstance(x, torch.Tensor):
+        images = x if x.is_floating_point() else x.float()
+        return images.flip(axis) - images.new_tensor(MEAN_BGR).reshape(mean_shape)
+    array = x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float32)
+    return np.flip(array, axis) - np.array(MEAN_BGR, array.dtype).reshape(mean_shape)
+
+
+def decode_predictions(preds: torch.Tensor | np.ndarray, top: int = 5) -> list[list[tuple[str, str, np.floating]]]:
+    """The likeliest ImageNet classes of each sample.
+
+    Args:
+        preds: class scores `(N, 1000)`, a tensor or an ndarray.
+        top: how many classes to return.
+
+    Returns:
+        For each sample a list of `(WordNet id, name, score)`, the highest score first.
+
+    Raises:
+        ValueError: `preds` has another shape.
+    """
+    if preds.ndim != 2 or preds.shape[1] != 1000:
+        raise ValueError(f"expected predictions of shape (N, 1000). Received: {tuple(preds.shape)}")
+    if isinstance(preds, torch.Tensor):
+        preds = preds.detach().cpu()
+        preds = (preds.float() if preds.dtype == torch.bfloat16 else preds).numpy()
+    names = labels()
+    ranked = np.argsort(preds, axis=1)[:, ::-1][:, :top]
+    return [[(*names[i], scores[i]) for i in best] for scores, best in zip(preds, ranked, strict=True)]
+
+
+@cache
+def labels() -> tuple[tuple[str, str], ...]:
+    """The 1,000 classes of ILSVRC 2012 in the order of the model's output: `(WordNet id, name)`.
+
+    As JSON, `{"0": [id, name], …}`, they are Keras's `imagenet_class_index.json` byte for byte
+    (MD5 c2c37ea517e94d9795004a39431a14cb); a test holds this.
+    """
+    text = files(__package__).joinpath("imagenet_labels.txt").read_text("utf-8")
+    return tuple((wnid, name) for wnid, name in map(str.split, text.splitlines()))

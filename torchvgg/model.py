@@ -1,0 +1,142 @@
+"""A chain of named layers: called in order, shown as Keras shows it, and open at every layer."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .summary import Row, summary_table
+
+Shape = tuple[int | None, ...]
+
+
+class Model(nn.Module):
+    """Layers under their Keras names, each fed with the output of the one before.
+
+    Args:
+        layers: the layers by name, in order. They become the model's direct children.
+        input_shape: `(channels, height, width)` of one image, None for a size that is open.
+        name: the title of the summary.
+    """
+
+    min_size = 1  # the smallest height and width that go in
+
+    def __init__(self, layers: Mapping[str, nn.Module], input_shape: Shape, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.input_shape: Shape = (None, *input_shape)
+        for layer_name, layer in layers.items():
+            self.add_module(layer_name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output of the last layer for images `x`, `(N, C, H, W)`, float.
+
+        Raises:
+            ValueError: `x` has another shape than `input_shape`, or isn't of a floating-point type.
+        """
+        self._check_input(x)
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+    def extract(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """The outputs of some layers, computed no further than the deepest of them.
+
+        Args:
+            x: images, as for `forward`.
+            layers: names of layers, in any order.
+
+        Returns:
+            From each name to that layer's output (its activation included), in the order of depth.
+
+        Raises:
+            ValueError: a name isn't one of this model's layers; or `x` is refused, as by `forward`.
+        """
+        wanted = {layers} if isinstance(layers, str) else set(layers)
+        names = [name for name, _ in self.named_children()]
+        if unknown := sorted(wanted.difference(names)):
+            raise ValueError(f"unknown layers: expected names out of {', '.join(names)}. Received: {unknown}")
+        self._check_input(x)
+        outputs: dict[str, Tensor] = {}
+        for name, layer in self.named_children():
+            if len(outputs) == len(wanted):
+                break
+            x = layer(x)
+            if name in wanted:
+                outputs[name] = x
+        return outputs
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape that comes out, batch first, None for each size that is open."""
+        return list(self._output_shapes().values())[-1]
+
+    def count_params(self) -> int:
+        """The number of weights, as Keras counts them."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def summary(self, data_format: str = "channels_first", print_fn: Callable[[str], object] = print) -> None:
+        """Prints the table that Keras prints: each layer, its type, output shape and number of weights, and the totals.
+
+        Args:
+            data_format: "channels_first" for the shapes that PyTorch sees, "channels_last" for those that Keras shows.
+            print_fn: called with each line.
+
+        Raises:
+            ValueError: another `data_format`.
+        """
+        if data_format not in ("channels_first", "channels_last"):
+            raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
+
+        def show(shape: Shape) -> Shape:
+            return shape if data_format == "channels_first" else (shape[0], *shape[2:], shape[1])
+
+        rows = [Row("input_layer", "InputLayer", show(self.input_shape), 0)]
+        shapes = self._output_shapes()
+        for name, layer in self.named_children():
+            count = sum(parameter.numel() for parameter in layer.parameters())
+            rows.append(Row(name, type(layer).__name__, show(shapes[name]), count))
+        for line in summary_table(self.name, rows, list(self.parameters())):
+            print_fn(line)
+
+    def _output_shapes(self) -> dict[str, Shape]:
+        """Each layer's output shape: the chain runs on the meta device at two sizes, and what changed is None."""
+        small, large = (self._shapes_at(batch, size) for batch, size in ((1, 224), (2, 448)))
+        return {
+            name: tuple(a if a == b else None for a, b in zip(small[name], large[name], strict=True)) for name in small
+        }
+
+    @torch.no_grad()
+    def _shapes_at(self, batch: int, open_size: int) -> dict[str, torch.Size]:
+        _, *image = self.input_shape
+        x = torch.empty(batch, *(size or open_size for size in image), device="meta")
+        shapes = {}
+        for name, layer in self.named_children():
+            state = {key: torch.empty(value.shape, device="meta") for key, value in layer.state_dict().items()}
+            x = functional_call(layer, state, x)
+            shapes[name] = x.shape
+        return shapes
+
+    def _check_input(self, x: Tensor) -> None:
+        if torch.jit.is_tracing():  # sizes are symbols there; the example itself has already been through
+            return
+        _, channels, height, width = self.input_shape
+        fits = x.dim() == 4 and x.shape[1] == channels
+        fits = fits and all(
+            size >= self.min_size if fixed is None else size == fixed
+            for size, fixed in zip(x.shape[2:], (height, width), strict=True)
+        )
+        if not fits:
+            raise ValueError(self._shape_message(x))
+        if not x.is_floating_point():
+            raise ValueError(f"expected a floating-point tensor; call preprocess_input first. Received: {x.dtype}")
+
+    def _shape_message(self, x: Tensor) -> str:
+        expected = ", ".join(f"{size or f'{self.min_size} or more'}" for size in self.input_shape[1:])
+        message = f"expected a tensor of shape (N, {expected}). Received: {tuple(x.shape)}"
+        if x.dim() == 3:
+            return f"{message}, which lacks the batch axis: x.unsqueeze(0)"
+        if x.dim() == 4 and x.shape[3] == self.input_shape[1]:
+            return f"{message}, which looks channels-last: x.permute(0, 3, 1, 2)"
+        return message

@@ -1,0 +1,55 @@
+"""The table that Keras 3 prints for a model, drawn in the same characters and at the same width."""
+
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from textwrap import wrap
+from typing import NamedTuple
+
+from torch import nn
+
+COLUMNS = ("Layer (type)", "Output Shape", "Param #")
+WIDTHS = (36, 27, 15)  # of the text, at Keras's own width of 88 characters
+
+
+class Row(NamedTuple):
+    """One layer."""
+
+    name: str
+    type: str
+    output_shape: tuple[int | None, ...]
+    params: int
+
+
+def summary_table(title: str, rows: Sequence[Row], parameters: Sequence[nn.Parameter]) -> Iterator[str]:
+    """Yields the lines of the summary. A text too long for its column is wrapped, as Keras wraps it."""
+
+    def rule(left: str, line: str, joint: str, right: str) -> str:
+        return left + joint.join(line * (width + 2) for width in WIDTHS) + right
+
+    def lines(edge: str, texts: Sequence[str]) -> Iterator[str]:
+        columns = [wrap(text, width) for text, width in zip(texts, WIDTHS, strict=True)]
+        for name, shape, params in zip_longest(*columns, fillvalue=""):
+            yield f"{edge} {name:<{WIDTHS[0]}} {edge} {shape:<{WIDTHS[1]}} {edge} {params:>{WIDTHS[2]}} {edge}"
+
+    yield f'Model: "{title}"'
+    yield rule("┏", "━", "┳", "┓")
+    yield from lines("┃", COLUMNS)
+    yield rule("┡", "━", "╇", "┩")
+    for number, row in enumerate(rows):
+        if number:
+            yield rule("├", "─", "┼", "┤")
+        yield from lines("│", (f"{row.name} ({row.type})", str(row.output_shape), f"{row.params:,}"))
+    yield rule("└", "─", "┴", "┘")
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for label, group in (("Total", parameters), ("Trainable", trainable), ("Non-trainable", frozen)):
+        count = sum(parameter.numel() for parameter in group)
+        yield f" {label} params: {count:,} ({_memory(sum(p.numel() * p.element_size() for p in group))})"
+
+
+def _memory(size: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1024:
+            return f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} TB"

@@ -1,0 +1,141 @@
+"""The networks of Simonyan and Zisserman (2014, arXiv 1409.1556) as Keras builds them: the table, and the model."""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from .activations import Activation, get_activation
+from .layers import Conv2D, Dense, Flatten, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
+from .model import Model, Shape
+
+# (convolutions, filters) of each block: columns D and E of the paper's table 1. A 2×2 max pool ends every block.
+BLOCKS = {
+    "vgg16": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)),
+    "vgg19": ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)),
+}
+
+DEFAULT_SIZE = 224
+IMAGENET_CLASSES = 1000
+
+
+class VGG(Model):
+    """What `VGG16` and `VGG19` have in common; their docstrings tell the arguments."""
+
+    network: ClassVar[str]
+    min_size = 32  # five pools halve it to 1
+
+    def __init__(
+        self,
+        include_top: bool,
+        weights: str | os.PathLike[str] | None,
+        input_shape: tuple[int | None, int | None, int | None] | None,
+        pooling: str | None,
+        classes: int,
+        classifier_activation: Activation,
+        name: str,
+    ) -> None:
+        check_weights(weights, include_top, classes, classifier_activation)
+        shape = resolve_input_shape(input_shape, include_top, weights == "imagenet")
+        pool = global_pooling(pooling)
+        # Weights that are about to be replaced are never allocated, let alone drawn.
+        with nullcontext() if weights is None else torch.device("meta"):
+            layers = convolutional_base(self.network, shape)
+            layers |= classifier(shape, classes, classifier_activation) if include_top else pool
+        super().__init__(layers, shape, name)
+        if weights is not None:
+            from .loading import load_weights
+
+            load_weights(self, weights)
+
+
+def convolutional_base(network: str, input_shape: Shape) -> dict[str, nn.Module]:
+    """`block1_conv1` … `block5_pool` for images of `(channels, height, width)`."""
+    layers: dict[str, nn.Module] = {}
+    channels = input_shape[0] or 3
+    for block, (convolutions, filters) in enumerate(BLOCKS[network], start=1):
+        for number in range(1, convolutions + 1):
+            layers[f"block{block}_conv{number}"] = Conv2D(channels, filters, 3, padding="same", activation="relu")
+            channels = filters
+        layers[f"block{block}_pool"] = MaxPooling2D((2, 2))
+    return layers  # (N, 512, H // 32, W // 32)
+
+
+def classifier(input_shape: Shape, classes: int, activation: Activation) -> dict[str, nn.Module]:
+    """The top: `flatten`, `fc1`, `fc2`, `predictions`, for images of `(channels, height, width)`."""
+    _, height, width = input_shape
+    assert height is not None and width is not None  # resolve_input_shape has seen to it
+    return {
+        "flatten": Flatten(),
+        "fc1": Dense(512 * (height // 32) * (width // 32), 4096, activation="relu"),
+        "fc2": Dense(4096, 4096, activation="relu"),
+        "predictions": Dense(4096, classes, activation=activation),
+    }
+
+
+def global_pooling(pooling: str | None) -> dict[str, nn.Module]:
+    """The end of a model without the top, if it has one."""
+    if pooling is None:
+        return {}
+    if pooling == "avg":
+        return {"global_average_pooling2d": GlobalAveragePooling2D()}
+    if pooling == "max":
+        return {"global_max_pooling2d": GlobalMaxPooling2D()}
+    raise ValueError(f"pooling: expected None, 'avg' or 'max'. Received: {pooling!r}")
+
+
+def check_weights(weights: Any, include_top: bool, classes: Any, activation: Activation) -> None:
+    """Refuses what Keras refuses of `weights`, and of the classifier that would go with them."""
+    known = weights is None or weights == "imagenet"
+    if not known and not (isinstance(weights, str | os.PathLike) and Path(weights).is_file()):
+        raise ValueError(
+            "weights: expected None (random initialisation), 'imagenet', or the path of a weights file. "
+            f"Received: {weights!r}, which is no such name and no file"
+        )
+    if not include_top:
+        return
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"classes: expected a number from 1 up. Received: {classes!r}")
+    if weights == "imagenet" and classes != IMAGENET_CLASSES:
+        raise ValueError(f"classes: expected 1000 with weights='imagenet' and include_top=True. Received: {classes}")
+    get_activation(activation)
+    if weights is not None and activation not in (None, "softmax", "linear"):
+        raise ValueError(f"classifier_activation: expected 'softmax' or None with weights. Received: {activation!r}")
+
+
+def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> tuple[int, int | None, int | None]:
+    """`input_shape` as `(channels, height, width)`, from what the user gave: that, Keras's order, or None."""
+    if input_shape is None:
+        size = DEFAULT_SIZE if include_top else None
+        return 3, size, size
+    if not isinstance(input_shape, tuple | list) or len(input_shape) != 3:
+        raise ValueError(f"input_shape: expected three numbers, (channels, height, width). Received: {input_shape!r}")
+    channels, height, width = input_shape
+    if width in (1, 3) and channels not in (1, 3):  # Keras's (height, width, channels)
+        channels, height, width = width, channels, height
+    if type(channels) is not int or channels < 1 or any(type(n) not in (int, type(None)) for n in (height, width)):
+        raise ValueError(
+            "input_shape: expected (channels, height, width) in whole numbers, with None for an open height or width. "
+            f"Received: {input_shape!r}"
+        )
+    if any(size is not None and size < VGG.min_size for size in (height, width)):
+        raise ValueError(
+            f"input_shape: expected a height and width of {VGG.min_size} or more, after the channels. "
+            f"Received: {input_shape!r}"
+        )
+    if include_top and None in (height, width):
+        raise ValueError(
+            "input_shape: expected a fixed height and width with include_top=True, since a dense layer takes one "
+            f"number of features. Received: {input_shape!r}"
+        )
+    if imagenet and channels != 3:
+        raise ValueError(f"input_shape: expected 3 channels with weights='imagenet'. Received: {input_shape!r}")
+    if imagenet and include_top and (height, width) != (DEFAULT_SIZE, DEFAULT_SIZE):
+        raise ValueError(
+            "input_shape: expected (3, 224, 224) with weights='imagenet' and include_top=True. "
+            f"Received: {input_shape!r}"
+        )
+    return channels, height, width

@@ -1,0 +1,46 @@
+"""VGG16, as `keras.applications.vgg16` offers it."""
+
+import os
+
+from .activations import Activation
+from .imagenet import decode_predictions, preprocess_input
+from .vgg import VGG
+
+__all__ = ["VGG16", "decode_predictions", "preprocess_input"]
+
+
+class VGG16(VGG):
+    """Keras's VGG16: 13 convolutions in five blocks, and three dense layers on top (arXiv 1409.1556, column D).
+
+    Takes images `(N, 3, H, W)` after `preprocess_input`. Returns class probabilities `(N, classes)`; without the top,
+    features `(N, 512, H // 32, W // 32)`, or `(N, 512)` with a `pooling`.
+
+    Args:
+        include_top: with the three dense layers. They fix the size of the images; without them any size goes in.
+        weights: "imagenet" (Keras's published weights: fetched and converted once), None (Keras's random
+            initialisation), or a path: a file that `convert` wrote, or a Keras file.
+        input_shape: `(channels, height, width)` of an image, None for an open size; Keras's `(height, width, channels)`
+            is understood. By default `(3, 224, 224)` with the top, `(3, None, None)` without.
+        pooling: None, "avg" or "max": a global pooling at the end of a model without the top.
+        classes: the length of the output with the top.
+        classifier_activation: of the last layer: "softmax", None for logits, or another of Keras's activations.
+        name: the title of the summary.
+
+    Raises:
+        ValueError: an argument is one that Keras refuses, or the weights don't fit.
+        OSError: the published weights can't be fetched, or a file can't be read.
+    """
+
+    network = "vgg16"
+
+    def __init__(
+        self,
+        include_top: bool = True,
+        weights: str | os.PathLike[str] | None = "imagenet",
+        input_shape: tuple[int | None, int | None, int | None] | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: Activation = "softmax",
+        name: str = "vgg16",
+    ) -> None:
+        super().__init__(include_top, weights, input_shape, pooling, classes, classifier_activation, name)
