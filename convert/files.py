@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 SUFFIXES = (".safetensors", ".pt", ".pth")
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -36,7 +35,7 @@ def writing(target: Path) -> Iterator[Path]:
     unfinished = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         yield unfinished
-        os.replace(unfinished, target)
+        unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -115,7 +115,7 @@ def _open_hdf5(path: Path, stream: io.IOBase) -> Iterator[h5py.File]:
 
 
 def _read_hdf5(path: Path, root: h5py.File, container: str) -> KerasFile:
-    weights = root["model_weights"] if "model_weights" in root else root
+    weights = root.get("model_weights", root)
     version = _text(root.attrs.get("keras_version", weights.attrs.get("keras_version", "")))
     if names := _names(weights, "layer_names"):
         layers = [_named_layer(path, weights, name) for name in names]

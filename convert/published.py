@@ -92,7 +92,7 @@ def download(url: str, target: Path, expected_md5: str) -> None:
     if (received := md5(partial)) != expected_md5:
         partial.unlink()
         raise OSError(f"{url}: expected MD5 {expected_md5}. Received: {received}, deleted; run it again, or {by_hand}")
-    os.replace(partial, target)
+    partial.replace(target)
 
 
 def _fetch(url: str, partial: Path) -> None:

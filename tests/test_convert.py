@@ -87,7 +87,19 @@ def test_command_line_prints_rows_and_totals(
     assert run(headless, "-o", tmp_path / "out.safetensors") == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert lines[0].split() == "block1_conv1_W_1:0 (3, 3, 3, 64) → block1_conv1.weight (64, 3, 3, 3)".split()
+    assert lines[0].split() == [
+        "block1_conv1_W_1:0",
+        "(3,",
+        "3,",
+        "3,",
+        "64)",
+        "→",
+        "block1_conv1.weight",
+        "(64,",
+        "3,",
+        "3,",
+        "3)",
+    ]
     assert lines[26].startswith("26 arrays, 14,714,688 parameters")
     assert "largest relative error of any layer" in lines[27]
     assert str(tmp_path / "out.safetensors") in lines[28]
@@ -155,8 +167,14 @@ def replace(name: str, array: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (replace("block3_conv1/block3_conv1_W_1:0", np.zeros((3, 3, 64, 256), "f")), r"block3_conv1_W_1:0: expected shape"),
-        (replace("block3_conv1/block3_conv1_b_1:0", np.zeros(255, "f")), r"expected shape \(256,\). Received: \(255,\)"),
+        (
+            replace("block3_conv1/block3_conv1_W_1:0", np.zeros((3, 3, 64, 256), "f")),
+            r"block3_conv1_W_1:0: expected shape",
+        ),
+        (
+            replace("block3_conv1/block3_conv1_b_1:0", np.zeros(255, "f")),
+            r"expected shape \(256,\). Received: \(255,\)",
+        ),
         (replace("block3_conv1/block3_conv1_W_1:0", None), "block3_conv1_W_1:0' is named, but isn't there"),
         (replace("block3_conv1", None), "layer 'block3_conv1' is named, but has no group"),
         (lambda file: file.attrs.__delitem__("layer_names"), "without Keras layers"),

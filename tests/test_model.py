@@ -36,7 +36,9 @@ def table_rows(lines: list[str]) -> list[list[str]]:
         if line.startswith("├"):
             rows.append(["", "", ""])
         elif line.startswith("│"):
-            rows[-1] = [f"{old} {new.strip()}".strip() for old, new in zip(rows[-1], line.split("│")[1:-1], strict=True)]
+            rows[-1] = [
+                f"{old} {new.strip()}".strip() for old, new in zip(rows[-1], line.split("│")[1:-1], strict=True)
+            ]
     return rows
 
 
@@ -158,7 +160,11 @@ def test_what_keras_refuses_is_refused(arguments: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("arguments", "x", "message"),
     [
-        ({}, torch.zeros(1, 3, 225, 224), r"expected a tensor of shape \(N, 3, 224, 224\). Received: \(1, 3, 225, 224\)"),
+        (
+            {},
+            torch.zeros(1, 3, 225, 224),
+            r"expected a tensor of shape \(N, 3, 224, 224\). Received: \(1, 3, 225, 224\)",
+        ),
         ({}, torch.zeros(1, 224, 224, 3), "looks channels-last"),
         ({}, torch.zeros(3, 224, 224), "lacks the batch axis"),
         ({}, torch.zeros(1, 3, 224, 224, dtype=torch.uint8), "floating-point.*Received: torch.uint8"),

@@ -119,7 +119,7 @@ class Model(nn.Module):
         return shapes
 
     def _check_input(self, x: Tensor) -> None:
-        if torch.jit.is_tracing():  # sizes are symbols there; the example itself has already been through
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # sizes are symbols there; the example itself has already been through
             return
         _, channels, height, width = self.input_shape
         fits = x.dim() == 4 and x.shape[1] == channels

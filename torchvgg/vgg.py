@@ -64,10 +64,9 @@ def convolutional_base(network: str, input_shape: Shape) -> dict[str, nn.Module]
     return layers  # (N, 512, H // 32, W // 32)
 
 
-def classifier(input_shape: Shape, classes: int, activation: Activation) -> dict[str, nn.Module]:
-    """The top: `flatten`, `fc1`, `fc2`, `predictions`, for images of `(channels, height, width)`."""
+def classifier(input_shape: tuple[int, Any, Any], classes: int, activation: Activation) -> dict[str, nn.Module]:
+    """The top: `flatten`, `fc1`, `fc2`, `predictions`, for images of a fixed `(channels, height, width)`."""
     _, height, width = input_shape
-    assert height is not None and width is not None  # resolve_input_shape has seen to it
     return {
         "flatten": Flatten(),
         "fc1": Dense(512 * (height // 32) * (width // 32), 4096, activation="relu"),

@@ -1,0 +1,195 @@
+"""Getting the published files: where they are looked for, and downloads from a real HTTP server on this machine."""
+
+import hashlib
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from torchvgg import VGG16, convert
+from torchvgg.convert import published
+from torchvgg.convert.__main__ import main
+
+from .keras_models import keras_model, write_twin
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one file, in the way that `fault` names, and notes what it was asked for."""
+
+    content = b""
+    fault = ""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[tuple[str, str | None]] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.requests.append((self.path, wanted))
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        if self.server.fault == "404":
+            self.send_error(404)
+            return
+        if self.server.fault == "no ranges":
+            start = 0
+        elif start >= len(self.server.content):
+            self.send_error(416)
+            return
+        body = self.server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if self.server.fault == "cut off" else body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_twin(tmp_path_factory.mktemp("twin") / "twin.h5", keras_model(include_top=False))
+
+
+@pytest.fixture
+def server(twin: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A mirror of the release in which vgg16-notop is our twin, its hash among the known ones."""
+    content = twin.read_bytes()
+    known = published.FILES["vgg16-notop"]._replace(md5=hashlib.md5(content).hexdigest())
+    monkeypatch.setitem(published.FILES, "vgg16-notop", known)
+    with Server() as server:
+        server.content = content
+        monkeypatch.setenv("TORCHVGG_MIRROR", f"http://127.0.0.1:{server.server_port}/mirror/")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+FILENAME = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+def home(name: str = "") -> Path:
+    return Path(os.environ["TORCHVGG_HOME"], name)
+
+
+def contents() -> set[str]:
+    return {path.name for path in home().iterdir()}
+
+
+def test_imagenet_is_fetched_once_and_converted_once(server: Server) -> None:
+    first = VGG16(include_top=False)
+    assert server.requests == [(f"/mirror/{FILENAME}", None)]
+    assert contents() == {FILENAME, "vgg16-notop.safetensors"}
+    home(FILENAME).unlink()
+    second = VGG16(include_top=False, weights="imagenet")
+    assert len(server.requests) == 1
+    for key, tensor in first.state_dict().items():
+        assert torch.equal(second.state_dict()[key], tensor), key
+
+
+def test_a_converted_top_serves_imagenet_without_it(server: Server, twin: Path) -> None:
+    convert.convert(twin, home("vgg16.safetensors"), check=False)
+    VGG16(include_top=False)
+    assert server.requests == []
+
+
+def test_what_keras_has_downloaded_is_used(server: Server, twin: Path) -> None:
+    models = Path(os.environ["KERAS_HOME"], "models")
+    models.mkdir()
+    (models / FILENAME).write_bytes(b"broken")
+    assert published.find("vgg16-notop") == home(FILENAME)  # its hash is wrong: fetched
+    assert len(server.requests) == 1
+    home(FILENAME).unlink()
+    (models / FILENAME).write_bytes(twin.read_bytes())
+    assert published.find("vgg16-notop") == models / FILENAME
+    assert len(server.requests) == 1
+
+
+def test_a_file_put_by_hand_is_checked(server: Server) -> None:
+    home(FILENAME).write_bytes(b"something else")
+    with pytest.raises(ValueError, match=f"{FILENAME}: expected MD5 .* Received: .*delete it"):
+        published.find("vgg16-notop")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("kept", [1000, 0])
+def test_a_dropped_connection_is_gone_on_with(server: Server, kept: int, capsys: pytest.CaptureFixture[str]) -> None:
+    server.fault = "cut off"
+    assert main(["vgg16-notop"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: http://127.0.0.1")
+    assert "run it again to go on, or fetch it by hand and put it at" in error
+    assert error.count("\n") == 1
+    assert contents() == {f"{FILENAME}.part"}
+    server.fault = ""
+    half = home(f"{FILENAME}.part").stat().st_size
+    assert half == len(server.content) // 2
+    assert published.find("vgg16-notop").read_bytes() == server.content
+    assert server.requests[-1] == (f"/mirror/{FILENAME}", f"bytes={half}-")
+
+
+def test_a_server_without_ranges_sends_it_all_again(server: Server) -> None:
+    home(f"{FILENAME}.part").write_bytes(server.content[:1000])
+    server.fault = "no ranges"
+    assert published.find("vgg16-notop").read_bytes() == server.content
+
+
+def test_a_part_that_is_whole_is_taken(server: Server) -> None:
+    home(f"{FILENAME}.part").write_bytes(server.content)
+    assert published.find("vgg16-notop").read_bytes() == server.content
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("404", "HTTP status 404"),
+        ("wrong", "expected MD5"),
+        ("wrong part", "expected MD5"),
+        ("closed", "no full download"),
+    ],
+)
+def test_a_fault_is_one_line_and_leaves_nothing(
+    server: Server, fault: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.fault = fault
+    if fault == "wrong":
+        server.content = b"something else"
+    if fault == "wrong part":
+        home(f"{FILENAME}.part").write_bytes(b"something else")
+    if fault == "closed":
+        monkeypatch.setenv("TORCHVGG_MIRROR", "http://127.0.0.1:1")
+    assert main(["vgg16-notop"]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(home(FILENAME)) in error
+    assert error.count("\n") == 1
+    assert contents() == set()
+
+
+def test_a_full_disk_is_one_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = home("file")
+    blocked.touch()
+    monkeypatch.setenv("TORCHVGG_HOME", str(blocked))
+    with pytest.raises(OSError, match="make room, or set TORCHVGG_HOME to another folder"):
+        published.find("vgg16-notop")
+
+
+def test_the_published_hashes_are_keras_own() -> None:
+    """Each name and MD5 stands in the source of the Keras that is installed."""
+    import keras.src.applications as applications
+
+    for published_file in published.FILES.values():
+        source = Path(applications.__path__[0], f"{published_file.folder}.py").read_text()
+        assert published_file.filename in source
+        assert published_file.md5 in source
+        assert published.ADDRESS.split("/tensorflow/")[0] in source
