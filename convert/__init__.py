@@ -50,14 +50,15 @@ def convert(
     """
     from . import published
     from .check import check_output
-    from .files import check_dtype, check_target, writing
+    from .config import network_of_file
+    from .files import check_dtype, check_size, check_target, writing
     from .keras_file import open_keras_file
-    from .network import network_of
     from .report import Report
     from .writer import write
 
     started = time.perf_counter()
     check_dtype(dtype)
+    check_size(input_shape)
     with tempfile.TemporaryDirectory(prefix="torchvgg-") as scratch:
         if source == "demo":
             from .demo import write_demo
@@ -65,31 +66,36 @@ def convert(
             path = write_demo(Path(scratch))
             target = Path(output) if output else Path(scratch, "demo.safetensors")
         elif source in published.FILES:
+            if output is None and (dtype != "float32" or base_only):
+                raise ValueError(f"output: name a file; weights='imagenet' trusts {source} to be whole and float32")
             target = Path(output) if output else published.converted_path(str(source))
             check_target(target, force)
             path = published.find(str(source))
         else:
             path = Path(source)
+            if not path.is_file():
+                names = ", ".join(published.FILES)
+                raise FileNotFoundError(f"{str(source)!r}: no such file; expected a Keras file, {names}, or demo")
             target = Path(output) if output else default_output(path)
         check_target(target, force)
         with open_keras_file(path) as keras_file:
-            network = network_of(keras_file, input_shape, base_only)
+            network = network_of_file(keras_file, input_shape, base_only)
             if not allow_nonfinite:
                 network.check_finite()
             with writing(target) as unfinished:
                 write(network, keras_file, unfinished, dtype, target.suffix)
                 error, worst = check_output(network, unfinished, dtype) if check else (None, None)
-        kept = output is not None or source != "demo"
-        return Report.of(
-            network,
-            source=str(source),
-            output=str(target) if kept else None,
-            format=keras_file.format,
-            keras_version=keras_file.keras_version,
-            max_relative_error=error,
-            worst_layer=worst,
-            seconds=time.perf_counter() - started,
-        )
+            kept = output is not None or source != "demo"
+            return Report.of(
+                network,
+                source=str(source),
+                output=str(target) if kept else None,
+                format=keras_file.format,
+                keras_version=keras_file.keras_version,
+                max_relative_error=error,
+                worst_layer=worst,
+                seconds=time.perf_counter() - started,
+            )
 
 
 def default_output(source: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ _size.__name__ = "H,W (two numbers from 32 up)"  # argparse puts it into its mes
 
 
 def _output(text: str) -> Path:
-    if not text.endswith(SUFFIXES):
+    if Path(text).suffix not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(SUFFIXES)}; received {text!r}")
     return Path(text)
 
@@ -71,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets question marks
     options = vars(parser().parse_args(arguments))
     as_json, quiet = options.pop("json"), options.pop("quiet")
     try:

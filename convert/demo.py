@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .network import WIDTHS
+from .network import blocks
 
 
 def write_demo(folder: Path) -> Path:
@@ -39,7 +39,7 @@ def _shapes() -> list[tuple[str, tuple[int, ...]]]:
     """Each layer of VGG16 and its kernel's shape, empty where it has none."""
     shapes: list[tuple[str, tuple[int, ...]]] = []
     channels = 3
-    for block, (convolutions, filters) in enumerate(zip((2, 2, 3, 3, 3), WIDTHS, strict=True), start=1):
+    for block, (convolutions, filters) in enumerate(blocks(13), start=1):
         for number in range(1, convolutions + 1):
             shapes.append((f"block{block}_conv{number}", (3, 3, channels, filters)))
             channels = filters

@@ -18,6 +18,12 @@ def check_dtype(dtype: str) -> None:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}. Received: {dtype!r}")
 
 
+def check_size(size: tuple[int, int] | None) -> None:
+    """Raises a ValueError unless `size` is None or the `(height, width)` of an image, 32 or more each."""
+    if size is not None and (len(size) != 2 or not all(isinstance(n, int) and n >= 32 for n in size)):
+        raise ValueError(f"input_shape: expected (height, width), 32 or more each. Received: {size!r}")
+
+
 def check_target(target: Path, force: bool) -> None:
     """Raises unless `target` is a file that may be written: a ValueError or an OSError that says why not."""
     if target.suffix not in SUFFIXES:

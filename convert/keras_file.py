@@ -11,11 +11,12 @@ Three layouts exist (the facts were read off files that Keras wrote, and off its
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,16 @@ class KerasLayer:
 
 @dataclass(frozen=True)
 class KerasFile:
-    """An open file: `layers` in the file's own order, layers without arrays among them."""
+    """An open file: `layers` in the file's own order, layers without arrays among them.
+
+    `config` is the architecture, as Keras's JSON has it; None in a file of weights alone.
+    """
 
     path: Path
     format: str
     keras_version: str
     layers: list[KerasLayer]
+    config: dict[str, Any] | None = None
 
     @property
     def arrays(self) -> list[KerasArray]:
@@ -81,10 +86,16 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
         stream.seek(0)
         if magic == HDF5_MAGIC:
             with _open_hdf5(path, stream) as root:
-                yield _read_hdf5(path, root, "")
+                yield _read_hdf5(path, root)
         elif magic[:4] == b"PK\x03\x04" and (archive := _open_keras_zip(path, stream)):
-            with archive.open("model.weights.h5") as member, _open_hdf5(path, io.BytesIO(member.read())) as root:
-                yield _read_hdf5(path, root, ".keras")
+            try:
+                weights, config = (archive.read(name) for name in ("model.weights.h5", "config.json"))
+                version = str(json.loads(archive.read("metadata.json"))["keras_version"])
+            except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+                raise ValueError(f"{path}: a damaged archive ({error})") from None
+            with _open_hdf5(path, io.BytesIO(weights)) as root:
+                found = _read_hdf5(path, root)
+                yield replace(found, format=".keras", keras_version=version, config=_json(path, config))
         else:
             raise ValueError(f"{path}: neither an HDF5 file nor a .keras archive; expected a file that Keras wrote")
 
@@ -114,17 +125,18 @@ def _open_hdf5(path: Path, stream: io.IOBase) -> Iterator[h5py.File]:
         yield root
 
 
-def _read_hdf5(path: Path, root: h5py.File, container: str) -> KerasFile:
+def _read_hdf5(path: Path, root: h5py.File) -> KerasFile:
     weights = root.get("model_weights", root)
     version = _text(root.attrs.get("keras_version", weights.attrs.get("keras_version", "")))
     if names := _names(weights, "layer_names"):
         layers = [_named_layer(path, weights, name) for name in names]
         kind = "whole model .h5" if weights is not root else "weights .h5"
-        return KerasFile(path, kind, version or "1", layers)
+        config = _json(path, root.attrs["model_config"]) if "model_config" in root.attrs else None
+        return KerasFile(path, kind, version or "1", layers, config)
     if "layers" in root:
         layers = list(_numbered_layers(root["layers"]))
         named = any("name" in root[f"{layer.name}/vars"].attrs for layer in layers)
-        return KerasFile(path, container or ".weights.h5", version or ("3" if named else "2"), layers)
+        return KerasFile(path, ".weights.h5", version or ("3" if named else "2"), layers)
     raise ValueError(f"{path}: an HDF5 file without Keras layers; expected `layer_names` or a group `layers`")
 
 
@@ -169,6 +181,16 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
         names += [_text(name) for name in group.attrs[f"{attribute}{part}"]]
         part += 1
     return names
+
+
+def _json(path: Path, text: str | bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: the model's configuration is no JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: the model's configuration is no JSON object")
+    return config
 
 
 def _text(value: Any) -> str:

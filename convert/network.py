@@ -20,6 +20,12 @@ WIDTHS = (64, 128, 256, 512, 512)  # filters of a convolution in block 1 … 5 (
 NETWORKS = {13: "vgg16", 16: "vgg19"}  # by the number of convolutions
 
 
+def blocks(convolutions: int) -> list[tuple[int, int]]:
+    """(convolutions, filters) of each block: the first two have two convolutions, the others share the rest."""
+    deep = (convolutions - 4) // 3
+    return list(zip((2, 2, deep, deep, deep), WIDTHS, strict=True))
+
+
 @dataclass(frozen=True)
 class Weight:
     """A tensor to be: its PyTorch name (`weight`, `bias`), the Keras array, and the change of layout between them."""
@@ -100,10 +106,10 @@ def network_of(keras_file: KerasFile, input_shape: tuple[int, int] | None, base_
     layers = list(_base(path, [pair for pair in pairs if len(pair[0].shape) == 4], channels, theano))
     height, width = input_shape or (None, None)
     if dense and not base_only:
-        if len(dense) != 3:
+        if [kernel.shape[1] for kernel in dense[:-1]] != [4096, 4096]:
             raise ValueError(
-                f"{path}: expected the three dense layers of a VGG's top. Received: {len(dense)}, of shapes "
-                f"{', '.join(str(kernel.shape) for kernel in dense)}; --base-only leaves them aside"
+                f"{path}: expected the dense layers of a VGG's top, of 4096, 4096 and as many units as classes. "
+                f"Received shapes: {', '.join(str(kernel.shape) for kernel in dense)}; --base-only leaves them aside"
             )
         tops = [pair for pair in pairs if len(pair[0].shape) == 2]
         height, width = input_shape or _square_input(path, dense[0])
@@ -123,9 +129,8 @@ def _pairs(keras_file: KerasFile) -> list[tuple[KerasArray, KerasArray]]:
 
 
 def _base(path: Any, pairs: list[tuple[KerasArray, KerasArray]], channels: int, theano: bool) -> Iterator[Layer]:
-    deep = (len(pairs) - 4) // 3  # blocks 1 and 2 have two convolutions each, blocks 3, 4 and 5 share the rest
     remaining = iter(pairs)
-    for block, (convolutions, filters) in enumerate(zip((2, 2, deep, deep, deep), WIDTHS, strict=True), start=1):
+    for block, (convolutions, filters) in enumerate(blocks(len(pairs)), start=1):
         for number in range(1, convolutions + 1):
             kernel, bias = next(remaining)
             keras_shape = (3, 3, channels, filters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import urllib.error
@@ -88,7 +89,9 @@ def download(url: str, target: Path, expected_md5: str) -> None:
         reason = getattr(error, "reason", error)
         raise OSError(f"{url}: no full download ({reason}); run it again to go on, or {by_hand}") from None
     except OSError as error:
-        raise OSError(f"{partial}: {error.strerror}; make room, or set TORCHVGG_HOME to another folder") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = f"{'make room, or ' if full else ''}set TORCHVGG_HOME to another folder, or {by_hand}"
+        raise OSError(f"{partial}: {error.strerror or error}; {advice}") from None
     if (received := md5(partial)) != expected_md5:
         partial.unlink()
         raise OSError(f"{url}: expected MD5 {expected_md5}. Received: {received}, deleted; run it again, or {by_hand}")

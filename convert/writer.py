@@ -15,13 +15,25 @@ from .network import Network
 
 def write(network: Network, keras_file: KerasFile, path: Path, dtype: str, suffix: str) -> None:
     """Writes the network's tensors, in the format that `suffix` names, with what `load_model` needs beside them."""
-    tensors = {key: weight.tensor().to(getattr(torch, dtype)).contiguous() for key, weight in network.weights()}
-    if suffix != ".safetensors":
-        torch.save(tensors, path)
-        return
+    tensors = {}
+    for key, weight in network.weights():
+        tensor = weight.tensor()
+        tensors[key] = tensor.to(getattr(torch, dtype)).contiguous()
+        if dtype == "float16" and not torch.equal(tensors[key].isinf(), tensor.isinf()):
+            raise ValueError(f"{weight.array.name}: values beyond the range of float16; bfloat16 has room for them")
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file(tensors, path, metadata(network, keras_file))
+    try:
+        if suffix == ".safetensors":
+            save_file(tensors, path, metadata(network, keras_file))
+        else:
+            torch.save(tensors, path)
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(
+            f"{path.parent}: can't be written to ({reason}); make room there, or name another OUTPUT"
+        ) from None
 
 
 def metadata(network: Network, keras_file: KerasFile) -> dict[str, str]:

@@ -4,6 +4,9 @@ import os
 
 os.environ["KERAS_BACKEND"] = "torch"  # before anything imports Keras
 
+import resource
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -15,3 +18,13 @@ def _own_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras_home")))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[int]:
+    """The number of bytes that a file may have here, as if the disk were full then."""
+    limit = 5_000_000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

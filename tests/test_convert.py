@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from torchvgg.convert.keras_file import open_keras_file
 from torchvgg.convert.layout import DENSE_KERNEL
 from torchvgg.convert.network import network_of
 
-from .keras_models import keras_model, write_twin
+from .keras_models import images, keras_model, keras_outputs, relative_error, write_twin
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +196,83 @@ def test_damaged_files_are_refused_in_one_line(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nonfinite_is_converted_where_it_is_allowed(headless: Path, tmp_path: Path) -> None:
-    path = damaged(tmp_path / "a.h5", headless, lambda f: f["block5_conv3/block5_conv3_b_1:0"].__setitem__(3, np.nan))
-    convert(path, allow_nonfinite=True, check=False)
-    assert VGG16(weights=tmp_path / "a.safetensors", include_top=False).block5_conv3.bias[3].isnan()
+@pytest.mark.parametrize("layer", ["block1_conv1", "block5_conv3"])
+def test_nonfinite_is_converted_where_it_is_allowed(layer: str, headless: Path, tmp_path: Path) -> None:
+    path = damaged(tmp_path / "a.h5", headless, lambda file: file[f"{layer}/{layer}_b_1:0"].__setitem__(3, np.nan))
+    convert(path, allow_nonfinite=True)
+    model = VGG16(weights=tmp_path / "a.safetensors", include_top=False)
+    assert model.get_submodule(layer).bias[3].isnan()
+
+
+def test_what_float16_cannot_hold_is_refused(headless: Path, tmp_path: Path) -> None:
+    path = damaged(tmp_path / "a.h5", headless, lambda f: f["block3_conv2/block3_conv2_b_1:0"].__setitem__(3, 1e5))
+    with pytest.raises(ValueError, match="block3_conv2_b_1:0: values beyond the range of float16"):
+        convert(path, dtype="float16", check=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("where", ["everywhere", "in one layer"])
+def test_an_output_that_is_no_number_fails_the_check(where: str) -> None:
+    expected = torch.rand(2, 3)
+    computed = torch.full_like(expected, torch.nan) if where == "everywhere" else expected.clone()
+    computed[1, 1] = torch.nan
+    assert check.relative_error(computed, expected) == float("inf")
+    assert check.relative_error(computed, computed) == 0
+    assert check.relative_error(expected + 0.5, expected) == pytest.approx(0.5 / float(expected.max()))
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"include_top": False, "pooling": "avg"},
+        {"include_top": False, "input_shape": (64, 32, 3)},
+        {"classes": 4, "input_shape": (32, 128, 3), "classifier_activation": None},
+    ],
+)
+def test_a_whole_model_is_taken_at_its_word(suffix: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    """128 × 512 features are a square too: what the configuration says goes before any guess."""
+    theirs = keras_model(**arguments)
+    theirs.save(tmp_path / f"whole{suffix}")
+    report = convert(tmp_path / f"whole{suffix}")
+    assert report.max_relative_error is not None
+    assert report.max_relative_error <= 1e-5
+    for path in (tmp_path / f"whole{suffix}", tmp_path / "whole.safetensors"):
+        ours = load_model(path)
+        assert isinstance(ours, VGG16)
+        height, width, channels = arguments.get("input_shape", (None, None, 3))
+        assert ours.input_shape == (None, channels, height, width)
+        x = images(2, 3, height or 48, width or 64)
+        with torch.no_grad():
+            expected = list(keras_outputs(theirs, x).values())[-1]
+            assert relative_error(ours(x), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_head_that_is_not_keras_own_is_refused_by_its_name(suffix: str, tmp_path: Path) -> None:
+    base = keras_model(include_top=False, input_shape=(32, 32, 3))
+    head = [keras.layers.GlobalAveragePooling2D(name="pooled"), *(keras.layers.Dense(4096) for _ in range(2))]
+    keras.Sequential([*base.layers, *head, keras.layers.Dense(3, "sigmoid")]).save(tmp_path / f"mine{suffix}")
+    with pytest.raises(ValueError, match=r"layer 'pooled' \(GlobalAveragePooling2D\) is no part of Keras's own VGG"):
+        convert(tmp_path / f"mine{suffix}")
+
+
+def test_a_published_name_keeps_its_place_for_the_whole_file(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["vgg16", "--base-only"], ["vgg16", "--dtype", "bfloat16"]):
+        assert run(*arguments) == 1
+        assert capsys.readouterr().err.startswith("error: output: name a file")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    headless: Path, tmp_path: Path, file_size_limit: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for suffix in (".safetensors", ".pt"):
+        assert run(headless, "-o", tmp_path / f"out{suffix}") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {tmp_path}")
+        assert "make room" in error
+        assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -225,6 +299,9 @@ def test_what_is_no_keras_file_is_refused(content: bytes, message: str, tmp_path
         (["nosuch.h5", "--dtype", "int8"], 2, "int8"),
         (["nosuch.h5", "--input-shape", "224"], 2, "two numbers from 32 up"),
         (["nosuch.h5", "--input-shape", "16,16"], 2, "two numbers from 32 up"),
+        (["", "-q"], 1, "'': no such file; expected a Keras file, vgg16, vgg16-notop"),
+        (["vgg99"], 1, "'vgg99': no such file"),
+        (["nosuch.h5", "-o", ".pt"], 2, "ends in .safetensors"),
         (["a", "b"], 2, "unrecognized arguments: b"),
         (["--frobnicate"], 2, "--frobnicate"),
     ],
@@ -248,7 +325,10 @@ def test_a_top_serves_a_model_without_it_but_not_the_other_way(topped: Path, hea
     converted = tmp_path / "topped.safetensors"
     convert(topped, converted, check=False)
     for path in (topped, converted):
-        assert list(VGG16(weights=path, include_top=False).children())[-1].__class__.__name__ == "MaxPooling2D"
+        model = VGG16(weights=path, include_top=False)
+        for key, tensor in load_file(converted).items():
+            if key.startswith("block"):
+                assert torch.equal(model.state_dict()[key], tensor), key
     for path in (headless, tmp_path / "headless.pt"):
         if path.suffix == ".pt":
             convert(headless, path, check=False)
@@ -293,6 +373,34 @@ def test_load_model_of_bare_tensors_says_what_to_do(tmp_path: Path) -> None:
         load_model(tmp_path / "bare.safetensors")
 
 
+@pytest.mark.parametrize("content", [[1, 2], {1: torch.zeros(1)}, {"block1_conv1.weight": 5}])
+def test_a_pickle_of_something_else_is_refused(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="Received: a pickle that isn't a dict of tensors"):
+        VGG16(weights=tmp_path / "other.pt", include_top=False)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"architecture": "x"}, "damaged"),
+        ({"architecture": "{}"}, "an architecture that `convert` didn't write"),
+        ({"architecture": '{"name": "a", "input_shape": [3, null, null], "layers": []}'}, r"a has no place for a.{b}"),
+    ],
+)
+def test_metadata_that_is_not_ours_is_refused(metadata: dict[str, str], message: str, tmp_path: Path) -> None:
+    save_file({"a.b": torch.zeros(1)}, tmp_path / "other.safetensors", metadata)
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "other.safetensors")
+
+
+def test_tensors_left_over_are_refused(headless: Path, tmp_path: Path) -> None:
+    convert(headless, tmp_path / "a.safetensors", check=False)
+    save_file(load_file(tmp_path / "a.safetensors") | {"junk.weight": torch.zeros(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match=r"b.safetensors: vgg16 has no place for junk.{weight}"):
+        VGG16(weights=tmp_path / "b.safetensors", include_top=False)
+
+
 def test_a_pickle_with_code_in_it_is_refused(tmp_path: Path) -> None:
     class Harmful:
         def __reduce__(self) -> Any:
@@ -317,7 +425,7 @@ def test_check_notices_a_swapped_tensor(headless: Path, tmp_path: Path) -> None:
         check.check_output(network_of(keras_file, None, base_only=False), written, "float32")
 
 
-def test_check_notices_a_wrong_layout(topped: Path, tmp_path: Path) -> None:
+def test_check_notices_a_wrong_layout(tmp_path: Path) -> None:
     """The port that most others are: fc1 transposed, its rows left in Keras's order. The tensors agree, the outputs don't."""
     path = write_twin(tmp_path / "wide.h5", keras_model(classes=4, input_shape=(32, 96, 3)))
     with open_keras_file(path) as keras_file:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from torchvgg import VGG16, VGG19, vgg16, vgg19
+from torchvgg.convert.network import blocks
+from torchvgg.vgg import BLOCKS
 
 NETWORKS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}
 REFERENCE = json.loads(Path(__file__).with_name("data").joinpath("keras_layers.json").read_text())["models"]
@@ -147,6 +149,8 @@ def test_input_shape_in_either_order(input_shape: Any, expected: tuple[int | Non
         ({"input_shape": (None, 64, 64)}, "whole numbers.*Received"),
         ({"classifier_activation": "softmaxx"}, "unknown activation.*Received: 'softmaxx'"),
         ({"classes": 0}, "classes: expected a number from 1 up. Received: 0"),
+        ({"classes": True}, "classes: expected a number from 1 up. Received: True"),
+        ({"classifier_activation": [1]}, r"unknown activation.*Received: \[1\]"),
         ({"classes": 2.5}, "classes: expected a number from 1 up. Received: 2.5"),
         ({"include_top": False, "pooling": "mean"}, "pooling: expected None, 'avg' or 'max'. Received: 'mean'"),
         ({"pooling": "mean"}, "pooling: expected None, 'avg' or 'max'"),
@@ -210,6 +214,20 @@ def test_extract_returns_the_layers_in_order_and_goes_no_deeper() -> None:
     outputs["block2_pool"].sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
+
+
+def test_with_weights_no_random_number_is_drawn(tmp_path: Path) -> None:
+    torch.save(VGG16(weights=None, include_top=False).state_dict(), tmp_path / "a.pt")
+    before = torch.get_rng_state()
+    VGG16(weights=tmp_path / "a.pt", include_top=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    VGG16(weights=None, include_top=False)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_conversion_knows_the_same_blocks() -> None:
+    for network, table in BLOCKS.items():
+        assert list(table) == blocks(sum(convolutions for convolutions, _ in table)), network
 
 
 def test_extract_of_an_unknown_layer_lists_the_names() -> None:

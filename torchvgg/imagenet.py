@@ -58,8 +58,10 @@ def decode_predictions(preds: torch.Tensor | np.ndarray, top: int = 5) -> list[l
         For each sample a list of `(WordNet id, name, score)`, the highest score first.
 
     Raises:
-        ValueError: `preds` has another shape.
+        ValueError: `preds` has another shape, or `top` is under 1.
     """
+    if top < 1:
+        raise ValueError(f"top: expected a number from 1 up. Received: {top}")
     if preds.ndim != 2 or preds.shape[1] != 1000:
         raise ValueError(f"expected predictions of shape (N, 1000). Received: {tuple(preds.shape)}")
     if isinstance(preds, torch.Tensor):

@@ -18,6 +18,8 @@ from .vgg16 import VGG16
 from .vgg19 import VGG19
 from .weights import find_weights, read_weights
 
+TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top does without
+
 
 def load_model(path: str | os.PathLike[str]) -> Model:
     """The model of a Keras file with an architecture, or of a `.safetensors` that `convert` wrote, ready to use.
@@ -38,11 +40,20 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             f"{path}: tensors without an architecture; expected a Keras file or a .safetensors that `convert` wrote. "
             "Weights alone go into a model: VGG16(weights=path)"
         )
-    return build(architecture, tensors)
+    try:
+        return build(architecture, tensors)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: an architecture that `convert` didn't write ({error!r})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def build(architecture: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
-    """The model of an architecture as `convert` writes it, with the given tensors as its parameters, in `eval()`."""
+    """The model of an architecture as `convert` writes it, with the given tensors as its parameters, in `eval()`.
+
+    Raises:
+        ValueError: the architecture has a layer that isn't known here, or the tensors aren't its own.
+    """
     name, input_shape = architecture["name"], tuple(architecture["input_shape"])
     chain: dict[str, nn.Module] = {}
     with torch.device("meta"):
@@ -86,25 +97,32 @@ def load_weights(model: VGG, weights: str | os.PathLike[str]) -> None:
     image_size = (height, width) if height and width else None
     tensors, _ = read_weights(path, image_size, base_only=not include_top)
     if not include_top:
-        tensors = {key: tensor for key, tensor in tensors.items() if key.startswith("block")}
+        tensors = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] not in TOP}
+    try:
+        _assign(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _assign(model: Model, tensors: dict[str, Tensor]) -> None:
+    """Makes the tensors the model's own, in PyTorch's default type: that a file has half the digits only saves room.
+
+    Raises:
+        ValueError: a tensor is missing, left over, or of another shape.
+    """
     expected = model.state_dict()
     if missing := expected.keys() - tensors.keys():
         top = any(key.startswith("predictions.") for key in missing)
         advice = "; the file has no top: use include_top=False, or a file with one" if top else ""
-        raise ValueError(f"{path}: missing for {model.name}: {_grouped(missing)}{advice}")
+        raise ValueError(f"missing for {model.name}: {_grouped(missing)}{advice}")
     if unknown := tensors.keys() - expected.keys():
-        raise ValueError(f"{path}: {model.name} has no place for {_grouped(unknown)}")
+        raise ValueError(f"{model.name} has no place for {_grouped(unknown)}")
     for key, tensor in tensors.items():
         if tensor.shape != expected[key].shape:
             raise ValueError(
-                f"{path}: {key}: expected shape {tuple(expected[key].shape)}. Received: {tuple(tensor.shape)}; "
+                f"{key}: expected shape {tuple(expected[key].shape)}. Received: {tuple(tensor.shape)}; "
                 "see `classes` and `input_shape`"
             )
-    _assign(model, tensors)
-
-
-def _assign(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Makes the tensors the model's own, in PyTorch's default type: that a file has half the digits only saves room."""
     model.load_state_dict({key: x.to(torch.get_default_dtype()) for key, x in tensors.items()}, assign=True)
 
 

@@ -33,7 +33,8 @@ class Model(nn.Module):
         """The output of the last layer for images `x`, `(N, C, H, W)`, float.
 
         Raises:
-            ValueError: `x` has another shape than `input_shape`, or isn't of a floating-point type.
+            ValueError: `x` has another shape than `input_shape`, or isn't of a floating-point type. (Not looked at while
+            `torch.jit.trace` records.)
         """
         self._check_input(x)
         for layer in self.children():
@@ -55,7 +56,7 @@ class Model(nn.Module):
         """
         wanted = {layers} if isinstance(layers, str) else set(layers)
         names = [name for name, _ in self.named_children()]
-        if unknown := sorted(wanted.difference(names)):
+        if unknown := [name for name in wanted if name not in names]:
             raise ValueError(f"unknown layers: expected names out of {', '.join(names)}. Received: {unknown}")
         self._check_input(x)
         outputs: dict[str, Tensor] = {}
@@ -102,7 +103,7 @@ class Model(nn.Module):
 
     def _output_shapes(self) -> dict[str, Shape]:
         """Each layer's output shape: the chain runs on the meta device at two sizes, and what changed is None."""
-        small, large = (self._shapes_at(batch, size) for batch, size in ((1, 224), (2, 448)))
+        small, large = (self._shapes_at(batch, size) for batch, size in ((2, 224), (3, 448)))
         return {
             name: tuple(a if a == b else None for a, b in zip(small[name], large[name], strict=True)) for name in small
         }
@@ -119,7 +120,7 @@ class Model(nn.Module):
         return shapes
 
     def _check_input(self, x: Tensor) -> None:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # sizes are symbols there; the example itself has already been through
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # a trace would keep the answer for its example and warn of it
             return
         _, channels, height, width = self.input_shape
         fits = x.dim() == 4 and x.shape[1] == channels

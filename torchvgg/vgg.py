@@ -2,6 +2,7 @@
 
 import os
 from contextlib import nullcontext
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,13 +97,17 @@ def check_weights(weights: Any, include_top: bool, classes: Any, activation: Act
         )
     if not include_top:
         return
-    if not isinstance(classes, int) or classes < 1:
+    if not _is_whole(classes) or classes < 1:
         raise ValueError(f"classes: expected a number from 1 up. Received: {classes!r}")
     if weights == "imagenet" and classes != IMAGENET_CLASSES:
         raise ValueError(f"classes: expected 1000 with weights='imagenet' and include_top=True. Received: {classes}")
     get_activation(activation)
     if weights is not None and activation not in (None, "softmax", "linear"):
         raise ValueError(f"classifier_activation: expected 'softmax' or None with weights. Received: {activation!r}")
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> tuple[int, int | None, int | None]:
@@ -115,7 +120,7 @@ def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> 
     channels, height, width = input_shape
     if width in (1, 3) and channels not in (1, 3):  # Keras's (height, width, channels)
         channels, height, width = width, channels, height
-    if type(channels) is not int or channels < 1 or any(type(n) not in (int, type(None)) for n in (height, width)):
+    if not _is_whole(channels) or channels < 1 or not all(n is None or _is_whole(n) for n in (height, width)):
         raise ValueError(
             "input_shape: expected (channels, height, width) in whole numbers, with None for an open height or width. "
             f"Received: {input_shape!r}"

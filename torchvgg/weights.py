@@ -29,7 +29,7 @@ def find_weights(weights: str | os.PathLike[str], network: str, include_top: boo
     for converted in (published.converted_path(name), published.converted_path(network)):
         if converted.is_file():
             return converted
-    convert(name)
+    convert(name, force=True)  # another process may have been faster: the file is whole either way
     return published.converted_path(name)
 
 
@@ -52,10 +52,10 @@ def read_weights(path: Path, image_size: tuple[int, int] | None = None, base_onl
     from .convert.keras_file import is_keras_file, open_keras_file
 
     if is_keras_file(path):
-        from .convert.network import network_of
+        from .convert.config import network_of_file
 
         with open_keras_file(path) as keras_file:
-            found = network_of(keras_file, image_size, base_only)
+            found = network_of_file(keras_file, image_size, base_only)
             tensors = {key: weight.tensor().contiguous() for key, weight in found.weights()}
             return Weights(tensors, found.architecture())
     return Weights(_read_pickle(path), None)
@@ -68,16 +68,19 @@ def _read_safetensors(path: Path) -> Weights:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             architecture = (file.metadata() or {}).get("architecture")
-    except SafetensorError as error:
+        return Weights(tensors, json.loads(architecture) if architecture else None)
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: a damaged .safetensors file ({error})") from None
-    return Weights(tensors, json.loads(architecture) if architecture else None)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    expected = f"{path}: expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path}: expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth). Received: {reason}"
-        ) from None
+        raise ValueError(f"{expected}. Received: {str(error).splitlines()[0]}") from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
+    ):
+        raise ValueError(f"{expected}. Received: a pickle that isn't a dict of tensors")
+    return tensors
