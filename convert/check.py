@@ -20,6 +20,8 @@ from .writer import read_back
 # float32 differs by 1e-6, and what the shorter types differ by is their rounding of the weights.
 BOUNDS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
+COMPARED = (None, "linear", "relu")  # activations that are part of what is compared
+
 OPEN_SIZE = (64, 96)  # the image that is tried where any size goes in
 
 
@@ -62,7 +64,7 @@ def check_tensors(network: Network, path: Path, dtype: str) -> None:
 
 
 def reference_outputs(network: Network, image: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Each layer's name and output, channels-last, for a channels-last `image`; a final softmax is left off.
+    """Each layer's name and output, channels-last, for a channels-last `image`; the last activation is left off.
 
     A Flatten's is put into PyTorch's order, to be compared; the Dense after it gets Keras's.
     """
@@ -70,20 +72,19 @@ def reference_outputs(network: Network, image: Tensor) -> Iterator[tuple[str, Te
     for layer in network.layers:
         before, x = x, _reference(layer, x, network.theano)
         yield layer.name, before.movedim(-1, 1).flatten(1) if layer.class_name == "Flatten" else x
-        if layer.config.get("activation") == "softmax":
-            x = x.softmax(-1)
 
 
 def finished_model_outputs(path: Path, network: Network, image: Tensor) -> dict[str, Tensor]:
-    """The outputs of the model that a user gets from the file, channels-last; a final softmax is left off.
+    """The outputs of the model that a user gets from the file, channels-last; the last activation is left off.
 
-    Softmax turns differences of large scores into much larger ones of probabilities, so it is the scores that compare.
+    Softmax and its like turn differences of large scores into much larger ones of probabilities, so it is the scores that
+    compare.
     """
     from torchvgg.loading import build  # the one place where the conversion meets the model
 
     model = build(network.architecture(), read_back(path))
     for layer in network.layers:
-        if layer.config.get("activation") == "softmax":
+        if layer.config.get("activation") not in COMPARED:
             model.get_submodule(layer.name).activation = torch.nn.Identity()
     outputs = model.extract(image.permute(0, 3, 1, 2), [layer.name for layer in network.layers])
     return {name: output.movedim(1, -1) for name, output in outputs.items()}

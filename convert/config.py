@@ -13,7 +13,7 @@ POOLINGS = {
     "GlobalAveragePooling2D": "global_average_pooling2d",
     "GlobalMaxPooling2D": "global_max_pooling2d",
 }
-WAY_OUT = "save its weights with model.save_weights('x.weights.h5') and convert those"
+WAY_OUT = "save its weights with model.save_weights('x.weights.h5') and convert those, with --base-only if the head isn't Keras's"
 
 
 class Described(NamedTuple):

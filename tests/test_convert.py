@@ -228,6 +228,7 @@ def test_an_output_that_is_no_number_fails_the_check(where: str) -> None:
         {"include_top": False, "pooling": "avg"},
         {"include_top": False, "input_shape": (None, 64, 3)},
         {"classes": 4, "input_shape": (32, 128, 3), "classifier_activation": None},
+        {"classes": 2, "input_shape": (32, 32, 3), "classifier_activation": "sigmoid"},
     ],
 )
 def test_a_whole_model_is_taken_at_its_word(suffix: str, arguments: dict[str, Any], tmp_path: Path) -> None:
