@@ -83,7 +83,7 @@ def convert(
             if not allow_nonfinite:
                 network.check_finite()
             with writing(target) as unfinished:
-                write(network, keras_file, unfinished, dtype, target.suffix)
+                write(network, keras_file, unfinished, dtype)
                 error, worst = check_output(network, unfinished, dtype) if check else (None, None)
             kept = output is not None or source != "demo"
             return Report.of(

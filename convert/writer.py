@@ -13,8 +13,8 @@ from .keras_file import KerasFile
 from .network import Network
 
 
-def write(network: Network, keras_file: KerasFile, path: Path, dtype: str, suffix: str) -> None:
-    """Writes the network's tensors, in the format that `suffix` names, with what `load_model` needs beside them."""
+def write(network: Network, keras_file: KerasFile, path: Path, dtype: str) -> None:
+    """Writes the network's tensors, in the format that the path's suffix names, with what `load_model` needs beside them."""
     tensors = {}
     for key, weight in network.weights():
         tensor = weight.tensor()
@@ -25,7 +25,7 @@ def write(network: Network, keras_file: KerasFile, path: Path, dtype: str, suffi
     from safetensors.torch import save_file
 
     try:
-        if suffix == ".safetensors":
+        if path.suffix == ".safetensors":
             save_file(tensors, path, metadata(network, keras_file))
         else:
             torch.save(tensors, path)

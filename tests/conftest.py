@@ -6,9 +6,12 @@ os.environ["KERAS_BACKEND"] = "torch"  # before anything imports Keras
 
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from .keras_models import keras_model, write_twin
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +31,15 @@ def file_size_limit() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     yield limit
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture(scope="session")
+def headless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The twin of vgg16-notop."""
+    return write_twin(tmp_path_factory.mktemp("twins") / "headless.h5", keras_model(include_top=False))
+
+
+@pytest.fixture(scope="session")
+def topped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The twin of vgg16, for small images."""
+    return write_twin(tmp_path_factory.mktemp("twins") / "topped.h5", keras_model(classes=4, input_shape=(32, 32, 3)))

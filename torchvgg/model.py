@@ -70,7 +70,7 @@ class Model(nn.Module):
 
     @property
     def output_shape(self) -> Shape:
-        """The shape that comes out, batch first, None for each size that is open."""
+        """The shape that comes out, batch first, None for each size that is open. (It is tried: hooks see it happen.)"""
         return list(self._output_shapes().values())[-1]
 
     def count_params(self) -> int:

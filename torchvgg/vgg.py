@@ -88,7 +88,7 @@ def global_pooling(pooling: str | None) -> dict[str, nn.Module]:
 
 
 def check_weights(weights: Any, include_top: bool, classes: Any, activation: Activation) -> None:
-    """Refuses what Keras refuses of `weights`, and of the classifier that would go with them."""
+    """Raises a ValueError for what Keras refuses of `weights`, and of the classifier that would go with them."""
     known = weights is None or weights == "imagenet"
     if not known and not (isinstance(weights, str | os.PathLike) and Path(weights).is_file()):
         raise ValueError(
@@ -111,7 +111,11 @@ def _is_whole(number: Any) -> bool:
 
 
 def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> tuple[int, int | None, int | None]:
-    """`input_shape` as `(channels, height, width)`, from what the user gave: that, Keras's order, or None."""
+    """`input_shape` as `(channels, height, width)`, from what the user gave: that, Keras's order, or None.
+
+    Raises:
+        ValueError: Keras refuses it, or it is no such shape.
+    """
     if input_shape is None:
         size = DEFAULT_SIZE if include_top else None
         return 3, size, size
