@@ -1,4 +1,4 @@
-"""Keras's VGG weights as PyTorch weights, without Keras or TensorFlow: read, lay out, write, check.
+"""Keras's VGG weights as PyTorch weights, without Keras or TensorFlow: read, lay out, write, check. And back.
 
 As a package this is `torchvgg.convert`; in a checkout `python -m convert` runs it. It imports nothing of `torchvgg`, but
 for the finished model that the check runs.
@@ -22,6 +22,7 @@ def convert(
     source: str | os.PathLike[str] = "vgg16",
     output: str | os.PathLike[str] | None = None,
     *,
+    layout: str = "torchvgg",
     dtype: str = "float32",
     input_shape: tuple[int, int] | None = None,
     base_only: bool = False,
@@ -29,32 +30,32 @@ def convert(
     check: bool = True,
     force: bool = False,
 ) -> Report:
-    """Converts a Keras file to PyTorch weights.
+    """Converts a Keras file to PyTorch weights, or PyTorch weights to a Keras file.
 
     Args:
-        source: a file; or a published one by its name, "vgg16", "vgg16-notop", "vgg19", "vgg19-notop", fetched where it
-            isn't here yet; or "demo", a full-size file of random weights made on the spot.
-        output: the file to write, `.safetensors`, `.pt` or `.pth`. By default, for a published name the place where
-            `weights="imagenet"` looks, for a file the same name beside it with `.safetensors`, for "demo" none.
+        source: a file, of Keras or of PyTorch; or a published one by its name, "vgg16", "vgg16-notop", "vgg19",
+            "vgg19-notop", fetched where it isn't here yet; or "demo", a full-size file of random weights made on the spot.
+        output: the file to write, `.safetensors`, `.pt` or `.pth`, or for Keras `.weights.h5` or `.h5`. By default, for a
+            published name the place where `weights="imagenet"` looks, for a file the same name beside it with
+            `.safetensors`, for "demo" none.
+        layout: "torchvgg"; or "torchvision" or "timm", for the names and shapes that their `vgg16` and `vgg19` load.
         dtype: "float32", "float16" or "bfloat16".
         input_shape: `(height, width)` of the images, where the file has a top and the size isn't to be told from it.
-        base_only: leave the top out.
+        base_only: leave the top, or a head of another kind, out.
         allow_nonfinite: take NaN and infinity.
-        check: read the file again, compare every tensor with its source, and the model's output with an independent
+        check: read the file again, compare every tensor with its source, and each layer's output with an independent
             channels-last computation from the Keras arrays.
         force: overwrite `output`.
 
     Raises:
-        ValueError: the source isn't a file of a VGG, or doesn't fit the arguments, or the check failed.
+        ValueError: the source isn't a file that is understood, or doesn't fit the arguments, or the check failed.
         OSError: a file can't be read, written or fetched, or the output exists.
     """
     from . import published
-    from .check import check_output
-    from .config import network_of_file
-    from .files import check_dtype, check_size, check_target, writing
-    from .keras_file import open_keras_file
+    from .files import check_dtype, check_layout, check_size, check_target
     from .report import Report
-    from .writer import write
+    from .source import open_source
+    from .target import write_checked
 
     started = time.perf_counter()
     check_dtype(dtype)
@@ -66,7 +67,7 @@ def convert(
             path = write_demo(Path(scratch))
             target = Path(output) if output else Path(scratch, "demo.safetensors")
         elif source in published.FILES:
-            if output is None and (dtype != "float32" or base_only):
+            if output is None and (dtype != "float32" or base_only or layout != "torchvgg"):
                 raise ValueError(f"output: name a file; weights='imagenet' trusts {source} to be whole and float32")
             target = Path(output) if output else published.converted_path(str(source))
             check_target(target, force)
@@ -77,21 +78,19 @@ def convert(
                 names = ", ".join(published.FILES)
                 raise FileNotFoundError(f"{str(source)!r}: no such file; expected a Keras file, {names}, or demo")
             target = Path(output) if output else default_output(path)
+        check_layout(layout, target)
         check_target(target, force)
-        with open_keras_file(path) as keras_file:
-            network = network_of_file(keras_file, input_shape, base_only)
+        with open_source(path, input_shape, base_only) as opened:
             if not allow_nonfinite:
-                network.check_finite()
-            with writing(target) as unfinished:
-                write(network, keras_file, unfinished, dtype)
-                error, worst = check_output(network, unfinished, dtype) if check else (None, None)
+                opened.network.check_finite()
+            network, error, worst = write_checked(opened, path, target, layout, dtype, check)
             kept = output is not None or source != "demo"
             return Report.of(
                 network,
                 source=str(source),
                 output=str(target) if kept else None,
-                format=keras_file.format,
-                keras_version=keras_file.keras_version,
+                format=opened.format,
+                keras_version=opened.keras_version,
                 max_relative_error=error,
                 worst_layer=worst,
                 seconds=time.perf_counter() - started,
@@ -100,9 +99,6 @@ def convert(
 
 def default_output(source: Path) -> Path:
     """`my.weights.h5`, `my.h5`, `my.keras` → `my.safetensors`, beside it."""
-    stem = source.name
-    for suffix in (".weights.h5", source.suffix):
-        if suffix and stem.endswith(suffix):
-            stem = stem.removesuffix(suffix)
-            break
-    return source.with_name(f"{stem}.safetensors")
+    from .files import suffix_of
+
+    return source.with_name(f"{source.name.removesuffix(suffix_of(source))}.safetensors")

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import convert
-from .files import DTYPES, SUFFIXES
+from .files import DTYPES, LAYOUTS, SUFFIXES, suffix_of
 
-DESCRIPTION = "Convert the Keras weights of a VGG16 or VGG19 to PyTorch, and check the result."
+DESCRIPTION = "Convert Keras models and weights of a VGG16 or VGG19 to PyTorch, or back, and check the result."
 EXAMPLES = """\
 examples:
   python -m convert demo                     try everything on random weights, without a network
   python -m convert                          the published VGG16, to where weights="imagenet" looks for it
-  python -m convert my.weights.h5 -o my.pt   a file of your own
+  python -m convert my_model.keras           a model of your own, its head included; load_model opens the result
+  python -m convert my.weights.h5 -o my.pt   weights of your own
+  python -m convert trained.safetensors -o vgg16.weights.h5   back to Keras
 """
 
 
@@ -37,7 +39,7 @@ _size.__name__ = "H,W (two numbers from 32 up)"  # argparse puts it into its mes
 
 
 def _output(text: str) -> Path:
-    if Path(text).suffix not in SUFFIXES:
+    if suffix_of(Path(text)) not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(SUFFIXES)}; received {text!r}")
     return Path(text)
 
@@ -55,13 +57,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         nargs="?",
         default="vgg16",
-        help="a Keras file, or vgg16 (the default), vgg16-notop, vgg19, vgg19-notop: the published ImageNet weights; "
+        help="a file of Keras or of PyTorch, or vgg16 (the default), vgg16-notop, vgg19, vgg19-notop: the published ImageNet weights; "
         "or demo: a full-size file of random weights",
     )
-    add("-o", dest="output", metavar="OUTPUT", type=_output, help="the file to write: .safetensors, .pt or .pth")
+    add(
+        "-o",
+        dest="output",
+        metavar="OUTPUT",
+        type=_output,
+        help="the file to write: .safetensors, .pt or .pth, or for Keras .weights.h5 or .h5",
+    )
+    add("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="whose model loads the file: names and shapes")
     add("--dtype", choices=DTYPES, default="float32", help="of the numbers written")
     add("--input-shape", metavar="H,W", type=_size, help="the size of the images, where the file doesn't tell it")
-    add("--base-only", action="store_true", help="leave the dense layers out")
+    add("--base-only", action="store_true", help="leave the dense layers, or a head of another kind, out")
     add("--allow-nonfinite", action="store_true", help="convert NaN and infinity too")
     add("--no-check", dest="check", action="store_false", help="don't check what was written")
     add("--force", action="store_true", help="overwrite OUTPUT")

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
+KERAS_SUFFIXES = (".weights.h5", ".h5")
+SUFFIXES = (".safetensors", ".pt", ".pth", *KERAS_SUFFIXES)
+LAYOUTS = ("torchvgg", "torchvision", "timm")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -16,6 +18,14 @@ def check_dtype(dtype: str) -> None:
     """Raises a ValueError unless `dtype` is one that can be written."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}. Received: {dtype!r}")
+
+
+def check_layout(layout: str, target: Path) -> None:
+    """Raises a ValueError unless `layout` is one that can be written, to a file like `target`."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}. Received: {layout!r}")
+    if layout != LAYOUTS[0] and suffix_of(target) in KERAS_SUFFIXES:
+        raise ValueError(f"layout: a Keras file has Keras's own. Received: {layout!r} for {target}")
 
 
 def check_size(size: tuple[int, int] | None) -> None:
@@ -26,12 +36,17 @@ def check_size(size: tuple[int, int] | None) -> None:
 
 def check_target(target: Path, force: bool) -> None:
     """Raises unless `target` is a file that may be written: a ValueError or an OSError that says why not."""
-    if target.suffix not in SUFFIXES:
+    if suffix_of(target) not in SUFFIXES:
         raise ValueError(f"output: expected a name that ends in {', '.join(SUFFIXES)}. Received: {target}")
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder; name a file in it")
     if target.exists() and not force:
         raise FileExistsError(f"{target} exists and is kept; --force overwrites it")
+
+
+def suffix_of(path: Path) -> str:
+    """What a file's name says it is: `.weights.h5` is one suffix."""
+    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), path.suffix)
 
 
 @contextmanager
@@ -44,6 +59,18 @@ def writing(target: Path) -> Iterator[Path]:
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained_failure(folder: Path) -> Iterator[None]:
+    """Turns what the libraries raise when a file can't be written into one OSError that says where and what to do."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{folder}: can't be written to ({reason}); make room there, or name another OUTPUT") from None
 
 
 def md5(path: Path) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+BFLOAT16 = np.dtype("V2")  # HDF5 knows no bfloat16: Keras stores two opaque bytes a number
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,21 @@ class KerasArray:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.dataset.shape)
 
-    def placeholder(self) -> torch.Tensor:
-        """A tensor of this shape without numbers, on the meta device."""
-        return torch.empty(self.shape, device="meta")
+    @property
+    def owner(self) -> str:
+        """The layer that the array's name names: `head/dense/kernel:0` → `dense`."""
+        return "".join(self.name.split("/")[-2:-1])
+
+    @property
+    def is_floating(self) -> bool:
+        return self.dataset.dtype.kind == "f" or self.dataset.dtype == BFLOAT16
 
     def read(self) -> torch.Tensor:
         """The array as Keras laid it out."""
-        return torch.from_numpy(np.asarray(self.dataset[()]))
+        array = np.asarray(self.dataset[()])
+        if array.dtype == BFLOAT16:
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class KerasFile:
     keras_version: str
     layers: list[KerasLayer]
     config: dict[str, Any] | None = None
+    is_named: bool = True  # the layers' names are Keras's; in a `.weights.h5` they are places
 
     @property
     def arrays(self) -> list[KerasArray]:
@@ -136,7 +146,7 @@ def _read_hdf5(path: Path, root: h5py.File) -> KerasFile:
     if "layers" in root:
         layers = list(_numbered_layers(root["layers"]))
         named = any("name" in root[f"{layer.name}/vars"].attrs for layer in layers)
-        return KerasFile(path, ".weights.h5", version or ("3" if named else "2"), layers)
+        return KerasFile(path, ".weights.h5", version or ("3" if named else "2"), layers, is_named=False)
     raise ValueError(f"{path}: an HDF5 file without Keras layers; expected `layer_names` or a group `layers`")
 
 

@@ -41,20 +41,38 @@ def dense_kernel_to_keras(weight: Tensor) -> Tensor:
     return weight.t()
 
 
+def flattened_to_torch(array: Tensor, height: int, width: int) -> Tensor:
+    """`(h * w * c, …)` → `(c * h * w, …)`: Keras flattens `(h, w, c)`, PyTorch `(c, h, w)`."""
+    return array.unflatten(0, (height, width, -1)).movedim(2, 0).reshape(array.shape)
+
+
+def flattened_to_keras(array: Tensor, height: int, width: int) -> Tensor:
+    """`(c * h * w, …)` → `(h * w * c, …)`."""
+    return array.unflatten(0, (-1, height, width)).movedim(0, 2).reshape(array.shape)
+
+
 def flattened_dense_kernel_to_torch(kernel: Tensor, height: int, width: int) -> Tensor:
-    """`(h * w * c, out)` → `(out, c * h * w)`: Keras flattens `(h, w, c)`, PyTorch `(c, h, w)`."""
-    rows = kernel.unflatten(0, (height, width, -1)).permute(2, 0, 1, 3)  # whole rows move, then one transposition
-    return rows.reshape(kernel.shape).t()
+    """`(h * w * c, out)` → `(out, c * h * w)`: whole rows move, then one transposition."""
+    return flattened_to_torch(kernel, height, width).t()
 
 
 def flattened_dense_kernel_to_keras(weight: Tensor, height: int, width: int) -> Tensor:
     """`(out, c * h * w)` → `(h * w * c, out)`."""
-    rows = weight.t().unflatten(0, (-1, height, width)).permute(1, 2, 0, 3)
-    return rows.reshape(weight.t().shape)
+    return flattened_to_keras(weight.t(), height, width)
+
+
+def features_to_torch(array: Tensor) -> Tensor:
+    """`(h, w, c)` → `(c, h, w)`: a number for each place and channel."""
+    return array.movedim(-1, 0)
+
+
+def features_to_keras(array: Tensor) -> Tensor:
+    """`(c, h, w)` → `(h, w, c)`."""
+    return array.movedim(0, -1)
 
 
 def unchanged(array: Tensor) -> Tensor:
-    """A vector is the same in both."""
+    """A number for each channel is the same in both."""
     return array
 
 
@@ -69,10 +87,19 @@ UNCHANGED = Layout(unchanged, unchanged)
 CONV2D_KERNEL = Layout(conv2d_kernel_to_torch, conv2d_kernel_to_keras)
 THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_keras)
 DENSE_KERNEL = Layout(dense_kernel_to_torch, dense_kernel_to_keras)
+FEATURES = Layout(features_to_torch, features_to_keras)
+
+
+def flattened(height: int, width: int) -> Layout:
+    """For the numbers, one for each feature, of a layer on a flattened `(height, width, channels)`."""
+    return Layout(
+        lambda array: flattened_to_torch(array, height, width),
+        lambda array: flattened_to_keras(array, height, width),
+    )
 
 
 def flattened_dense_kernel(height: int, width: int) -> Layout:
-    """For the Dense that follows a Flatten of `(height, width, channels)`."""
+    """For the Dense on a flattened `(height, width, channels)`."""
     return Layout(
         lambda kernel: flattened_dense_kernel_to_torch(kernel, height, width),
         lambda weight: flattened_dense_kernel_to_keras(weight, height, width),

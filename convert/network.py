@@ -1,29 +1,33 @@
-"""The chain of layers that a file's arrays belong to: which array is which PyTorch tensor, and in what layout.
+"""A chain of layers with its arrays: which array is which PyTorch tensor, and in what layout.
 
-A weights-only file is matched as Keras matches it, by order and shape: a VGG is a row of 3×3 convolutions of known widths,
-then three dense layers or none. Names come from Keras's VGG, not from the file.
+`assemble` makes it from a chain and from a function that hands out each layer's arrays, wherever they come from.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from .keras_file import KerasArray, KerasFile
-from .layout import CONV2D_KERNEL, DENSE_KERNEL, THEANO_KERNEL, UNCHANGED, Layout, flattened_dense_kernel
+from .chain import Chain, Described
+from .graph import LayerError
+from .kinds import FEATUREWISE, KINDS, Config, Features, Shape, Spec
+from .layout import THEANO_KERNEL, Layout
+from .settings import settings, shortened
 
-WIDTHS = (64, 128, 256, 512, 512)  # filters of a convolution in block 1 … 5 (arXiv 1409.1556, table 1)
-NETWORKS = {13: "vgg16", 16: "vgg19"}  # by the number of convolutions
 
+class Array(Protocol):
+    """One array in Keras's layout, read when it is asked for."""
 
-def blocks(convolutions: int) -> list[tuple[int, int]]:
-    """(convolutions, filters) of each block: the first two have two convolutions, the others share the rest."""
-    deep = (convolutions - 4) // 3
-    return list(zip((2, 2, deep, deep, deep), WIDTHS, strict=True))
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,13 @@ class Weight:
     """A tensor to be: its PyTorch name (`weight`, `bias`), the Keras array, and the change of layout between them."""
 
     name: str
-    array: KerasArray
+    array: Array
     layout: Layout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return tuple(self.layout.to_torch(torch.empty(self.array.shape, device="meta")).shape)
 
     def tensor(self) -> torch.Tensor:
         return self.layout.to_torch(self.array.read())
@@ -40,12 +49,19 @@ class Weight:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as Keras's own configuration describes it, and its weights."""
+    """A layer, all its settings, and its weights."""
 
     class_name: str
     name: str
-    config: dict[str, Any] = field(default_factory=dict)
+    config: Config
     weights: list[Weight] = field(default_factory=list)
+    trainable: bool = True
+
+    def description(self) -> dict[str, Any]:
+        """What builds the layer again, as plain data."""
+        config = shortened(self.class_name, self.config)
+        frozen = {} if self.trainable else {"trainable": False}
+        return {"class_name": self.class_name, "name": self.name, "config": config, **frozen}
 
 
 @dataclass(frozen=True)
@@ -69,11 +85,8 @@ class Network:
     def architecture(self) -> dict[str, Any]:
         """What builds the model again, as plain data. The input shape is channels-first, as PyTorch wants it."""
         height, width, channels = self.input_shape
-        return {
-            "name": self.name,
-            "input_shape": [channels, height, width],
-            "layers": [{"class_name": x.class_name, "name": x.name, "config": x.config} for x in self.layers],
-        }
+        layers = [layer.description() for layer in self.layers]
+        return {"name": self.name, "input_shape": [channels, height, width], "layers": layers}
 
     def check_finite(self) -> None:
         """Raises a ValueError that names the first array with a NaN or an infinity."""
@@ -84,109 +97,77 @@ class Network:
                 )
 
 
-def network_of(keras_file: KerasFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
-    """The network that a file's weights belong to.
+def assemble(
+    chain: Chain,
+    take: Callable[[Described, list[Spec]], Iterable[Array]],
+    keras_version: str = "3",
+    theano: bool = False,
+) -> Network:
+    """The network of a chain.
 
     Args:
-        keras_file: the open file.
-        input_shape: `(height, width)` of the images, for a top whose flatten isn't square.
-        base_only: leave the top out.
+        chain: the layers.
+        take: returns a layer's arrays, in the order of its specifications.
+        keras_version: whose defaults and names the chain's configurations follow.
+        theano: the arrays are Theano's.
 
     Raises:
-        ValueError: the arrays aren't those of a VGG16 or VGG19; the message names the first that doesn't fit.
+        ValueError: a layer can't be converted, or an array isn't its own; the message names it.
     """
-    path = keras_file.path
-    pairs = _pairs(keras_file)
-    kernels = [kernel for kernel, _ in pairs if len(kernel.shape) == 4]
-    dense = [kernel for kernel, _ in pairs if len(kernel.shape) == 2]
-    if len(kernels) not in NETWORKS:
-        raise ValueError(f"{path}: expected the 13 convolutions of VGG16 or the 16 of VGG19. Received: {len(kernels)}")
-    theano = kernels[0].shape[0] == WIDTHS[0] and kernels[0].shape[2:] == (3, 3)
-    channels = kernels[0].shape[1 if theano else 2]
-    layers = list(_base(path, [pair for pair in pairs if len(pair[0].shape) == 4], channels, theano))
-    height, width = input_shape or (None, None)
-    if dense and not base_only:
-        if [kernel.shape[1] for kernel in dense[:-1]] != [4096, 4096]:
-            raise ValueError(
-                f"{path}: expected the dense layers of a VGG's top, of 4096, 4096 and as many units as classes. "
-                f"Received shapes: {', '.join(str(kernel.shape) for kernel in dense)}; --base-only leaves them aside"
-            )
-        tops = [pair for pair in pairs if len(pair[0].shape) == 2]
-        height, width = input_shape or _square_input(path, dense[0])
-        layers += _top(path, tops, height // 32, width // 32, theano)
-    return Network(NETWORKS[len(kernels)], (height, width, channels), layers, theano)
+    x = Features(chain.input_shape)
+    layers = []
+    for position, described in enumerate(chain.layers):
+        following = [later.class_name for later in chain.layers[position + 1 :]]
+        try:
+            config = _config(described, x, following, keras_version)
+            specs = [_theano(spec) if theano else spec for spec in KINDS[described.class_name].arrays(config, x)]
+            output = _output(described, config, x, theano)
+        except ValueError as error:
+            raise LayerError((*described.path, described.name)[0], described.class_name, str(error)) from None
+        weights = []
+        for spec, array in zip(specs, take(described, specs), strict=True):
+            if array.shape != spec.shape:
+                raise ValueError(f"{array.name}: expected shape {spec.shape}. Received: {array.shape}")
+            weights.append(Weight(spec.name, array, spec.layout))
+        layers.append(Layer(described.class_name, described.name, config, weights, described.trainable))
+        x = output
+    return Network(chain.name, chain.input_shape, layers, theano)
 
 
-def _pairs(keras_file: KerasFile) -> list[tuple[KerasArray, KerasArray]]:
-    """The arrays as (kernel, bias), in the file's order."""
-    arrays = keras_file.arrays
-    for array in arrays[0::2]:
-        if len(array.shape) not in (2, 4):
-            raise ValueError(f"{keras_file.path}: {array.name}: expected a kernel. Received shape: {array.shape}")
-    if len(arrays) % 2:
-        raise ValueError(f"{keras_file.path}: {arrays[-1].name}: a kernel without its bias")
-    return list(zip(arrays[0::2], arrays[1::2], strict=True))
+def _config(described: Described, x: Features, following: list[str], keras_version: str) -> Config:
+    class_name = described.class_name
+    if class_name not in KINDS:
+        raise ValueError("a kind of layer that can't be converted")
+    if len(x.shape) not in KINDS[class_name].ranks:
+        raise ValueError(f"it can't be converted on an input of shape {(None, *x.shape)}")
+    config = settings(class_name, described.config, len(x.shape), keras_version)
+    if class_name == "Flatten":
+        config["order"] = _order_of_flatten(following)
+    return config
 
 
-def _base(path: Any, pairs: list[tuple[KerasArray, KerasArray]], channels: int, theano: bool) -> Iterator[Layer]:
-    remaining = iter(pairs)
-    for block, (convolutions, filters) in enumerate(blocks(len(pairs)), start=1):
-        for number in range(1, convolutions + 1):
-            kernel, bias = next(remaining)
-            keras_shape = (3, 3, channels, filters)
-            _expect(path, kernel, (filters, channels, 3, 3) if theano else keras_shape)
-            _expect(path, bias, (filters,))
-            yield Layer(
-                "Conv2D",
-                f"block{block}_conv{number}",
-                {"filters": filters, "kernel_size": [3, 3], "padding": "same", "activation": "relu"},
-                [
-                    Weight("weight", kernel, THEANO_KERNEL if theano else CONV2D_KERNEL),
-                    Weight("bias", bias, UNCHANGED),
-                ],
-            )
-            channels = filters
-        yield Layer("MaxPooling2D", f"block{block}_pool", {"pool_size": [2, 2]})
+def _order_of_flatten(following: list[str]) -> str:
+    """PyTorch's order where a Dense comes next to meet it, so that it costs nothing; Keras's where its output is seen."""
+    meets = next((class_name for class_name in following if class_name not in FEATUREWISE), None)
+    return "channels_first" if meets == "Dense" else "channels_last"
 
 
-def _top(
-    path: Any, pairs: list[tuple[KerasArray, KerasArray]], height: int, width: int, theano: bool
-) -> Iterator[Layer]:
-    """The dense layers on features of `height` × `width`. Theano flattened channels-first, as PyTorch does."""
-    yield Layer("Flatten", "flatten")
-    features = WIDTHS[-1] * height * width
-    for name, activation, (kernel, bias) in zip(
-        ("fc1", "fc2", "predictions"), ("relu", "relu", "softmax"), pairs, strict=True
-    ):
-        units = kernel.shape[1]
-        if kernel.shape[0] != features and name == "fc1":
-            raise ValueError(
-                f"{path}: {kernel.name}: images of {height * 32}×{width * 32} give {features} features, the array takes "
-                f"{kernel.shape[0]}; pass the right --input-shape H,W"
-            )
-        _expect(path, kernel, (features, units))
-        _expect(path, bias, (units,))
-        layout = flattened_dense_kernel(height, width) if name == "fc1" and not theano else DENSE_KERNEL
-        yield Layer(
-            "Dense",
-            name,
-            {"units": units, "activation": activation},
-            [Weight("weight", kernel, layout), Weight("bias", bias, UNCHANGED)],
-        )
-        features = units
+def _output(described: Described, config: Config, x: Features, theano: bool) -> Features:
+    shape: Shape = KINDS[described.class_name].output(config, x.shape)
+    if len(shape) not in (1, 3):
+        raise ValueError(f"an output of shape {(None, *shape)} can't be converted")
+    if any(size is not None and size < 1 for size in shape):
+        raise ValueError(f"nothing is left of an input of shape {(None, *x.shape)}")
+    if described.class_name == "Flatten" and len(x.shape) == 3:
+        height, width, _ = x.shape
+        moves = config["order"] == "channels_first" and not theano and height is not None and width is not None
+        return Features(shape, (height, width) if moves else None)  # type: ignore[arg-type]
+    return Features(shape, x.flattened if described.class_name in FEATUREWISE else None)
 
 
-def _square_input(path: Any, fc1: KerasArray) -> tuple[int, int]:
-    """The size of the images, taken to be square: 25088 = 512 × 7 × 7 features come from 224 × 224 pixels."""
-    side = math.isqrt(fc1.shape[0] // WIDTHS[-1])
-    if side * side * WIDTHS[-1] != fc1.shape[0]:
-        raise ValueError(
-            f"{path}: {fc1.name}: {fc1.shape[0]} features are no square of 512 channels; "
-            "say the size of the images with --input-shape H,W"
-        )
-    return side * 32, side * 32
-
-
-def _expect(path: Any, array: KerasArray, shape: tuple[int, ...]) -> None:
-    if array.shape != shape:
-        raise ValueError(f"{path}: {array.name}: expected shape {shape}. Received: {array.shape}")
+def _theano(spec: Spec) -> Spec:
+    """A convolution's kernel as Theano's files have it."""
+    if len(spec.shape) != 4:
+        return spec
+    height, width, channels, filters = spec.shape
+    return Spec(spec.name, (filters, channels, height, width), THEANO_KERNEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +45,10 @@ class Report:
         """The report on `network`; the rest are the attributes that aren't read off it."""
         rows = []
         for key, weight in network.weights():
-            shape = tuple(weight.layout.to_torch(weight.array.placeholder()).shape)
-            rows.append({"name": key, "keras_shape": list(weight.array.shape), "shape": list(shape)})
+            rows.append({"name": key, "keras_shape": list(weight.array.shape), "shape": list(weight.shape)})
         weights = [weight for _, weight in network.weights()]
         names = [weight.array.name for weight in weights]
-        params = sum(weight.array.dataset.size for weight in weights)
+        params = sum(math.prod(weight.array.shape) for weight in weights)
         return cls(layers=rows, params=params, keras_names=names, **what)
 
     def to_json(self) -> str:

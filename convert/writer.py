@@ -1,60 +1,55 @@
-"""PyTorch weights as files: what may be written where, and the three formats."""
+"""PyTorch weights as files: a `.safetensors` with its metadata, or a pickled dict of tensors."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .files import md5
-from .keras_file import KerasFile
 from .network import Network
 
 
-def write(network: Network, keras_file: KerasFile, path: Path, dtype: str) -> None:
-    """Writes the network's tensors, in the format that the path's suffix names, with what `load_model` needs beside them."""
+def tensors_of(network: Network, dtype: str) -> dict[str, Tensor]:
+    """The network's tensors by name, in the type that is asked for; whole numbers stay whole.
+
+    Raises:
+        ValueError: float16 has no room for a number.
+    """
     tensors = {}
     for key, weight in network.weights():
         tensor = weight.tensor()
-        tensors[key] = tensor.to(getattr(torch, dtype)).contiguous()
+        tensors[key] = (tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor).contiguous()
         if dtype == "float16" and not torch.equal(tensors[key].isinf(), tensor.isinf()):
             raise ValueError(f"{weight.array.name}: values beyond the range of float16; bfloat16 has room for them")
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        if path.suffix == ".safetensors":
-            save_file(tensors, path, metadata(network, keras_file))
-        else:
-            torch.save(tensors, path)
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise OSError(
-            f"{path.parent}: can't be written to ({reason}); make room there, or name another OUTPUT"
-        ) from None
+    return tensors
 
 
-def metadata(network: Network, keras_file: KerasFile) -> dict[str, str]:
-    """What a `.safetensors` file of ours says of itself."""
+def write_torch(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Writes tensors in the format that the path's suffix names."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file(dict(tensors), path, metadata)
+    else:
+        torch.save(dict(tensors), path)
+
+
+def metadata(network: Network, path: Path, keras_version: str, layout: str) -> dict[str, str]:
+    """What a `.safetensors` file of ours says of itself; `path` is its source."""
+    ours = {"architecture": json.dumps(network.architecture())} if layout == "torchvgg" else {"layout": layout}
     return {
         "format": "pt",
-        "source": keras_file.path.name,
-        "source_md5": md5(keras_file.path),
-        "keras_version": keras_file.keras_version,
+        "source": path.name,
+        "source_md5": md5(path),
+        "keras_version": keras_version,
         "torchvgg_version": _our_version(),
-        "architecture": json.dumps(network.architecture()),
+        **ours,
     }
-
-
-def read_back(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file that `write` wrote."""
-    if path.suffix != ".safetensors":
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def _our_version() -> str:

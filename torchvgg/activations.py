@@ -19,6 +19,11 @@ def leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
 
 
+def keras2_hard_sigmoid(x: Tensor) -> Tensor:
+    """What Keras 2 called `hard_sigmoid`; Keras 3's is PyTorch's."""
+    return torch.clamp(0.2 * x + 0.5, 0, 1)
+
+
 def softmax(x: Tensor) -> Tensor:
     return F.softmax(x, dim=1)
 
@@ -68,6 +73,7 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
     "hard_silu": F.hardswish,
     "hard_swish": F.hardswish,
     "hard_tanh": F.hardtanh,
+    "keras2_hard_sigmoid": keras2_hard_sigmoid,
     "leaky_relu": leaky_relu,
     "linear": linear,
     "log_sigmoid": F.logsigmoid,

@@ -4,13 +4,16 @@ The activation is part of the layer, so that what a layer returns (and what a ho
 layer's output. Tensors are channels-first, `(N, C, H, W)`; parameters are PyTorch's, `weight` and `bias`.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .activations import Activation, ActivationFunction, get_activation
+
+Size = int | Sequence[int]
 
 
 class Conv2D(nn.Conv2d):
@@ -20,28 +23,52 @@ class Conv2D(nn.Conv2d):
         self,
         in_channels: int,
         filters: int,
-        kernel_size: int | tuple[int, int],
+        kernel_size: Size,
+        strides: Size = 1,
         padding: str = "valid",
+        dilation_rate: Size = 1,
+        groups: int = 1,
+        use_bias: bool = True,
         activation: Activation = None,
     ) -> None:
-        super().__init__(in_channels, filters, kernel_size, padding=padding)
+        stride = _pair(strides)
+        strided = padding == "same" and stride != (1, 1)
+        super().__init__(
+            in_channels,
+            filters,
+            _pair(kernel_size),
+            stride,
+            padding="valid" if strided else padding,
+            dilation=_pair(dilation_rate),
+            groups=groups,
+            bias=use_bias,
+        )
+        self.pads_as_keras = strided  # what PyTorch has no name for
         self.activation = _fused(activation)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, activation={_name(self.activation)}"
+        padding = ", padding=same" if self.pads_as_keras else ""
+        return f"{super().extra_repr()}{padding}, activation={_name(self.activation)}"
 
     def reset_parameters(self) -> None:
         _initialise_as_keras(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.pads_as_keras:
+            x = F.pad(x, _same_padding(x, self.kernel_size, self.stride, self.dilation))
         return self.activation(super().forward(x))
 
 
 class Dense(nn.Linear):
-    """`keras.layers.Dense`: `(N, in_features)` → `(N, units)`; `weight` is `(units, in_features)`."""
+    """`keras.layers.Dense`: `(N, in_features)` → `(N, units)`; `weight` is `(units, in_features)`.
 
-    def __init__(self, in_features: int, units: int, activation: Activation = None) -> None:
-        super().__init__(in_features, units)
+    On `(N, in_features, H, W)` it acts at each place by itself, as Keras's does.
+    """
+
+    def __init__(
+        self, in_features: int, units: int, activation: Activation = None, use_bias: bool = True
+    ) -> None:
+        super().__init__(in_features, units, use_bias)
         self.activation = _fused(activation)
 
     def extra_repr(self) -> str:
@@ -51,6 +78,8 @@ class Dense(nn.Linear):
         _initialise_as_keras(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return self.activation(super().forward(x.movedim(1, -1)).movedim(-1, 1))
         return self.activation(super().forward(x))
 
 
@@ -74,51 +103,114 @@ def _initialise_as_keras(layer: nn.Conv2d | nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
+def _pair(size: Size) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _same_padding(x: Tensor, size: Any, strides: Any, dilation: Any = (1, 1)) -> list[int]:
+    """What `F.pad` needs for Keras's padding "same": as many places as strides fit, what is odd comes last."""
+    padding: list[int] = []
+    for n, k, s, d in zip(x.shape[2:], size, strides, dilation, strict=True):
+        lack = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        padding = [lack // 2, lack - lack // 2, *padding]  # F.pad begins with the last axis
+    return padding
+
+
 class MaxPooling2D(nn.MaxPool2d):
     """`keras.layers.MaxPooling2D`: the largest of each window; an incomplete window at the edge is left out."""
 
-    def __init__(self, pool_size: int | tuple[int, int] = 2) -> None:
-        super().__init__(pool_size)
+    def __init__(self, pool_size: Size = 2, strides: Size | None = None, padding: str = "valid") -> None:
+        super().__init__(_pair(pool_size), None if strides is None else _pair(strides))
+        self.pads_as_keras = padding == "same"
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", padding=same" if self.pads_as_keras else "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pads_as_keras:
+            x = F.pad(x, _same_padding(x, self.kernel_size, self.stride), value=-torch.inf)
+        return super().forward(x)
+
+
+class AveragePooling2D(nn.AvgPool2d):
+    """`keras.layers.AveragePooling2D`: the mean of each window; what is padded for "same" doesn't count."""
+
+    def __init__(self, pool_size: Size = 2, strides: Size | None = None, padding: str = "valid") -> None:
+        super().__init__(_pair(pool_size), None if strides is None else _pair(strides))
+        self.pads_as_keras = padding == "same"
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", padding=same" if self.pads_as_keras else "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.pads_as_keras:
+            return super().forward(x)
+        padding = _same_padding(x, self.kernel_size, self.stride)
+        inside = F.pad(torch.ones_like(x[:1, :1]), padding)
+        return super().forward(F.pad(x, padding)) / super().forward(inside)
+
+
+class GlobalAveragePooling2D(nn.Module):
+    """`keras.layers.GlobalAveragePooling2D`: `(N, C, H, W)` → `(N, C)`, or `(N, C, 1, 1)` with `keepdims`."""
+
+    def __init__(self, keepdims: bool = False) -> None:
+        super().__init__()
+        self.keepdims = keepdims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3), keepdim=self.keepdims)
+
+
+class GlobalMaxPooling2D(nn.Module):
+    """`keras.layers.GlobalMaxPooling2D`: `(N, C, H, W)` → `(N, C)`, or `(N, C, 1, 1)` with `keepdims`."""
+
+    def __init__(self, keepdims: bool = False) -> None:
+        super().__init__()
+        self.keepdims = keepdims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(2, 3), keepdim=self.keepdims)
+
+
+class ZeroPadding2D(nn.ZeroPad2d):
+    """`keras.layers.ZeroPadding2D`: `padding` is `((top, bottom), (left, right))`."""
+
+    def __init__(self, padding: Sequence[Sequence[int]] = ((1, 1), (1, 1))) -> None:
+        (top, bottom), (left, right) = padding
+        super().__init__((left, right, top, bottom))
 
 
 class Flatten(nn.Flatten):
     """`keras.layers.Flatten`: `(N, C, H, W)` → `(N, C * H * W)`.
 
-    Keras flattens in the order `(H, W, C)`: the conversion brings the rows of the Dense that follows into this one.
+    Keras flattens in the order `(H, W, C)`: the conversion brings the rows of the Dense that follows into this one. Where
+    no Dense follows and the order is seen, `order` is "channels_last", and it is Keras's.
     """
 
+    def __init__(self, order: str = "channels_first") -> None:
+        super().__init__()
+        self.order = order
 
-class GlobalAveragePooling2D(nn.Module):
-    """`keras.layers.GlobalAveragePooling2D`: `(N, C, H, W)` → `(N, C)`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
-
-
-class GlobalMaxPooling2D(nn.Module):
-    """`keras.layers.GlobalMaxPooling2D`: `(N, C, H, W)` → `(N, C)`."""
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.order == "channels_first" else f", order={self.order}")
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.amax(dim=(2, 3))
+        return super().forward(x if self.order == "channels_first" else x.movedim(1, -1))
 
 
-# What a configuration's class builds; `n` is the number of input channels (of features, after a Flatten).
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "Conv2D": lambda n, kernel_size, **config: Conv2D(n, kernel_size=tuple(kernel_size), **config),
-    "Dense": Dense,
-    "MaxPooling2D": lambda n, pool_size: MaxPooling2D(tuple(pool_size)),
-    "Flatten": lambda n: Flatten(),
-    "GlobalAveragePooling2D": lambda n: GlobalAveragePooling2D(),
-    "GlobalMaxPooling2D": lambda n: GlobalMaxPooling2D(),
-}
+class Reshape(nn.Module):
+    """`keras.layers.Reshape`: the numbers keep Keras's order, channels last; `target_shape` is Keras's.
 
-
-def from_config(class_name: str, config: dict[str, Any], in_features: int) -> nn.Module:
-    """The layer that a Keras class name and configuration describe.
-
-    Raises:
-        ValueError: there is no such layer here.
+    `(N, C, H, W)` or `(N, features)` → `(N, C', H', W')` for a target of three sizes, `(N, features)` for one.
     """
-    if class_name not in _BUILDERS:
-        raise ValueError(f"expected a layer out of {', '.join(_BUILDERS)}. Received: {class_name!r}")
-    return _BUILDERS[class_name](in_features, **config)
+
+    def __init__(self, target_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.target_shape = tuple(target_shape)
+
+    def extra_repr(self) -> str:
+        return f"target_shape={self.target_shape}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(1, -1).reshape(len(x), *self.target_shape).movedim(-1, 1)

@@ -1,6 +1,6 @@
 """A chain of named layers: called in order, shown as Keras shows it, and open at every layer."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class Model(nn.Module):
 
     def count_params(self) -> int:
         """The number of weights, as Keras counts them."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return sum(weight.numel() for weight in self.state_dict().values())
 
     def summary(self, data_format: str = "channels_first", print_fn: Callable[[str], object] = print) -> None:
         """Prints the table that Keras prints: each layer, its type, output shape and number of weights, and the totals.
@@ -96,9 +96,9 @@ class Model(nn.Module):
         rows = [Row("input_layer", "InputLayer", show(self.input_shape), 0)]
         shapes = self._output_shapes()
         for name, layer in self.named_children():
-            count = sum(parameter.numel() for parameter in layer.parameters())
+            count = sum(weight.numel() for weight in layer.state_dict().values())
             rows.append(Row(name, type(layer).__name__, show(shapes[name]), count))
-        for line in summary_table(self.name, rows, list(self.parameters())):
+        for line in summary_table(self.name, rows, list(self.state_dict(keep_vars=True).values())):
             print_fn(line)
 
     def _output_shapes(self) -> dict[str, Shape]:
@@ -114,7 +114,7 @@ class Model(nn.Module):
         x = torch.empty(batch, *(size or open_size for size in image), device="meta")
         shapes = {}
         for name, layer in self.named_children():
-            state = {key: torch.empty(value.shape, device="meta") for key, value in layer.state_dict().items()}
+            state = {key: torch.empty_like(value, device="meta") for key, value in _state(layer)}
             x = functional_call(layer, state, x)
             shapes[name] = x.shape
         return shapes
@@ -141,3 +141,9 @@ class Model(nn.Module):
         if x.dim() == 4 and x.shape[3] == self.input_shape[1]:
             return f"{message}, which looks channels-last: x.permute(0, 3, 1, 2)"
         return message
+
+
+def _state(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a layer computes with, those that are no part of its `state_dict` among them."""
+    yield from layer.named_parameters()
+    yield from layer.named_buffers()

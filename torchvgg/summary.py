@@ -5,7 +5,7 @@ from itertools import zip_longest
 from textwrap import wrap
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor
 
 COLUMNS = ("Layer (type)", "Output Shape", "Param #")
 WIDTHS = (36, 27, 15)  # of the text, at Keras's own width of 88 characters
@@ -20,7 +20,7 @@ class Row(NamedTuple):
     params: int
 
 
-def summary_table(title: str, rows: Sequence[Row], parameters: Sequence[nn.Parameter]) -> Iterator[str]:
+def summary_table(title: str, rows: Sequence[Row], weights: Sequence[Tensor]) -> Iterator[str]:
     """Yields the lines of the summary. A text too long for its column is wrapped, as Keras wraps it."""
 
     def rule(left: str, line: str, joint: str, right: str) -> str:
@@ -40,11 +40,11 @@ def summary_table(title: str, rows: Sequence[Row], parameters: Sequence[nn.Param
             yield rule("├", "─", "┼", "┤")
         yield from lines("│", (f"{row.name} ({row.type})", str(row.output_shape), f"{row.params:,}"))
     yield rule("└", "─", "┴", "┘")
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    for label, group in (("Total", parameters), ("Trainable", trainable), ("Non-trainable", frozen)):
-        count = sum(parameter.numel() for parameter in group)
-        yield f" {label} params: {count:,} ({_memory(sum(p.numel() * p.element_size() for p in group))})"
+    trainable = [weight for weight in weights if weight.requires_grad]
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    for label, group in (("Total", weights), ("Trainable", trainable), ("Non-trainable", frozen)):
+        count = sum(weight.numel() for weight in group)
+        yield f" {label} params: {count:,} ({_memory(sum(w.numel() * w.element_size() for w in group))})"
 
 
 def _memory(size: float) -> str:

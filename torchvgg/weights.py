@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .convert.source import Source
 
 
 class Weights(NamedTuple):
@@ -33,54 +33,45 @@ def find_weights(weights: str | os.PathLike[str], network: str, include_top: boo
     return published.converted_path(name)
 
 
-def read_weights(path: Path, image_size: tuple[int, int] | None = None, base_only: bool = False) -> Weights:
-    """The tensors of a file that `convert` wrote, or of a Keras file, told by its content.
+def read_model(path: Path) -> Weights:
+    """The tensors and the architecture of a file that `convert` wrote, or of a Keras file, told by its content.
+
+    Raises:
+        ValueError: the file is neither, or is damaged, or its model can't be converted.
+        OSError: it can't be read.
+    """
+    from .convert.torch_file import is_torch_file, read_torch_file
+
+    if is_torch_file(path):
+        file = read_torch_file(path)
+        return Weights(file.tensors, file.architecture)
+    from .convert.source import open_source
+
+    with open_source(path, None, base_only=False) as source:
+        return Weights(_tensors(source), source.network.architecture())
+
+
+def read_weights(path: Path, image_size: tuple[int, int] | None, base_only: bool) -> dict[str, Tensor]:
+    """The tensors of a VGG in such a file. Of a Keras file no more counts than the order and shapes of its arrays.
 
     Args:
         path: the file.
-        image_size: `(height, width)` of the images, where a Keras file has a top and doesn't tell.
+        image_size: `(height, width)` of the images, where a Keras file has a top.
         base_only: leave the top of a Keras file aside.
 
     Raises:
-        ValueError: the file is neither, or is damaged.
+        ValueError: the file is neither, or is damaged, or has other arrays.
         OSError: it can't be read.
     """
-    with open(path, "rb") as stream:
-        head = stream.read(9)
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
-    from .convert.keras_file import is_keras_file, open_keras_file
+    from .convert.torch_file import is_torch_file, read_torch_file
 
-    if is_keras_file(path):
-        from .convert.config import network_of_file
+    if is_torch_file(path):
+        return read_torch_file(path).tensors
+    from .convert.source import open_source
 
-        with open_keras_file(path) as keras_file:
-            found = network_of_file(keras_file, image_size, base_only)
-            tensors = {key: weight.tensor().contiguous() for key, weight in found.weights()}
-            return Weights(tensors, found.architecture())
-    return Weights(_read_pickle(path), None)
+    with open_source(path, image_size, base_only, weights_only=True) as source:
+        return _tensors(source)
 
 
-def _read_safetensors(path: Path) -> Weights:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            architecture = (file.metadata() or {}).get("architecture")
-        return Weights(tensors, json.loads(architecture) if architecture else None)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: a damaged .safetensors file ({error})") from None
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    expected = f"{path}: expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{expected}. Received: {str(error).splitlines()[0]}") from None
-    if not isinstance(tensors, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
-    ):
-        raise ValueError(f"{expected}. Received: a pickle that isn't a dict of tensors")
-    return tensors
+def _tensors(source: Source) -> dict[str, Tensor]:
+    return {key: weight.tensor().contiguous() for key, weight in source.network.weights()}

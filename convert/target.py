@@ -1,0 +1,70 @@
+"""A network → a file, in any of the forms that can be written, checked before it gets its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from .check import check_output
+from .files import KERAS_SUFFIXES, explained_failure, suffix_of, writing
+from .houses import check_house, from_house, to_house
+from .keras_file import open_keras_file
+from .keras_writer import write_keras
+from .network import Network
+from .source import Source
+from .tensors import as_plain_vgg
+from .torch_file import read_torch_file
+from .vgg import vgg_of_arrays
+from .writer import metadata, tensors_of, write_torch
+
+
+def write_checked(
+    source: Source, path: Path, target: Path, layout: str, dtype: str, check: bool
+) -> tuple[Network, float | None, str | None]:
+    """Writes `target`, whole or not at all.
+
+    Args:
+        source: what `path` holds.
+        path: the file that it comes from.
+        target: the file to write; its suffix says in which form.
+        layout: "torchvgg", or another house's.
+        dtype: of the numbers written.
+        check: whether the file is read again and checked.
+
+    Returns:
+        The network as it was written, the largest relative error of any layer, and where it is: None if unchecked.
+
+    Raises:
+        ValueError: the network can't be written in that form, or the check failed.
+        OSError: the file can't be written.
+    """
+    network = source.network
+    suffix = suffix_of(target)
+    if suffix in KERAS_SUFFIXES:
+        network = as_plain_vgg(network, f"{suffix}, the way back,")
+    elif layout != "torchvgg":
+        network = as_plain_vgg(network, f"--layout {layout}")
+        check_house(network, layout)
+    with writing(target) as unfinished:
+        with explained_failure(target.parent):
+            if suffix in KERAS_SUFFIXES:
+                write_keras(network, unfinished, suffix, dtype)
+            else:
+                tensors = to_house(tensors_of(network, dtype), network, layout)
+                write_torch(tensors, unfinished, metadata(network, path, source.keras_version, layout))
+        error, worst = None, None
+        if check:
+            error, worst = check_output(network, _read_back(unfinished, suffix, network, layout), dtype)
+    return network, error, worst
+
+
+def _read_back(path: Path, suffix: str, network: Network, layout: str) -> dict[str, Tensor]:
+    """The tensors of the written file under our names, by the way that any reader takes."""
+    if suffix not in KERAS_SUFFIXES:
+        return from_house(read_torch_file(path).tensors, network, layout)
+    height, width, _ = network.input_shape
+    with open_keras_file(path) as keras_file:
+        size = (height, width) if height and width else None
+        written = vgg_of_arrays(keras_file.arrays, size, base_only=False)
+        return {key: weight.tensor().contiguous() for key, weight in written.weights()}

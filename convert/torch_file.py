@@ -1,0 +1,72 @@
+"""PyTorch's files: the tensors in one, and the architecture that a file of ours has beside them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TorchFile(NamedTuple):
+    """Tensors by name, of the file's own type, mapped from it where that is possible; and its metadata."""
+
+    tensors: dict[str, Tensor]
+    metadata: Mapping[str, str]
+
+    @property
+    def architecture(self) -> dict[str, Any] | None:
+        """What builds the model that the tensors belong to, where the file says it."""
+        text = self.metadata.get("architecture")
+        return json.loads(text) if text else None
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether the content is a `.safetensors`'s or a pickle's: neither HDF5 nor a zip with a Keras model."""
+    with open(path, "rb") as stream:
+        if stream.read(9)[8:] == b"{":
+            return True
+    from .keras_file import is_keras_file
+
+    return not is_keras_file(path)
+
+
+def read_torch_file(path: Path) -> TorchFile:
+    """The tensors of a `.safetensors`, or of a pickled dict of tensors (`.pt`, `.pth`), told by the content.
+
+    Raises:
+        ValueError: the file is neither, or is damaged.
+        OSError: it can't be read.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(9)
+    return _read_safetensors(path) if head[8:9] == b"{" else TorchFile(_read_pickle(path), {})
+
+
+def _read_safetensors(path: Path) -> TorchFile:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            found = TorchFile({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
+        found.architecture  # noqa: B018  # it is JSON, or the file is damaged
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: a damaged .safetensors file ({error})") from None
+    return found
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    expected = f"{path}: expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{expected}. Received: {str(error).splitlines()[0]}") from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
+    ):
+        raise ValueError(f"{expected}. Received: a pickle that isn't a dict of tensors")
+    return tensors

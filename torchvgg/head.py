@@ -1,0 +1,266 @@
+"""The layers of people's own heads: normalization, dropout, activations as layers, and what stands in front of a model.
+
+As in `layers`: Keras's names, defaults and behaviour, in training too; tensors are channels-first.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .activations import Activation as ActivationArgument
+from .activations import get_activation
+from .imagenet import preprocess_input
+
+Numbers = float | Sequence[float]
+
+
+def _along_channels(vector: Tensor, x: Tensor) -> Tensor:
+    """`(C,)` → `(C, 1, 1)` for images, `(C,)` for features."""
+    return vector.reshape(-1, *[1] * (x.dim() - 2)) if vector.dim() == 1 else vector
+
+
+class BatchNormalization(nn.Module):
+    """`keras.layers.BatchNormalization` over the channels: gamma is `weight`, beta `bias`.
+
+    In training each channel is normalized by the batch's mean and variance, and `running_mean` and `running_var` move
+    towards them by `1 - momentum`. They take the variance of the batch as it is, as Keras does, not PyTorch's estimate of
+    the population's. Frozen (`requires_grad_(False)`), the layer normalizes by the running ones, as in Keras.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+    ) -> None:
+        super().__init__()
+        self.momentum, self.epsilon = momentum, epsilon
+        self.trainable = True  # asked only where there is no parameter that would tell
+        self.weight = nn.Parameter(torch.ones(num_features)) if scale else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if center else None
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def extra_repr(self) -> str:
+        return f"{len(self.running_mean)}, momentum={self.momentum}, epsilon={self.epsilon}"
+
+    def requires_grad_(self, requires_grad: bool = True) -> "BatchNormalization":
+        self.trainable = requires_grad
+        super().requires_grad_(requires_grad)
+        return self
+
+    def _is_trained(self) -> bool:
+        parameters = list(self.parameters())
+        return self.training and (any(p.requires_grad for p in parameters) if parameters else self.trainable)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._is_trained():
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon)
+        axes = [0, *range(2, x.dim())]
+        with torch.no_grad():
+            variance, mean = torch.var_mean(x, axes, correction=0)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.momentum)
+            self.running_var.lerp_(variance.to(self.running_var.dtype), 1 - self.momentum)
+        return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.epsilon)
+
+
+class LayerNormalization(nn.Module):
+    """`keras.layers.LayerNormalization` over the channels of each place, or over all of an image.
+
+    Args:
+        shape: of gamma and beta, `(C,)` or, over all, `(C, H, W)`.
+        axis: -1 for the channels, Keras's `(1, 2, 3)` for all.
+        epsilon: added to the variance.
+        center: with a beta, `bias`.
+        scale: with a gamma, `weight`.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        axis: int | Sequence[int] = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+    ) -> None:
+        super().__init__()
+        self.axes = (1,) if axis == -1 else (1, 2, 3)
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(*shape)) if scale else None
+        self.bias = nn.Parameter(torch.zeros(*shape)) if center else None
+
+    def extra_repr(self) -> str:
+        return f"axes={self.axes}, epsilon={self.epsilon}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, self.axes, correction=0, keepdim=True)
+        x = (x - mean) * torch.rsqrt(variance + self.epsilon)
+        x = x if self.weight is None else x * _along_channels(self.weight, x)
+        return x if self.bias is None else x + _along_channels(self.bias, x)
+
+
+class Normalization(nn.Module):
+    """`keras.layers.Normalization`: by a mean and a variance that were learnt from the data beforehand, or given.
+
+    Learnt ones are part of the `state_dict`, with the `count` of numbers they come from; given ones are settings.
+    `shape` is that of the learnt ones: `(C,)` where `axis` is -1, for the channels; `()` where it is None.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int] = (),
+        axis: int | None = -1,
+        mean: Numbers | None = None,
+        variance: Numbers | None = None,
+        invert: bool = False,
+    ) -> None:
+        super().__init__()
+        self.invert = invert
+        given = mean is not None
+        for name, value in (("mean", mean), ("variance", variance)):
+            tensor = torch.ones(*shape) if value is None else torch.tensor(value, device="cpu")
+            self.register_buffer(name, tensor, persistent=not given)
+        if not given:
+            self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = _along_channels(self.mean, x)
+        deviation = _along_channels(self.variance, x).sqrt().clamp_min(1e-7)
+        return x * deviation + mean if self.invert else (x - mean) / deviation
+
+
+class Rescaling(nn.Module):
+    """`keras.layers.Rescaling`: `x * scale + offset`, each one number or one for each channel."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, scale: Numbers, offset: Numbers = 0.0) -> None:
+        super().__init__()
+        for name, value in (("scale", scale), ("offset", offset)):
+            self.register_buffer(name, torch.tensor(value, device="cpu"), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale.tolist()}, offset={self.offset.tolist()}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * _along_channels(self.scale, x) + _along_channels(self.offset, x)
+
+
+class PreprocessInput(nn.Module):
+    """`keras.applications.vgg16.preprocess_input` in a model's graph: RGB in [0, 255] → centred BGR."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return preprocess_input(x)
+
+
+class Dropout(nn.Dropout):
+    """`keras.layers.Dropout`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+
+
+class SpatialDropout2D(nn.Dropout2d):
+    """`keras.layers.SpatialDropout2D`: whole channels."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+
+
+class AlphaDropout(nn.AlphaDropout):
+    """`keras.layers.AlphaDropout`, for selu."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+
+
+class GaussianDropout(nn.Module):
+    """`keras.layers.GaussianDropout`: in training, times normal noise of mean 1 and variance `rate / (1 - rate)`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + torch.randn_like(x) * (self.rate / (1 - self.rate)) ** 0.5) if self.training else x
+
+
+class GaussianNoise(nn.Module):
+    """`keras.layers.GaussianNoise`: in training, plus normal noise of deviation `stddev`."""
+
+    def __init__(self, stddev: float) -> None:
+        super().__init__()
+        self.stddev = stddev
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) * self.stddev if self.training else x
+
+
+class Activation(nn.Module):
+    """`keras.layers.Activation`: one of Keras's activations by its name."""
+
+    def __init__(self, activation: ActivationArgument) -> None:
+        super().__init__()
+        self.activation = get_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(x)
+
+
+class ReLU(nn.Module):
+    """`keras.layers.ReLU`: zero, or a slope, under `threshold`; no more than `max_value`."""
+
+    def __init__(self, max_value: float | None = None, negative_slope: float = 0.0, threshold: float = 0.0) -> None:
+        super().__init__()
+        self.max_value, self.negative_slope, self.threshold = max_value, negative_slope, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.where(x >= self.threshold, x, self.negative_slope * (x - self.threshold))
+        return x if self.max_value is None else x.clamp_max(self.max_value)
+
+
+class LeakyReLU(nn.LeakyReLU):
+    """`keras.layers.LeakyReLU`."""
+
+    def __init__(self, negative_slope: float = 0.3) -> None:
+        super().__init__(negative_slope)
+
+
+class PReLU(nn.Module):
+    """`keras.layers.PReLU`: a slope for each feature; `weight` is `(C, H, W)`, an axis of 1 where it is shared."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(*shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) - self.weight * F.relu(-x)
+
+
+class ELU(nn.ELU):
+    """`keras.layers.ELU`."""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__(alpha)
+
+
+class Softmax(nn.Module):
+    """`keras.layers.Softmax`; `axis` is Keras's, where the channels are the last."""
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softmax(x, dim=1 if self.axis == -1 else self.axis + 1)
