@@ -144,5 +144,15 @@ def _named_for_modules(layers: list[Described]) -> list[Described]:
 
 
 def _is_free(name: str, taken: Mapping[str, Any]) -> bool:
-    reserved = ("name", "input_shape", "output_shape", "min_size", "extract", "summary", "count_params", "network", "training")
+    reserved = (
+        "name",
+        "input_shape",
+        "output_shape",
+        "min_size",
+        "extract",
+        "summary",
+        "count_params",
+        "network",
+        "training",
+    )
     return name not in taken and name not in reserved and not hasattr(torch.nn.Module, name)

@@ -35,7 +35,7 @@ def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tu
     Raises:
         ValueError: a tensor isn't its source's, or a layer's error is beyond the bound of `dtype`.
     """
-    from torchvgg.loading import build  # the one place where the conversion meets the model
+    from torchvgg.building import build  # the one place where the conversion meets the model
 
     check_tensors(network, written, dtype)
     height, width, channels = network.input_shape

@@ -46,7 +46,7 @@ def check_target(target: Path, force: bool) -> None:
 
 def suffix_of(path: Path) -> str:
     """What a file's name says it is: `.weights.h5` is one suffix."""
-    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), path.suffix)
+    return next((suffix for suffix in SUFFIXES if path.stem and path.name[1:].endswith(suffix)), path.suffix)
 
 
 @contextmanager

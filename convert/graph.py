@@ -95,7 +95,7 @@ def _operation(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
     (node,) = entry["inbound_nodes"]
     sources, constants = list(_tensors(node)), list(_constants(node))
     tensor_first = not isinstance(node, Mapping) or any(_tensors(node["args"][:1]))
-    if len(sources) != 1 or not tensor_first or not constants or 0 in constants and "div" in kind.lower():
+    if len(sources) != 1 or not tensor_first or not constants or (0 in constants and "div" in kind.lower()):
         return None
     terms = [ARITHMETIC[kind](constant) for constant in constants]
     scale, offset = [a for a, _ in terms], [b for _, b in terms]

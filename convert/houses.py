@@ -60,7 +60,7 @@ def _places(network: Network, house: str) -> dict[str, tuple[str, tuple[int, ...
 
 def check_house(network: Network, house: str) -> None:
     """Raises a ValueError unless the house's model can take the network: its top is made for 7×7 features."""
-    height, width, channels = network.input_shape
+    height, width, _ = network.input_shape
     if "fc1" in (layer.name for layer in network.layers) and (height, width) != (224, 224):
         raise ValueError(
             f"{house}'s VGG has a top for images of 224×224. Received: one for {height}×{width}; "

@@ -7,7 +7,7 @@ maximum or the mean over shifts; long sums run in float64, lest the reference be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ def layer_output(class_name: str, config: Config, arrays: list[Tensor], x: Tenso
         case "GlobalMaxPooling2D":
             return x.amax((1, 2), keepdim=bool(config["keepdims"]))
         case "ZeroPadding2D":
-            return _pad(x, *config["padding"], 0)
+            return _pad(x, config["padding"], 0)
         case "Flatten":
             return x.flatten(1)
         case "Reshape":
@@ -185,7 +185,7 @@ def _shifts(x: Tensor, size: Any, strides: Any, dilation: Any, padding: str, fil
     reach = [d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True)]
     if padding == "same":  # as TensorFlow pads: what is odd comes last
         lack = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(x.shape[1:3], strides, reach, strict=True)]
-        x = _pad(x, *((n // 2, n - n // 2) for n in lack), fill)
+        x = _pad(x, [(n // 2, n - n // 2) for n in lack], fill)
     height, width = ((n - r) // s + 1 for n, s, r in zip(x.shape[1:3], strides, reach, strict=True))
     for i in range(0, reach[0], dilation[0]):
         for j in range(0, reach[1], dilation[1]):
@@ -193,7 +193,8 @@ def _shifts(x: Tensor, size: Any, strides: Any, dilation: Any, padding: str, fil
             yield x[:, rows, j : j + (width - 1) * strides[1] + 1 : strides[1]]
 
 
-def _pad(x: Tensor, rows: tuple[int, int], columns: tuple[int, int], fill: float) -> Tensor:
+def _pad(x: Tensor, sides: Sequence[Sequence[int]], fill: float) -> Tensor:
+    rows, columns = sides
     n, height, width, channels = x.shape
     padded = x.new_full((n, height + sum(rows), width + sum(columns), channels), fill)
     padded[:, rows[0] : rows[0] + height, columns[0] : columns[0] + width] = x

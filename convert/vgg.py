@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from .chain import Chain, Described
 from .kinds import Spec
@@ -57,7 +58,7 @@ def vgg_of_arrays(arrays: Sequence[Array], input_shape: tuple[int, int] | None, 
     convolutions = [pair for pair in pairs if len(pair[0].shape) == 4]
     dense = [pair for pair in pairs if len(pair[0].shape) == 2]
     plain = 2 * (len(convolutions) + len(dense)) == len(arrays) and len(convolutions) in NETWORKS
-    if not plain or dense and [kernel.shape[1] for kernel, _ in dense[:-1]] != [*TOP_UNITS]:
+    if not plain or (dense and [kernel.shape[1] for kernel, _ in dense[:-1]] != [*TOP_UNITS]):
         if not base_only:
             raise ValueError(_foreign(arrays))
         convolutions, dense = _base(arrays), []
@@ -80,7 +81,7 @@ def vgg_of_arrays(arrays: Sequence[Array], input_shape: tuple[int, int] | None, 
 
 def _base(arrays: Sequence[Array]) -> list[tuple[Array, Array]]:
     """The VGG's own convolutions among all arrays, each with its bias."""
-    pairs = [(a, b) for a, b in zip(arrays, arrays[1:], strict=False) if (len(a.shape), len(b.shape)) == (4, 1)]
+    pairs = [(a, b) for a, b in pairwise(arrays) if (len(a.shape), len(b.shape)) == (4, 1)]
     by_name = sorted(pairs, key=lambda pair: _block(pair[0].name))  # a half-frozen model's file has them out of order
     for ordered in (pairs, by_name):
         for convolutions in sorted(NETWORKS, reverse=True):

@@ -11,13 +11,12 @@ import h5py
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from torchvgg import VGG16
 from torchvgg.convert import check, convert, default_output
-from torchvgg.convert.keras_file import open_keras_file
 from torchvgg.convert.layout import DENSE_KERNEL
-from torchvgg.convert.network import network_of
+from torchvgg.convert.source import open_source
 
 from .command_line import run
 from .keras_models import keras_model, write_twin
@@ -152,21 +151,22 @@ def test_check_notices_a_swapped_tensor(headless: Path, tmp_path: Path) -> None:
         tensors["block5_conv2.weight"],
         tensors["block5_conv1.weight"],
     )
-    save_file(tensors, written)
-    with open_keras_file(headless) as keras_file, pytest.raises(ValueError, match=r"block5_conv1.weight isn't what"):
-        check.check_output(network_of(keras_file, None, base_only=False), written, "float32")
+    with (
+        open_source(headless, None, base_only=False) as source,
+        pytest.raises(ValueError, match=r"block5_conv1.weight isn't what"),
+    ):
+        check.check_output(source.network, tensors, "float32")
 
 
 def test_check_notices_a_wrong_layout(tmp_path: Path) -> None:
     """The port that most others are: fc1 transposed, its rows left in Keras's order. The tensors agree, the outputs don't."""
     path = write_twin(tmp_path / "wide.h5", keras_model(classes=4, input_shape=(32, 96, 3)))
-    with open_keras_file(path) as keras_file:
-        network = network_of(keras_file, (32, 96), base_only=False)
+    with open_source(path, (32, 96), base_only=False) as source:
+        network = source.network
         for layer in network.layers:
             if layer.name == "fc1":
                 layer.weights[0] = dataclasses.replace(layer.weights[0], layout=DENSE_KERNEL)
-        written = tmp_path / "wrong.safetensors"
-        save_file({key: weight.tensor().contiguous() for key, weight in network.weights()}, written)
+        written = {key: weight.tensor().contiguous() for key, weight in network.weights()}
         with pytest.raises(ValueError, match="the relative error at fc1 is"):
             check.check_output(network, written, "float32")
 

@@ -1,5 +1,6 @@
 """From an architecture, as a file of ours has it, to a model: `build`."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -29,7 +30,7 @@ def _num_features(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shape(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"shape": next(iter(shapes.values()), ())}
+    return {"shape": max(shapes.values(), key=len, default=())}  # Normalization's count is but a number
 
 
 # What a layer with weights needs to know beyond Keras's configuration: its sizes, read off its tensors.
@@ -88,19 +89,30 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
     return model.eval()
 
 
+# Keras's name of a pooling at the end of a VGG; when it makes another, it adds a number, which says nothing.
+_POOLINGS = {
+    layers.GlobalAveragePooling2D: ("avg", "global_average_pooling2d"),
+    layers.GlobalMaxPooling2D: ("max", "global_max_pooling2d"),
+}
+
+
 def _as_vgg(chain: dict[str, nn.Module], input_shape: Any, name: str) -> VGG | None:
     """The VGG that consists of just these layers, if one does."""
-    head = chain.get("predictions")
-    arguments: dict[str, Any] = {"include_top": head is not None, "input_shape": input_shape, "weights": None}
-    if isinstance(head, layers.Dense):
+    arguments: dict[str, Any] = {"include_top": "predictions" in chain, "input_shape": input_shape, "weights": None}
+    if isinstance(head := chain.get("predictions"), layers.Dense):
         arguments |= {"classes": head.out_features, "classifier_activation": head.activation}
-    for pooling, layer_name in (("avg", "global_average_pooling2d"), ("max", "global_max_pooling2d")):
-        if layer_name in chain:
-            arguments["pooling"] = pooling
+    children = list(chain.items())
+    if children and type(children[-1][1]) in _POOLINGS:
+        last_name, last = children[-1]
+        arguments["pooling"], plain_name = _POOLINGS[type(last)]
+        children[-1] = (re.sub(r"_\d+$", "", last_name) if last_name.startswith(plain_name) else last_name, last)
     for network in (VGG16, VGG19):
-        with torch.device("meta"):
-            model = network(**arguments, name=name)
-        if [*map(repr, model.named_children())] == [*map(repr, chain.items())]:
+        try:
+            with torch.device("meta"):
+                model = network(**arguments, name=name)
+        except ValueError:  # sizes or settings that a VGG doesn't take
+            return None
+        if [*map(repr, model.named_children())] == [*map(repr, children)]:
             return model
     return None
 

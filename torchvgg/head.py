@@ -93,8 +93,8 @@ class LayerNormalization(nn.Module):
         super().__init__()
         self.axes = (1,) if axis == -1 else (1, 2, 3)
         self.epsilon = epsilon
-        self.weight = nn.Parameter(torch.ones(*shape)) if scale else None
-        self.bias = nn.Parameter(torch.zeros(*shape)) if center else None
+        self.weight = nn.Parameter(torch.ones(tuple(shape))) if scale else None
+        self.bias = nn.Parameter(torch.zeros(tuple(shape))) if center else None
 
     def extra_repr(self) -> str:
         return f"axes={self.axes}, epsilon={self.epsilon}"
@@ -128,7 +128,7 @@ class Normalization(nn.Module):
         self.invert = invert
         given = mean is not None
         for name, value in (("mean", mean), ("variance", variance)):
-            tensor = torch.ones(*shape) if value is None else torch.tensor(value, device="cpu")
+            tensor = torch.ones(tuple(shape)) if value is None else torch.tensor(value, device="cpu")
             self.register_buffer(name, tensor, persistent=not given)
         if not given:
             self.register_buffer("count", torch.zeros((), dtype=torch.int64))
@@ -240,9 +240,9 @@ class LeakyReLU(nn.LeakyReLU):
 class PReLU(nn.Module):
     """`keras.layers.PReLU`: a slope for each feature; `weight` is `(C, H, W)`, an axis of 1 where it is shared."""
 
-    def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(*shape))
+    def __init__(self, shape: Sequence[int], shared_axes: Sequence[int] | None = None) -> None:
+        super().__init__()  # the shape says which axes are shared
+        self.weight = nn.Parameter(torch.zeros(tuple(shape)))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x) - self.weight * F.relu(-x)

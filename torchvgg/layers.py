@@ -31,19 +31,19 @@ class Conv2D(nn.Conv2d):
         use_bias: bool = True,
         activation: Activation = None,
     ) -> None:
-        stride = _pair(strides)
-        strided = padding == "same" and stride != (1, 1)
+        size, stride = _pair(kernel_size), _pair(strides)
+        uneven = padding == "same" and (stride != (1, 1) or any(length % 2 == 0 for length in size))
         super().__init__(
             in_channels,
             filters,
-            _pair(kernel_size),
+            size,
             stride,
-            padding="valid" if strided else padding,
+            padding="valid" if uneven else padding,
             dilation=_pair(dilation_rate),
             groups=groups,
             bias=use_bias,
         )
-        self.pads_as_keras = strided  # what PyTorch has no name for
+        self.pads_as_keras = uneven  # what PyTorch can't do by itself, or not well
         self.activation = _fused(activation)
 
     def extra_repr(self) -> str:
@@ -65,9 +65,7 @@ class Dense(nn.Linear):
     On `(N, in_features, H, W)` it acts at each place by itself, as Keras's does.
     """
 
-    def __init__(
-        self, in_features: int, units: int, activation: Activation = None, use_bias: bool = True
-    ) -> None:
+    def __init__(self, in_features: int, units: int, activation: Activation = None, use_bias: bool = True) -> None:
         super().__init__(in_features, units, use_bias)
         self.activation = _fused(activation)
 
