@@ -52,7 +52,7 @@ def convert(
         OSError: a file can't be read, written or fetched, or the output exists.
     """
     from . import published
-    from .files import check_dtype, check_layout, check_size, check_target
+    from .files import check_dtype, check_form, check_size, check_target
     from .report import Report
     from .source import open_source
     from .target import write_checked
@@ -78,7 +78,7 @@ def convert(
                 names = ", ".join(published.FILES)
                 raise FileNotFoundError(f"{str(source)!r}: no such file; expected a Keras file, {names}, or demo")
             target = Path(output) if output else default_output(path)
-        check_layout(layout, target)
+        check_form(layout, dtype, target)
         check_target(target, force)
         with open_source(path, input_shape, base_only) as opened:
             if not allow_nonfinite:

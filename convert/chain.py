@@ -89,7 +89,7 @@ def _unfolded(model: Entry, outer: Described | None = None) -> Iterator[Describe
         )
         if class_name in MODELS:
             yield from _unfolded(entry, layer)
-        elif entry.get("registered_name"):
+        elif entry.get("registered_name") and not str(entry.get("module")).startswith(("keras", "tf_keras")):
             raise LayerError(name, class_name, "a custom layer, whose code isn't in the file")
         elif class_name != "InputLayer":
             yield layer

@@ -20,12 +20,15 @@ def check_dtype(dtype: str) -> None:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}. Received: {dtype!r}")
 
 
-def check_layout(layout: str, target: Path) -> None:
-    """Raises a ValueError unless `layout` is one that can be written, to a file like `target`."""
+def check_form(layout: str, dtype: str, target: Path) -> None:
+    """Raises a ValueError unless `layout` and `dtype` are ones that a file like `target` can have."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}. Received: {layout!r}")
-    if layout != LAYOUTS[0] and suffix_of(target) in KERAS_SUFFIXES:
+    suffix = suffix_of(target)
+    if layout != LAYOUTS[0] and suffix in KERAS_SUFFIXES:
         raise ValueError(f"layout: a Keras file has Keras's own. Received: {layout!r} for {target}")
+    if dtype == "bfloat16" and suffix == ".h5":
+        raise ValueError(f"dtype: Keras 3 reads bfloat16 from a .weights.h5, and none from a .h5. Received: {target}")
 
 
 def check_size(size: tuple[int, int] | None) -> None:

@@ -82,8 +82,10 @@ def in_order(model: Entry) -> list[Entry]:
         (name,) = operation.inputs
 
 
-def _layer_names(ends: list[Any]) -> list[str]:
-    """`["dense", 0, 0]` (Keras 3, one of them) and `[["dense", 0, 0], …]` → their layers' names."""
+def _layer_names(ends: Any) -> list[str]:
+    """`["dense", 0, 0]` (Keras 3, one of them), `[["dense", 0, 0], …]` or a mapping to such → their layers' names."""
+    if isinstance(ends, Mapping):
+        ends = list(ends.values())
     return [ends[0]] if ends and isinstance(ends[0], str) else [end[0] for end in ends]
 
 

@@ -16,7 +16,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,8 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
             except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
                 raise ValueError(f"{path}: a damaged archive ({error})") from None
             with _open_hdf5(path, io.BytesIO(weights)) as root:
-                found = _read_hdf5(path, root)
-                yield replace(found, format=".keras", keras_version=version, config=_json(path, config))
+                layers = list(_numbered_layers(root["layers"])) if "layers" in root else []
+                yield KerasFile(path, ".keras", version, layers, _json(path, config), is_named=False)
         else:
             raise ValueError(f"{path}: neither an HDF5 file nor a .keras archive; expected a file that Keras wrote")
 

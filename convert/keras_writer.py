@@ -44,6 +44,8 @@ def _write_named(network: Network, file: h5py.File, dtype: str) -> None:
 
 def _write_numbered(network: Network, file: h5py.File, dtype: str) -> None:
     """A group for each layer, named by its class and number, its arrays numbered."""
+    for place in ("", "layers/input_layer/"):
+        file.create_group(f"{place}vars")  # Keras 2 looks for them
     for place, layer in zip(places(layer.class_name for layer in network.layers), network.layers, strict=True):
         group = file.create_group(f"{place}/vars")
         group.attrs["name"] = layer.name

@@ -221,8 +221,11 @@ KINDS: dict[str, Kind] = {
     "Softmax": Kind({"axis": -1}, only={"axis": (-1, 1, 2)}),
 }
 
-# Layers that act on each feature by itself, whatever the order in which the features lie.
+WITH_ARRAYS = {class_name for class_name, kind in KINDS.items() if kind.arrays is not _no_arrays}
+
+# Layers that act on each feature by itself, whatever the order in which the features lie. (Those with a setting for each
+# channel aren't among them: only arrays change their layout.)
 FEATUREWISE = {
-    *("BatchNormalization", "LayerNormalization", "Normalization", "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU"),
-    *("Softmax", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "Rescaling", "Flatten"),
+    *("BatchNormalization", "LayerNormalization", "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"),
+    *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "Flatten"),
 }

@@ -6,6 +6,7 @@ maximum or the mean over shifts; long sums run in float64, lest the reference be
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -42,13 +43,17 @@ def _softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def _sparsemax(x: Tensor) -> Tensor:
-    """By bisection of the threshold for which the result adds up to one."""
-    low, high = x.amax(-1, keepdim=True) - 1, x.amax(-1, keepdim=True)
-    for _ in range(60):
-        middle = (low + high) / 2
-        too_much = (x - middle).clamp_min(0).sum(-1, keepdim=True) > 1
-        low, high = torch.where(too_much, middle, low), torch.where(too_much, high, middle)
-    return (x - high).clamp_min(0)
+    """Keras 3's, which adds up all of the sums that the paper takes the last of."""
+    output = torch.empty_like(x)
+    for index in itertools.product(*map(range, x.shape[:-1])):
+        ordered = sorted(x[index].tolist(), reverse=True)
+        sums = list(itertools.accumulate(ordered))
+        support = [
+            k for k, (value, total) in enumerate(zip(ordered, sums, strict=True)) if value > (total - 1) / (k + 1)
+        ]
+        threshold = (sum(sums[k] for k in support) - 1) / len(support)
+        output[index] = (x[index] - threshold).clamp_min(0)
+    return output
 
 
 # Keras 3's activations by name, and what Keras 2 called hard_sigmoid, as formulas on channels-last float64.

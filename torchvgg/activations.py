@@ -53,13 +53,17 @@ def sparse_sigmoid(x: Tensor) -> Tensor:
 
 
 def sparsemax(x: Tensor) -> Tensor:
-    """The Euclidean projection on the simplex (Martins and Astudillo, arXiv 1602.02068)."""
+    """As Keras 3 computes it: with the sum of the support's cumulative sums, where the paper has the last of them.
+
+    So only where one feature is far ahead of the others is it the projection on the simplex of arXiv 1602.02068.
+    """
     ordered = x.sort(dim=1, descending=True).values
     rank = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
     rank = rank.reshape(1, -1, *[1] * (x.dim() - 2))
-    total = ordered.cumsum(dim=1) - 1
-    support = (rank * ordered > total).sum(dim=1, keepdim=True)  # how many stay above zero
-    return torch.relu(x - total.gather(1, support - 1) / support)
+    sums = ordered.cumsum(dim=1)
+    support = ordered - (sums - 1) / rank > 0
+    threshold = (torch.where(support, sums, 0).sum(dim=1, keepdim=True) - 1) / support.sum(dim=1, keepdim=True)
+    return torch.relu(x - threshold)
 
 
 ACTIVATIONS: dict[str, ActivationFunction] = {

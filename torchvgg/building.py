@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import head, layers
+from . import activation_layers, dropout, layers, normalization
 from .model import Model
 from .vgg import VGG
 from .vgg16 import VGG16
@@ -45,7 +45,7 @@ _SIZES: dict[str, Callable[[Shapes, Mapping[str, Any]], dict[str, Any]]] = {
 
 _CLASSES = {
     name: value
-    for module in (layers, head)
+    for module in (layers, normalization, dropout, activation_layers)
     for name, value in vars(module).items()
     if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
 }

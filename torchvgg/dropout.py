@@ -1,0 +1,47 @@
+"""Dropout and its relatives: at work in training, the identity at inference."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Dropout(nn.Dropout):
+    """`keras.layers.Dropout`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+
+
+class SpatialDropout2D(nn.Dropout2d):
+    """`keras.layers.SpatialDropout2D`: whole channels."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+
+
+class AlphaDropout(nn.AlphaDropout):
+    """`keras.layers.AlphaDropout`, for selu."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+
+
+class GaussianDropout(nn.Module):
+    """`keras.layers.GaussianDropout`: in training, times normal noise of mean 1 and variance `rate / (1 - rate)`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + torch.randn_like(x) * (self.rate / (1 - self.rate)) ** 0.5) if self.training else x
+
+
+class GaussianNoise(nn.Module):
+    """`keras.layers.GaussianNoise`: in training, plus normal noise of deviation `stddev`."""
+
+    def __init__(self, stddev: float) -> None:
+        super().__init__()
+        self.stddev = stddev
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) * self.stddev if self.training else x
