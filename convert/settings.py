@@ -51,6 +51,8 @@ def _modern(class_name: str, config: Mapping[str, Any], rank: int) -> Config:
     found = {key: _plain(value) for key, value in config.items()}
     if class_name == "LeakyReLU" and "alpha" in found:
         found["negative_slope"] = found["alpha"]
+    if class_name in ("MaxPooling2D", "AveragePooling2D") and found.get("strides") == found.get("pool_size"):
+        found["strides"] = None  # which says the same
     if "axis" in found:
         found["axis"] = _axis(found["axis"], rank)
     if class_name == "Normalization":

@@ -109,8 +109,8 @@ def _foreign(arrays: Sequence[Array]) -> str:
     head = [array for array in arrays if _block(array.name) == (9, 9) and len(array.shape) != 4] or arrays
     return (
         f"a VGG with a head that isn't Keras's own ({_shown(head)}), and how its layers are connected isn't in a file "
-        "of weights; convert the VGG alone with --base-only, or save the whole model, model.save('x.keras'), and "
-        "convert that"
+        "of weights; take the VGG alone, with --base-only or VGG16(weights=path, include_top=False), or save the whole "
+        "model, model.save('x.keras'), and take that"
     )
 
 

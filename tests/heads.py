@@ -1,0 +1,289 @@
+"""What people build on a VGG and save: real Keras models, small and narrow, each a row of a table."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+from torch import Tensor
+
+from .keras_models import keras_model
+
+L = keras.layers
+HEADS: dict[str, Callable[[], Any]] = {}
+
+
+def head(build: Callable[[], Any]) -> Callable[[], Any]:
+    HEADS[build.__name__] = build
+    return build
+
+
+def base(height: int | None = 32, width: int | None = 32, channels: int = 3, last: str = "block5_pool") -> Any:
+    """VGG16 with few channels, up to a layer."""
+    x = image = keras.Input((height, width, channels))
+    for block, (convolutions, filters) in enumerate(((2, 4), (2, 6), (3, 8), (3, 8), (3, 8)), start=1):
+        for number in range(1, convolutions + 1):
+            name = f"block{block}_conv{number}"
+            x = L.Conv2D(filters, 3, padding="same", activation="relu", name=name)(x)
+            if name == last:
+                return keras.Model(image, x, name="vgg16")
+        x = L.MaxPooling2D(2, 2, name=f"block{block}_pool")(x)
+        if f"block{block}_pool" == last:
+            break
+    return keras.Model(image, x, name="vgg16")
+
+
+def chain(*layers: Any) -> Any:
+    return keras.Sequential(list(layers))
+
+
+@head
+def nested_flatten() -> Any:
+    return chain(base(64, 96), L.Flatten(), L.Dense(5, "relu"), L.Dropout(0.5), L.Dense(3, "softmax"))
+
+
+@head
+def functional_in_one_list() -> Any:
+    inner = base(64, 96)
+    x = L.Dense(7, activation="tanh")(L.Flatten()(inner.output))
+    return keras.Model(inner.input, L.Dense(2, activation="softmax")(x))
+
+
+@head
+def functional_nested_and_frozen() -> Any:
+    inner = base(64, 64)
+    inner.trainable = False
+    image = keras.Input((64, 64, 3))
+    x = L.GlobalAveragePooling2D()(inner(image, training=False))
+    x = L.Activation("relu")(L.BatchNormalization()(L.Dense(6)(x)))
+    return keras.Model(image, L.Dense(1, activation="sigmoid")(L.Dropout(0.3)(x)))
+
+
+@head
+def flat_sequential() -> Any:
+    return chain(*base().layers, L.Flatten(), L.Dense(3))
+
+
+@head
+def any_size() -> Any:
+    inner, image = base(None, None), keras.Input((None, None, 3))
+    return keras.Model(image, L.Dense(4)(L.GlobalMaxPooling2D()(inner(image))))
+
+
+@head
+def augmented_and_rescaled() -> Any:
+    augmentation = keras.Sequential([L.RandomFlip("horizontal"), L.RandomRotation(0.1)], name="data_augmentation")
+    more = [L.RandomZoom(0.1), L.RandomTranslation(0.1, 0.1), L.RandomContrast(0.1), L.RandomBrightness(0.1)]
+    scale = L.Rescaling(1 / 127.5, offset=-1.0)
+    return chain(keras.Input((64, 64, 3)), augmentation, *more, scale, base(64, 64), L.Flatten(), L.Dense(3))
+
+
+@head
+def preprocessed_in_the_graph() -> Any:
+    image = keras.Input((32, 64, 3))
+    x = base(32, 64)(keras.applications.vgg16.preprocess_input(image))
+    return keras.Model(image, L.Dense(2)(L.Flatten()(x)))
+
+
+@head
+def arithmetic_in_the_graph() -> Any:
+    image = keras.Input((32, 32, 3))
+    x = base()((image - 127.5) / 127.5 * 2.0)
+    return keras.Model(image, L.Dense(2)(L.Flatten()(x)))
+
+
+@head
+def batch_normalized() -> Any:
+    convolutions = [L.Conv2D(6, 1, use_bias=False), L.BatchNormalization(scale=False), L.ReLU(), L.Conv2D(5, 3)]
+    after = [L.BatchNormalization(center=False, epsilon=1e-5, momentum=0.9), L.LeakyReLU(), L.Flatten()]
+    dense = [L.Dense(4, use_bias=False), L.BatchNormalization(center=False, scale=False), L.Activation("softmax")]
+    return chain(base(128, 128), *convolutions, *after, *dense)
+
+
+@head
+def per_feature_between_flatten_and_dense() -> Any:
+    between = [L.BatchNormalization(), L.Dropout(0.1), L.PReLU(), L.LayerNormalization(), L.Activation("tanh")]
+    return chain(base(64, 96), L.Flatten(), *between, L.Flatten(), L.Dense(5, "elu"), L.LayerNormalization())
+
+
+@head
+def layer_normalized_images() -> Any:
+    over_all = L.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False)
+    return chain(base(64, 96), L.LayerNormalization(), L.Conv2D(4, 1), over_all, L.Flatten(), L.Dense(3))
+
+
+@head
+def convolutions_of_every_kind() -> Any:
+    """But for AveragePooling2D with padding: Keras on PyTorch counts what it pads; on TensorFlow, as in keras2/, not."""
+    front = [L.ZeroPadding2D(((1, 2), (0, 3))), L.Conv2D(6, (3, 2), strides=2, padding="same", activation="gelu")]
+    pools = [L.AveragePooling2D(3, 2), L.MaxPooling2D((2, 3), (1, 2), padding="same")]
+    even = [L.Conv2D(6, (2, 4), padding="same", activation="swish"), L.AveragePooling2D((1, 2))]
+    grouped = [L.Conv2D(8, (2, 3), groups=2, padding="same", strides=(1, 2)), L.Conv2D(4, 2, dilation_rate=(2, 1))]
+    slopes = [L.PReLU(shared_axes=[1, 2]), L.PReLU(), L.Flatten(), L.PReLU()]
+    return chain(base(128, 192, last="block2_pool"), *front, *pools, *even, *grouped, *slopes, L.Dense(3))
+
+
+@head
+def activation_layers() -> Any:
+    layers: list[Any] = [base(), L.Flatten()]
+    for activation in (L.LeakyReLU(), L.ReLU(6, 0.1, 0.2), L.ELU(0.7), L.PReLU(), L.Softmax()):
+        layers += [L.Dense(6), activation]
+    return chain(*layers, L.Dense(4))
+
+
+@head
+def a_layer_as_an_activation() -> Any:
+    return chain(base(), L.Flatten(), L.Dense(6, activation=L.LeakyReLU(0.2)), L.Dense(3, "log_softmax"))
+
+
+@head
+def every_activation() -> Any:
+    names = (
+        "celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_tanh leaky_relu log_sigmoid log_softmax mish"
+    )
+    more = "relu6 selu sigmoid silu soft_shrink softplus softsign sparse_plus sparse_sigmoid sparsemax squareplus tanh_shrink"
+    layers: list[Any] = [base(), L.Flatten()]
+    for name in f"{names} {more}".split():
+        layers += [L.Dense(6), L.LayerNormalization(), L.Activation(name)]
+    return chain(*layers, L.Dense(3, "softmax"))
+
+
+@head
+def softmax_of_images() -> Any:
+    layers = [L.Conv2D(3, 1, activation="softmax"), L.Softmax(axis=1), L.Softmax(axis=2), L.Dense(5, "softmax")]
+    return chain(base(64, 96), *layers, L.Flatten(), L.Dense(3))
+
+
+@head
+def normalization_learnt() -> Any:
+    learnt = L.Normalization()
+    learnt.adapt(np.random.default_rng(0).uniform(0, 255, (20, 64, 64, 3)).astype(np.float32))
+    return chain(keras.Input((64, 64, 3)), learnt, base(64, 64), L.GlobalAveragePooling2D(), L.Dense(3))
+
+
+@head
+def normalization_given() -> Any:
+    given = L.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.04, 0.05, 0.06])
+    scalar = L.Normalization(axis=None, mean=0.5, variance=2.0)
+    pooled = L.GlobalAveragePooling2D(keepdims=True)
+    front = [keras.Input((64, 64, 3)), L.Rescaling([1 / 255, 1 / 200, 1 / 300], [0.0, 0.1, -0.1]), given, scalar]
+    return chain(*front, base(64, 64), pooled, L.Conv2D(3, 1), L.Flatten())
+
+
+@head
+def reshaped() -> Any:
+    spatial = [L.Reshape((-1,)), L.Dense(12, "relu"), L.Reshape((2, 3, 2)), L.Conv2D(4, 2), L.Flatten(), L.Dense(6)]
+    return chain(base(64, 96), *spatial, L.Reshape((1, 1, 6)), L.Conv2D(4, 1), L.Reshape((4,)), L.Activation("softmax"))
+
+
+@head
+def ends_in_a_flatten() -> Any:
+    return chain(base(64, 96), L.Flatten(), L.BatchNormalization())
+
+
+@head
+def cut_short() -> Any:
+    inner = base(None, None, last="block4_conv3")
+    return keras.Model(inner.input, L.Dense(3, activation="softmax")(L.GlobalAveragePooling2D()(inner.output)))
+
+
+@head
+def only_up_to_block4() -> Any:
+    return base(64, 64, last="block4_pool")
+
+
+@head
+def half_frozen_in_nested_models() -> Any:
+    inner = base(64, 64)
+    for layer in inner.layers[:15]:
+        layer.trainable = False
+    bn = L.BatchNormalization()
+    classifier = keras.Sequential([L.Dense(6, activation="relu"), bn, L.Dense(3)], name="classifier")
+    image = keras.Input((64, 64, 3))
+    return keras.Model(image, classifier(L.Flatten()(inner(image))))
+
+
+@head
+def renamed_and_half_frozen() -> Any:
+    inner = base()
+    for layer in inner.layers:
+        layer.name = f"{layer.name}_renamed"
+        layer.trainable = "block1" not in layer.name
+    return chain(inner, L.Flatten(), L.Dense(3))
+
+
+@head
+def names_twice() -> Any:
+    inner = [
+        keras.Sequential([L.Dense(n, name="dense"), L.BatchNormalization(name="bn")], name=f"h{n}") for n in (5, 4)
+    ]
+    both = keras.Sequential(inner, name="both")
+    return chain(base(), L.Flatten(name="my.flatten"), L.Dense(6, name="dense"), both, L.Dense(2, name="type"))
+
+
+@head
+def dropouts() -> Any:
+    images = [L.SpatialDropout2D(0.2), L.GaussianNoise(0.1)]
+    features = [L.GaussianDropout(0.2), L.Dense(5), L.AlphaDropout(0.1), L.Dense(2)]
+    return chain(base(64, 64), *images, L.Flatten(), *features)
+
+
+@head
+def grey_and_lazily_built() -> Any:
+    convolutions = [L.Conv2D(4, 3, padding="same", name="conv1_1"), L.MaxPooling2D(), L.Conv2D(6, 3)]
+    model = chain(*convolutions, L.Flatten(), L.Dense(3))
+    model.build((None, 16, 20, 1))
+    return model
+
+
+@head
+def trained() -> Any:
+    """Compiled and trained: the file holds the optimizer's arrays too."""
+    model = chain(base(), L.Flatten(), L.Dense(8, "relu"), L.BatchNormalization(), L.Dense(3, "softmax"))
+    model.compile("adam", "mse")
+    random = np.random.default_rng(0)
+    model.fit(random.random((4, 32, 32, 3)), random.random((4, 3)), verbose=0)
+    return model
+
+
+@head
+def vgg19_at_full_width() -> Any:
+    inner = keras_model("vgg19", include_top=False, input_shape=(32, 64, 3))
+    inner.trainable = False
+    return chain(inner, L.Flatten(), L.Dense(8, "relu"), L.Dense(3, "softmax"))
+
+
+def with_random_weights(model: Any, seed: int = 0) -> Any:
+    """Every array random, and kernels so scaled that outputs stay near 1 for images in [0, 255]."""
+    random = np.random.default_rng(seed)
+    for layer in flattened_layers(model):
+        if layer.weights and not isinstance(layer, L.Normalization):
+            arrays = []
+            for array in layer.get_weights():
+                scale = np.sqrt(2 / max(np.prod(array.shape[:-1]), 1)) / (100 if layer.name == "block1_conv1" else 1)
+                shaped = random.normal(0, scale, array.shape) if array.ndim > 1 else random.uniform(0.1, 1, array.shape)
+                arrays.append(shaped)
+            layer.set_weights(arrays)
+    return model
+
+
+def flattened_layers(model: Any) -> list[Any]:
+    """A chain's layers, those of nested models among them, but for inputs."""
+    layers: list[Any] = []
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            layers += flattened_layers(layer)
+        elif type(layer).__name__ != "InputLayer":
+            layers.append(layer)
+    return layers
+
+
+def outputs_of(model: Any, x: Tensor) -> list[tuple[Any, Tensor]]:
+    """Each layer and its output, channels-last, for channels-last images."""
+    outputs = []
+    with torch.no_grad():
+        for layer in flattened_layers(model):
+            x = layer(x, training=False) if layer._call_has_training_arg else layer(x)
+            outputs.append((layer, x))
+    return outputs

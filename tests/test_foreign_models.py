@@ -1,0 +1,190 @@
+"""Models that can't be converted: one clear line that names the layer, and nothing of the file is run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import torch
+
+from torchvgg import VGG16, load_model
+from torchvgg.convert import convert
+from torchvgg.convert.chain import read_chain
+
+from .command_line import run
+from .heads import HEADS, L, base, chain, with_random_weights
+from .keras_models import keras_model
+
+
+def branch() -> Any:
+    inner = base()
+    x = L.Flatten()(inner.output)
+    return keras.Model(inner.input, L.Add(name="joined")([L.Dense(3)(x), L.Dense(3)(x)]))
+
+
+def two_inputs() -> Any:
+    inner, age = base(), keras.Input((4,), name="age")
+    joined = L.Concatenate(name="joined")([L.Flatten()(inner.output), age])
+    return keras.Model([inner.input, age], L.Dense(2)(joined))
+
+
+def two_outputs() -> Any:
+    inner = base()
+    x = L.Flatten()(inner.output)
+    return keras.Model(inner.input, [L.Dense(2, name="first")(x), L.Dense(2, name="second")(x)])
+
+
+def shared() -> Any:
+    image, twice = keras.Input((32, 32, 3)), L.Dense(8, name="twice")
+    return keras.Model(image, twice(twice(L.GlobalAveragePooling2D()(base()(image)))))
+
+
+class Custom(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x * 2
+
+
+def my_activation(x: Any) -> Any:
+    return x * 2
+
+
+def channels_swapped_only() -> Any:
+    image = keras.Input((32, 32, 3))
+    return keras.Model(image, L.Flatten()(base()(image[..., ::-1])))
+
+
+def rows_reversed() -> Any:
+    """Looks like `preprocess_input`, but for the axis."""
+    image = keras.Input((32, 32, 3))
+    mean = np.array([-103.939, -116.779, -123.68], np.float32)
+    return keras.Model(image, L.Flatten()(base()(keras.ops.add(image[:, ::-1], mean))))
+
+
+def subtracted_from_one() -> Any:
+    image = keras.Input((32, 32, 3))
+    return keras.Model(image, L.Flatten()(base()(1.0 - image)))
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (branch, r"layer 'joined' \(Add\): it joins 2 branches"),
+        (two_inputs, r"layer 'age' \(InputLayer\): the model has 2 inputs, not one"),
+        (two_outputs, r"layer 'second' \(Dense\): the model has 2 outputs, not one"),
+        (shared, r"layer 'twice' \(Dense\): called more than once"),
+        (lambda: chain(base(), Custom(name="mine"), L.Flatten()), r"layer 'mine' \(Custom\): "),
+        (
+            lambda: chain(base(), L.Lambda(lambda x: x * 2, name="code"), L.Flatten()),
+            r"layer 'code' \(Lambda\): code in",
+        ),
+        (
+            lambda: chain(base(), L.Flatten(), L.Dense(3, my_activation, name="end")),
+            r"layer 'end' \(Dense\): the activ",
+        ),
+        (
+            lambda: chain(base(), L.DepthwiseConv2D(1, name="dw"), L.Flatten()),
+            r"layer 'dw' \(DepthwiseConv2D\): a kind",
+        ),
+        (
+            lambda: chain(base(64, 64), L.Reshape((4, 8), name="rows"), L.LSTM(4)),
+            r"layer 'rows' \(Reshape\): an output",
+        ),
+        (
+            lambda: chain(base(), L.Flatten(), L.Dropout(0.1, noise_shape=(2, 1), name="drop")),
+            r"layer 'drop'.*noise_sh",
+        ),
+        (lambda: chain(keras.Input((10,)), L.Dense(2)), r"expected a model of images"),
+        (channels_swapped_only, r"layer 'get_item.*' \(GetItem\): a kind of layer"),
+        (rows_reversed, r"layer 'get_item.*' \(GetItem\): a kind of layer"),
+        (subtracted_from_one, r"layer 'subtract.*' \(Subtract\): a kind of layer"),
+    ],
+)
+def test_a_model_that_is_not_understood_is_one_line(
+    build: Callable[[], Any], message: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    build().save(path)
+    with pytest.raises(ValueError, match=message):
+        load_model(path)
+    assert run(path) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: ")
+    assert error.count("\n") == 1
+    assert "--base-only" in error or "model of images" in error
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", ["whole.h5", "whole.keras", "weights.weights.h5"])
+def test_the_vgg_can_be_had_without_its_head(suffix: str, tmp_path: Path) -> None:
+    """Of a model that is no chain, too, and of weights alone, a half-frozen model's in an order of their own."""
+    inner = keras_model(include_top=False, input_shape=(32, 32, 3))
+    for layer in inner.layers[:15]:
+        layer.trainable = False
+    image = keras.Input((32, 32, 3))
+    x = L.Conv2D(512, 3, padding="same")(inner(image))
+    x = L.Flatten()(L.Concatenate()([x, L.Conv2D(512, 3, padding="same")(x)]))
+    theirs = keras.Model(image, L.Dense(3)(x))
+    path = tmp_path / suffix
+    (theirs.save_weights if suffix.startswith("weights") else theirs.save)(path)
+    report = convert(path, tmp_path / "base.safetensors", base_only=True)
+    assert report.params == 14_714_688
+    ours = VGG16(weights=tmp_path / "base.safetensors", include_top=False)
+    for layer in inner.layers:
+        if layer.weights:
+            expected = torch.as_tensor(layer.get_weights()[0]).permute(3, 2, 0, 1)
+            assert torch.equal(ours.get_submodule(layer.name).weight, expected), layer.name
+    again = VGG16(weights=path, include_top=False)
+    assert torch.equal(again.block5_conv3.weight, ours.block5_conv3.weight)
+    with pytest.raises(ValueError, match="--base-only"):
+        convert(path, tmp_path / "other.safetensors")
+
+
+def test_weights_alone_with_a_foreign_head_say_both_ways_out(tmp_path: Path) -> None:
+    with_random_weights(HEADS["vgg19_at_full_width"]()).save_weights(tmp_path / "a.weights.h5")
+    for read in (load_model, convert):
+        with pytest.raises(ValueError, match=r"how its layers are connected isn't in a file of weights") as caught:
+            read(tmp_path / "a.weights.h5")  # type: ignore[operator]
+        assert "--base-only" in str(caught.value)
+        assert "model.save('x.keras')" in str(caught.value)
+        assert "dense" in str(caught.value)
+
+
+def test_an_array_missing_or_left_over_is_named(tmp_path: Path) -> None:
+    import h5py
+
+    with_random_weights(chain(base(), L.Flatten(), L.Dense(3, name="end"))).save(tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        end = file["model_weights/end"]
+        names = list(end.attrs["weight_names"])
+        end.attrs["weight_names"] = names[:1]
+    with pytest.raises(ValueError, match=r"layer 'end' \(Dense\): expected the arrays weight \(8, 3\), bias \(3,\)"):
+        load_model(tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        file["model_weights/end"].attrs["weight_names"] = names
+        other = file["model_weights"].create_group("other")
+        other["other/kernel"] = np.zeros((2, 2), np.float32)
+        other.attrs["weight_names"] = ["other/kernel"]
+        file["model_weights"].attrs["layer_names"] = [*file["model_weights"].attrs["layer_names"], "other"]
+    with pytest.raises(ValueError, match="arrays that belong to no layer: other/kernel"):
+        load_model(tmp_path / "model.h5")
+
+
+def test_configurations_of_older_keras() -> None:
+    """Before 2.2.3 a Sequential was a list, and its first layer had the input's shape; a Functional was a Model."""
+    convolution = {"name": "a", "filters": 2, "kernel_size": [3, 3], "batch_input_shape": [None, 8, 8, 3]}
+    sequential = {"class_name": "Sequential", "config": [{"class_name": "Conv2D", "config": convolution}]}
+    found = read_chain(sequential)
+    assert found.input_shape == (8, 8, 3)
+    assert [layer.class_name for layer in found.layers] == ["Conv2D"]
+    image = {"class_name": "InputLayer", "config": {"name": "i", "batch_input_shape": [None, 8, 8, 3]}}
+    layers = [
+        {**image, "name": "i", "inbound_nodes": []},
+        {**sequential, "name": "sequential", "inbound_nodes": [[["i", 0, 0, {}]]]},
+    ]
+    model = {"layers": layers, "input_layers": [["i", 0, 0]], "output_layers": [["sequential", 1, 0]], "name": "m"}
+    found = read_chain(json.loads(json.dumps({"class_name": "Model", "config": model})))
+    assert [layer.path for layer in found.layers] == [("sequential", "a")]

@@ -1,0 +1,154 @@
+"""People's own models, whole: every head that is usual, in every format of today's Keras, layer by layer."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from torchvgg import load_model
+from torchvgg.convert import convert
+
+from .heads import HEADS, L, base, chain, flattened_layers, outputs_of, with_random_weights
+from .keras_models import relative_error
+
+TOLERANCE = 1e-5  # see test_parity
+
+IN_THE_GRAPH = ("preprocessed_in_the_graph", "arithmetic_in_the_graph")  # operations, which are no layers in Keras
+
+
+def pixels(model: Any) -> Tensor:
+    """Two images, RGB in [0, 255], channels-last."""
+    _, height, width, channels = model.input_shape
+    return torch.rand(2, height or 96, width or 64, channels) * 255
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def built(request: pytest.FixtureRequest) -> tuple[str, Any]:
+    keras.utils.set_random_seed(0)
+    model = HEADS[request.param]()
+    return request.param, model if request.param == "trained" else with_random_weights(model)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_every_layer_gives_what_keras_gives(built: tuple[str, Any], suffix: str, tmp_path: Path) -> None:
+    name, theirs = built
+    if (name, suffix) == ("augmented_and_rescaled", ".h5"):
+        pytest.skip("Keras itself can't write these layers to an .h5")
+    path = tmp_path / f"model{suffix}"
+    theirs.save(path)
+    x = pixels(theirs)
+    ours = load_model(path)
+    assert not ours.training
+    assert ours.count_params() == theirs.count_params()
+    with torch.no_grad():
+        expected = theirs(x, training=False)
+        received = ours(x.permute(0, 3, 1, 2))
+        assert relative_error(received.movedim(1, -1), expected) <= TOLERANCE
+        if name not in IN_THE_GRAPH:
+            compare_layers(ours, theirs, x)
+        report = convert(path)
+        assert report.max_relative_error is not None
+        assert report.max_relative_error <= TOLERANCE
+        again = load_model(tmp_path / "model.safetensors")
+        assert torch.equal(again(x.permute(0, 3, 1, 2)), received)
+    assert str(again) == str(ours)
+    assert again.state_dict().keys() == ours.state_dict().keys()
+
+
+def compare_layers(ours: Any, theirs: Any, x: Tensor) -> None:
+    names = [name for name, _ in ours.named_children()]
+    received = ours.extract(x.permute(0, 3, 1, 2), names)
+    kept = [(layer, output) for layer, output in outputs_of(theirs, x) if "Random" not in type(layer).__name__]
+    shape: Any = None
+    for name, (layer, expected) in zip(names, kept, strict=True):
+        assert type(ours.get_submodule(name)).__name__ == type(layer).__name__
+        assert layer.name.replace(".", "_") in name
+        output = received[name].movedim(1, -1)
+        if output.dim() == 4:
+            shape = output.shape[1:]
+        if in_another_order(ours, names, name):  # the numbers of a flatten: (C, H, W) here, (H, W, C) there
+            output = output.unflatten(1, (shape[2], *shape[:2])).movedim(1, -1).flatten(1)
+        assert relative_error(output, expected) <= TOLERANCE, name
+
+
+def in_another_order(model: Any, names: list[str], name: str) -> bool:
+    """Whether the layer lies between a Flatten and the Dense that meets its order."""
+    for earlier in reversed(names[: names.index(name) + 1]):
+        kind = type(model.get_submodule(earlier)).__name__
+        if kind in ("Dense", "Conv2D", "Reshape"):
+            return False
+        if kind == "Flatten":
+            first = next(n for n in names if type(model.get_submodule(n)).__name__ == "Flatten")
+            between = names[names.index(first) : names.index(earlier)]
+            same = all(type(model.get_submodule(n)).__name__ not in ("Dense", "Conv2D", "Reshape") for n in between)
+            return model.get_submodule(first if same else earlier).order == "channels_first"
+    return False
+
+
+def test_what_is_frozen_stays_frozen(tmp_path: Path) -> None:
+    theirs = HEADS["half_frozen_in_nested_models"]()
+    theirs.save(tmp_path / "model.h5")
+    theirs.save(tmp_path / "model.keras")
+    convert(tmp_path / "model.h5")
+    for path in sorted(tmp_path.iterdir()):
+        ours = load_model(path)
+        for layer in flattened_layers(theirs):
+            for parameter in ours.get_submodule(layer.name).parameters():
+                assert parameter.requires_grad == layer.trainable, (path, layer.name)
+        lines: list[str] = []
+        ours.summary(print_fn=lines.append)
+        trainable = sum(int(np.prod(weight.shape)) for weight in theirs.trainable_weights)
+        assert f" Trainable params: {trainable:,} " in lines[-2]
+
+
+def test_names_are_kerass_but_for_what_pytorch_cannot_name(tmp_path: Path) -> None:
+    theirs = with_random_weights(HEADS["names_twice"]())
+    theirs.save(tmp_path / "model.keras")
+    names = [name for name, _ in load_model(tmp_path / "model.keras").named_children()]
+    assert names[-8:] == [
+        *("block5_pool", "my_flatten", "dense", "both_h5_dense", "bn", "both_h4_dense", "both_h4_bn", "type_"),
+    ]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batch_normalization_learns_as_in_keras(frozen: bool, tmp_path: Path) -> None:
+    """Keras moves its variance towards the batch's own, PyTorch's layer towards an estimate of the population's."""
+    bare = L.BatchNormalization(center=False, scale=False, name="bare")
+    front = [base(64, 64), L.BatchNormalization(name="images"), L.Flatten()]
+    theirs = with_random_weights(chain(*front, L.Dense(3), L.BatchNormalization(momentum=0.9, name="features"), bare))
+    for layer in theirs.layers:
+        layer.trainable = not frozen
+    theirs.save(tmp_path / "model.keras")
+    ours = load_model(tmp_path / "model.keras").train()
+    x = torch.rand(4, 64, 64, 3) * 255
+    before = ours.bare.running_var.clone()
+    expected = theirs(x, training=True)
+    received = ours(x.permute(0, 3, 1, 2))
+    assert relative_error(received.detach(), expected.detach()) <= 1e-4  # a batch of four divides by small deviations
+    for name in ("images", "features", "bare"):
+        layer, module = theirs.get_layer(name), ours.get_submodule(name)
+        for statistic, array in (("running_mean", layer.moving_mean), ("running_var", layer.moving_variance)):
+            moved = torch.as_tensor(np.array(keras.ops.convert_to_numpy(array)))
+            assert relative_error(module.get_buffer(statistic), moved) <= 1e-4, (name, statistic)
+    assert torch.equal(ours.bare.running_var, before) == frozen
+
+
+def test_dropout_is_at_work_in_training_only(tmp_path: Path) -> None:
+    theirs = with_random_weights(HEADS["dropouts"]())
+    theirs.save(tmp_path / "model.keras")
+    ours = load_model(tmp_path / "model.keras")
+    modules = {type(module).__name__: module for module in ours.children()}
+    for name in ("SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout"):
+        given = torch.rand(2, 8, 4, 4)
+        assert torch.equal(modules[name].eval()(given), given)
+        changed = modules[name].train()(given)
+        assert not torch.equal(changed, given)
+        if name == "SpatialDropout2D":
+            gone = (changed == 0).flatten(2)
+            assert torch.equal(gone.all(2), gone.any(2))
+    many = modules["GaussianDropout"].train()(torch.ones(100_000))
+    assert float(many.std()) == pytest.approx((0.2 / 0.8) ** 0.5, rel=0.02)
