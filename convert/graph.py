@@ -91,7 +91,8 @@ def _layer_names(ends: Any) -> list[str]:
 
 def _operation(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
     """The layer that `entry` and the operations before it amount to; None where it is no arithmetic that is known."""
-    kind = entry["config"].get("function", entry["class_name"])
+    config = entry["config"] if isinstance(entry["config"], Mapping) else {}
+    kind = config.get("function", entry["class_name"])
     if not isinstance(kind, str) or kind not in ARITHMETIC or not entry["inbound_nodes"]:
         return None
     (node,) = entry["inbound_nodes"]
@@ -107,8 +108,8 @@ def _operation(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
         return Operation(swap_and_mean, [origin]) if is_mean and set(scale) == {1.0} else None
     if len(terms) == 1:
         scale, offset = scale[0], offset[0]
-    config = {"name": name_of(entry), "scale": scale, "offset": offset}
-    return Operation({"class_name": "Rescaling", "config": config}, sources)
+    settings = {"name": name_of(entry), "scale": scale, "offset": offset}
+    return Operation({"class_name": "Rescaling", "config": settings}, sources)
 
 
 def _swapped(entry: Entry, by_name: Mapping[str, Entry]) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def shared() -> Any:
     return keras.Model(image, twice(twice(L.GlobalAveragePooling2D()(base()(image)))))
 
 
-class Custom(keras.layers.Layer):
+class Custom(keras.layers.Layer):  # type: ignore[misc]
     def call(self, x: Any) -> Any:
         return x * 2
 
@@ -147,15 +148,13 @@ def test_weights_alone_with_a_foreign_head_say_both_ways_out(tmp_path: Path) -> 
     with_random_weights(HEADS["vgg19_at_full_width"]()).save_weights(tmp_path / "a.weights.h5")
     for read in (load_model, convert):
         with pytest.raises(ValueError, match=r"how its layers are connected isn't in a file of weights") as caught:
-            read(tmp_path / "a.weights.h5")  # type: ignore[operator]
+            read(tmp_path / "a.weights.h5")
         assert "--base-only" in str(caught.value)
         assert "model.save('x.keras')" in str(caught.value)
         assert "dense" in str(caught.value)
 
 
 def test_an_array_missing_or_left_over_is_named(tmp_path: Path) -> None:
-    import h5py
-
     with_random_weights(chain(base(), L.Flatten(), L.Dense(3, name="end"))).save(tmp_path / "model.h5")
     with h5py.File(tmp_path / "model.h5", "r+") as file:
         end = file["model_weights/end"]
