@@ -48,6 +48,7 @@ _CLASSES = {
     for module in (layers, normalization, dropout, activation_layers)
     for name, value in vars(module).items()
     if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    if not name.startswith("_")
 }
 
 

@@ -149,23 +149,24 @@ class AveragePooling2D(nn.AvgPool2d):
         return super().forward(F.pad(x, padding)) / super().forward(inside)
 
 
-class GlobalAveragePooling2D(nn.Module):
-    """`keras.layers.GlobalAveragePooling2D`: `(N, C, H, W)` → `(N, C)`, or `(N, C, 1, 1)` with `keepdims`."""
-
+class _GlobalPooling(nn.Module):
     def __init__(self, keepdims: bool = False) -> None:
         super().__init__()
         self.keepdims = keepdims
+
+    def extra_repr(self) -> str:
+        return "keepdims=True" if self.keepdims else ""
+
+
+class GlobalAveragePooling2D(_GlobalPooling):
+    """`keras.layers.GlobalAveragePooling2D`: `(N, C, H, W)` → `(N, C)`, or `(N, C, 1, 1)` with `keepdims`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3), keepdim=self.keepdims)
 
 
-class GlobalMaxPooling2D(nn.Module):
+class GlobalMaxPooling2D(_GlobalPooling):
     """`keras.layers.GlobalMaxPooling2D`: `(N, C, H, W)` → `(N, C)`, or `(N, C, 1, 1)` with `keepdims`."""
-
-    def __init__(self, keepdims: bool = False) -> None:
-        super().__init__()
-        self.keepdims = keepdims
 
     def forward(self, x: Tensor) -> Tensor:
         return x.amax(dim=(2, 3), keepdim=self.keepdims)
