@@ -106,7 +106,7 @@ def test_a_head_of_ones_own_stays_here(tmp_path: Path, capsys: pytest.CaptureFix
     convert(tmp_path / "model.keras", check=False)
     assert run(tmp_path / "model.safetensors", "-o", tmp_path / "back.h5") == 1
     error = capsys.readouterr().err
-    assert "the way back, takes Keras's own VGG16 and VGG19, and layer 'dense_" in error
+    assert "the way back, takes Keras's own VGG16 and VGG19, and layer 'dense" in error
     assert run(tmp_path / "model.safetensors", "-o", tmp_path / "back.h5", "--base-only") == 0
     keras.applications.VGG19(weights=tmp_path / "back.h5", include_top=False)
 
