@@ -47,6 +47,8 @@ def test_flattened_dense_kernel_meets_a_channels_first_flatten() -> None:
         (layout.THEANO_KERNEL, (OUT, C, 3, 2)),
         (layout.DENSE_KERNEL, (C, OUT)),
         (layout.flattened_dense_kernel(H, W), (H * W * C, OUT)),
+        (layout.flattened(H, W), (H * W * C,)),
+        (layout.FEATURES, (H, W, C)),
     ],
 )
 def test_there_and_back_is_the_same(change: layout.Layout, shape: tuple[int, ...]) -> None:
