@@ -93,6 +93,7 @@ def convert(
                 keras_version=opened.keras_version,
                 max_relative_error=error,
                 worst_layer=worst,
+                assumed=opened.assumed,
                 seconds=time.perf_counter() - started,
             )
 

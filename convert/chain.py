@@ -13,16 +13,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .graph import Entry, LayerError, entries, in_order, name_of
+from .graph import LayerError, entries, in_order, name_of
+from .operations import Entry
 
+ALIASES = {f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)}  # TensorFlow 1's
 MODELS = ("Sequential", "Functional", "Model")
 
-# Identities at inference: they vary the images, or add to the loss, in training.
+# Identities at inference: in training they vary the images, or add to the loss.
 AUGMENTATION = {
     *("RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness"),
     *("RandomHeight", "RandomWidth", "RandomShear", "RandomHue", "RandomSaturation", "RandomSharpness"),
     *("RandomColorJitter", "RandomErasing", "RandomPerspective", "RandomGaussianBlur", "RandomColorDegeneration"),
-    *("RandomGrayscale", "RandomPosterization", "RandomElasticTransform", "RandomInvert", "ActivityRegularization"),
+    *("RandomGrayscale", "RandomPosterization", "RandomElasticTransform", "RandomInvert", "RandAugment", "AugMix"),
+    *("MixUp", "CutMix", "Identity", "ActivityRegularization"),
 }
 
 
@@ -34,7 +37,8 @@ class Described:
         class_name: Keras's class.
         name: fit for a PyTorch module, and no other layer's in this chain.
         config: Keras's settings.
-        trainable: False where the layer, or a model that it lies in, is frozen.
+        trainable: False where the layer is frozen; in Keras 2 also where a model that it lies in is, whatever it says.
+        comes_first: whether its trained arrays come before the rest in the group of a nested model.
         path: its name within each model that it lies in, the outermost first: `("vgg16", "block1_conv1")`.
         place: its group in a `.weights.h5`: `layers/functional/layers/conv2d`.
     """
@@ -43,8 +47,14 @@ class Described:
     name: str
     config: Mapping[str, Any] = field(default_factory=dict)
     trainable: bool = True
+    comes_first: bool = True
     path: tuple[str, ...] = ()
     place: str = ""
+
+    @property
+    def own_name(self) -> str:
+        """As Keras has it."""
+        return self.path[-1] if self.path else self.name
 
 
 class Chain(NamedTuple):
@@ -55,8 +65,8 @@ class Chain(NamedTuple):
     layers: list[Described]
 
 
-def read_chain(model: Entry) -> Chain:
-    """The chain that a model's configuration describes.
+def read_chain(model: Entry, keras_version: str = "3") -> Chain:
+    """The chain that a model's configuration describes, as written by that version of Keras.
 
     Raises:
         ValueError: it isn't a chain on images; the message names the layer at fault.
@@ -68,28 +78,31 @@ def read_chain(model: Entry) -> Chain:
     if len(shape) != 4 or not isinstance(shape[3], int):
         raise ValueError(f"expected a model of images, (N, height, width, channels). Received input shape: {shape}")
     _, height, width, channels = shape
-    layers = [layer for layer in _unfolded(model) if layer.class_name not in AUGMENTATION]
+    layers = [layer for layer in _unfolded(model, keras_version) if layer.class_name not in AUGMENTATION]
     return Chain(name_of(model), (height, width, channels), _named_for_modules(layers))
 
 
-def _unfolded(model: Entry, outer: Described | None = None) -> Iterator[Described]:
+def _unfolded(model: Entry, keras_version: str, outer: Described | None = None) -> Iterator[Described]:
     """A model's layers in order, those of the models in it among them; `outer` is that model as a layer."""
     outer = outer or Described("", "")
+    inherits = keras_version.split(".")[0] in ("1", "2")
     place_of = _places(model)
     for entry in in_order(model):
         class_name, name = entry["class_name"], name_of(entry)
         config = entry["config"] if isinstance(entry["config"], Mapping) else {}
+        own = config.get("trainable", True) is not False
         layer = Described(
-            class_name,
+            str(ALIASES.get(class_name, class_name)),
             name,
             config,
-            outer.trainable and config.get("trainable", True) is not False,
+            own and (outer.trainable or not inherits),
+            outer.comes_first and (own or (class_name in MODELS and inherits == (not outer.path))),
             (*outer.path, name),
             f"{outer.place}/{place_of.get(name, '')}".lstrip("/"),
         )
         if class_name in MODELS:
-            yield from _unfolded(entry, layer)
-        elif entry.get("registered_name") and not str(entry.get("module")).startswith(("keras", "tf_keras")):
+            yield from _unfolded(entry, keras_version, layer)
+        elif entry.get("registered_name") and not f"{entry.get('module')}.".startswith(("keras.", "tf_keras.")):
             raise LayerError(name, class_name, "a custom layer, whose code isn't in the file")
         elif class_name != "InputLayer":
             yield layer

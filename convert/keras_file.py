@@ -155,7 +155,10 @@ def _named_layer(path: Path, weights: h5py.Group, name: str) -> KerasLayer:
         raise ValueError(f"{path}: layer {name!r} is named, but has no group")
     group = weights[name]
     arrays = []
-    for weight_name in _names(group, "weight_names"):
+    names = _names(group, "weight_names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: layer {name!r}: two arrays of one name, of which Keras has kept one")
+    for weight_name in names:
         if not isinstance(group.get(weight_name), h5py.Dataset):
             raise ValueError(f"{path}: layer {name!r}: the array {weight_name!r} is named, but isn't there")
         arrays.append(KerasArray(weight_name, group[weight_name]))

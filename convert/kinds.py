@@ -9,90 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .layout import CONV2D_KERNEL, DENSE_KERNEL, FEATURES, UNCHANGED, Layout, flattened, flattened_dense_kernel
-
-Shape = tuple[int | None, ...]
-Config = dict[str, Any]
-
-
-class Spec(NamedTuple):
-    """An array that a layer has: its PyTorch name, its shape in Keras, the change of layout."""
-
-    name: str
-    shape: Shape
-    layout: Layout
-
-
-class Features(NamedTuple):
-    """What goes into a layer: its shape in Keras, `(height, width, channels)` or `(features,)`.
-
-    `flattened` is the `(height, width)` of features that PyTorch flattened in another order than Keras.
-    """
-
-    shape: Shape
-    flattened: tuple[int, int] | None = None
-
-    @property
-    def channels(self) -> Any:
-        return self.shape[-1]
-
-    @property
-    def per_channel(self) -> Layout:
-        """Of an array with one number for each channel."""
-        return flattened(*self.flattened) if self.flattened else UNCHANGED
-
-    @property
-    def per_feature(self) -> Layout:
-        """Of an array of this very shape."""
-        return FEATURES if len(self.shape) == 3 else self.per_channel
-
-    @property
-    def dense_kernel(self) -> Layout:
-        return flattened_dense_kernel(*self.flattened) if self.flattened else DENSE_KERNEL
-
-
-def _no_arrays(config: Config, x: Features) -> Iterator[Spec]:
-    yield from ()
-
-
-def _conv2d(config: Config, x: Features) -> Iterator[Spec]:
-    yield Spec("weight", (*config["kernel_size"], x.channels // config["groups"], config["filters"]), CONV2D_KERNEL)
-    if config["use_bias"]:
-        yield Spec("bias", (config["filters"],), UNCHANGED)
-
-
-def _dense(config: Config, x: Features) -> Iterator[Spec]:
-    yield Spec("weight", (x.channels, config["units"]), x.dense_kernel)
-    if config["use_bias"]:
-        yield Spec("bias", (config["units"],), UNCHANGED)
-
-
-def _batch_normalization(config: Config, x: Features) -> Iterator[Spec]:
-    for name, there in (("weight", config["scale"]), ("bias", config["center"])):
-        if there:
-            yield Spec(name, (x.channels,), x.per_channel)
-    yield Spec("running_mean", (x.channels,), x.per_channel)
-    yield Spec("running_var", (x.channels,), x.per_channel)
-
-
-def _layer_normalization(config: Config, x: Features) -> Iterator[Spec]:
-    shape, layout = (x.shape, x.per_feature) if config["axis"] != -1 else ((x.channels,), x.per_channel)
-    for name, there in (("weight", config["scale"]), ("bias", config["center"])):
-        if there:
-            yield Spec(name, shape, layout)
-
-
-def _prelu(config: Config, x: Features) -> Iterator[Spec]:
-    shared = config["shared_axes"] or ()
-    shape = tuple(1 if axis in shared else size for axis, size in enumerate(x.shape, start=1))
-    yield Spec("weight", shape, UNCHANGED if shape == (1,) else x.per_feature)
-
-
-def _normalization(config: Config, x: Features) -> Iterator[Spec]:
-    if config["mean"] is None:
-        shape = () if config["axis"] is None else (x.channels,)
-        layout = x.per_channel if shape else UNCHANGED
-        yield from (Spec("mean", shape, layout), Spec("variance", shape, layout), Spec("count", (), UNCHANGED))
+from . import arrays
+from .arrays import Config, Features, Shape, Spec
+from .setting import (
+    REQUIRED,
+    Setting,
+    anything,
+    axes,
+    flag,
+    fraction,
+    margins,
+    number,
+    numbers,
+    pair,
+    same_or_valid,
+    target,
+    whole,
+)
 
 
 def window(size: int | None, kernel: int, stride: int, padding: str, dilation: int = 1) -> int | None:
@@ -122,11 +55,14 @@ def _flattened(config: Config, shape: Shape) -> Shape:
 
 
 def _reshaped(config: Config, shape: Shape) -> Shape:
-    target = config["target_shape"]
-    known = product(tuple(size for size in target if size != -1))
+    wanted = config["target_shape"]
+    known = product(tuple(size for size in wanted if size != -1))
     total = product(shape)
     rest = None if total is None or not known else total // known
-    return tuple(rest if size == -1 else size for size in target)
+    reshaped = tuple(rest if size == -1 else size for size in wanted)
+    if total is not None and product(reshaped) != total:
+        raise ValueError(f"{total} features don't make a shape of {wanted}")
+    return reshaped
 
 
 def product(shape: Shape) -> int | None:
@@ -139,7 +75,6 @@ def product(shape: Shape) -> int | None:
     return total
 
 
-REQUIRED = object()  # a setting that Keras always writes
 CHANNELS_LAST = {"data_format": ("channels_last", None)}
 
 
@@ -147,85 +82,120 @@ class Kind(NamedTuple):
     """A kind of layer.
 
     Attributes:
-        settings: those that count, with Keras's defaults.
+        settings: those that count: Keras's defaults, and what is a value.
         arrays: the arrays, in Keras's order, for a configuration and what goes in.
         output: the shape that comes out, for a configuration and the shape that goes in.
         ranks: how many sizes that shape may have; 3 is `(height, width, channels)`.
         only: settings of which only some values are understood.
     """
 
-    settings: Mapping[str, Any] = {}
-    arrays: Callable[[Config, Features], Iterator[Spec]] = _no_arrays
+    settings: Mapping[str, Setting] = {}
+    arrays: Callable[[Config, Features], Iterator[Spec]] = arrays.no_arrays
     output: Callable[[Config, Shape], Shape] = lambda config, shape: shape
     ranks: tuple[int, ...] = (1, 3)
     only: Mapping[str, tuple[Any, ...]] = {}
 
 
-_POOLING = Kind({"pool_size": (2, 2), "strides": None, "padding": "valid"}, _no_arrays, _pooled, (3,), CHANNELS_LAST)
+_ACTIVATION = Setting("linear", anything)  # `settings` knows them
+_POOLING = Kind(
+    {
+        "pool_size": Setting((2, 2), pair),
+        "strides": Setting(None, pair),
+        "padding": Setting("valid", same_or_valid),
+    },
+    arrays.no_arrays,
+    _pooled,
+    (3,),
+    CHANNELS_LAST,
+)
 _GLOBAL_POOLING = Kind(
-    {"keepdims": False},
+    {"keepdims": Setting(False, flag)},
     output=lambda config, shape: (1, 1, shape[-1]) if config["keepdims"] else shape[-1:],
     ranks=(3,),
     only=CHANNELS_LAST,
 )
-_DROPOUT = Kind({"rate": REQUIRED}, only={"noise_shape": (None,)})
+_RATE = {"rate": Setting(REQUIRED, fraction)}
+_AFFINE = {
+    "epsilon": Setting(1e-3, number),
+    "center": Setting(True, flag),
+    "scale": Setting(True, flag),
+}
 
 KINDS: dict[str, Kind] = {
     "Conv2D": Kind(
         {
-            **{"filters": REQUIRED, "kernel_size": REQUIRED, "strides": (1, 1), "padding": "valid"},
-            **{"dilation_rate": (1, 1), "groups": 1, "use_bias": True, "activation": "linear"},
+            "filters": Setting(REQUIRED, whole),
+            "kernel_size": Setting(REQUIRED, pair),
+            "strides": Setting((1, 1), pair),
+            "padding": Setting("valid", same_or_valid),
+            "dilation_rate": Setting((1, 1), pair),
+            "groups": Setting(1, whole),
+            "use_bias": Setting(True, flag),
+            "activation": _ACTIVATION,
         },
-        _conv2d,
+        arrays.conv2d,
         _convolved,
         (3,),
         CHANNELS_LAST,
     ),
     "Dense": Kind(
-        {"units": REQUIRED, "use_bias": True, "activation": "linear"},
-        _dense,
+        {"units": Setting(REQUIRED, whole), "use_bias": Setting(True, flag), "activation": _ACTIVATION},
+        arrays.dense,
         lambda config, shape: (*shape[:-1], config["units"]),
     ),
     "MaxPooling2D": _POOLING,
     "AveragePooling2D": _POOLING,
     "GlobalAveragePooling2D": _GLOBAL_POOLING,
     "GlobalMaxPooling2D": _GLOBAL_POOLING,
-    "ZeroPadding2D": Kind({"padding": ((1, 1), (1, 1))}, output=_padded, ranks=(3,), only=CHANNELS_LAST),
-    "Flatten": Kind({"order": "channels_first"}, output=_flattened, only=CHANNELS_LAST),
-    "Reshape": Kind({"target_shape": REQUIRED}, output=_reshaped),
+    "ZeroPadding2D": Kind(
+        {"padding": Setting(((1, 1), (1, 1)), margins)}, output=_padded, ranks=(3,), only=CHANNELS_LAST
+    ),
+    "Flatten": Kind({"order": Setting("channels_first", anything)}, output=_flattened, only=CHANNELS_LAST),
+    "Reshape": Kind({"target_shape": Setting(REQUIRED, target)}, output=_reshaped),
     "BatchNormalization": Kind(
-        {"momentum": 0.99, "epsilon": 1e-3, "center": True, "scale": True},
-        _batch_normalization,
+        {"momentum": Setting(0.99, fraction), **_AFFINE},
+        arrays.batch_normalization,
         only={"axis": (-1,), "renorm": (None, False)},
     ),
     "LayerNormalization": Kind(
-        {"axis": -1, "epsilon": 1e-3, "center": True, "scale": True},
-        _layer_normalization,
+        {"axis": Setting(-1, anything), **_AFFINE},
+        arrays.layer_normalization,
         only={"axis": (-1, (1, 2, 3)), "rms_scaling": (None, False)},
     ),
     "Normalization": Kind(
-        {"axis": -1, "mean": None, "variance": None, "invert": False}, _normalization, only={"axis": (-1, None)}
+        {
+            "axis": Setting(-1, anything),
+            "mean": Setting(None, numbers),
+            "variance": Setting(None, numbers),
+            "invert": Setting(False, flag),
+        },
+        arrays.normalization,
+        only={"axis": (-1, None)},
     ),
-    "Rescaling": Kind({"scale": REQUIRED, "offset": 0.0}),
+    "Rescaling": Kind({"scale": Setting(REQUIRED, numbers), "offset": Setting(0.0, numbers)}),
     "PreprocessInput": Kind(ranks=(3,)),
-    "Dropout": _DROPOUT,
-    "SpatialDropout2D": Kind({"rate": REQUIRED}, ranks=(3,), only=CHANNELS_LAST),
-    "AlphaDropout": _DROPOUT,
-    "GaussianDropout": Kind({"rate": REQUIRED}),
-    "GaussianNoise": Kind({"stddev": REQUIRED}),
-    "Activation": Kind({"activation": REQUIRED}),
-    "ReLU": Kind({"max_value": None, "negative_slope": 0.0, "threshold": 0.0}),
-    "LeakyReLU": Kind({"negative_slope": 0.3}),
-    "PReLU": Kind({"shared_axes": None}, _prelu),
-    "ELU": Kind({"alpha": 1.0}),
-    "Softmax": Kind({"axis": -1}, only={"axis": (-1, 1, 2)}),
+    "Dropout": Kind(_RATE, only={"noise_shape": (None,)}),
+    "SpatialDropout2D": Kind(_RATE, ranks=(3,), only=CHANNELS_LAST),
+    "AlphaDropout": Kind(_RATE, only={"noise_shape": (None,)}),
+    "GaussianDropout": Kind(_RATE),
+    "GaussianNoise": Kind({"stddev": Setting(REQUIRED, number)}),
+    "Activation": Kind({"activation": Setting(REQUIRED, anything)}),
+    "ReLU": Kind(
+        {
+            "max_value": Setting(None, number),
+            "negative_slope": Setting(0.0, number),
+            "threshold": Setting(0.0, number),
+        }
+    ),
+    "LeakyReLU": Kind({"negative_slope": Setting(0.3, number)}),
+    "PReLU": Kind({"shared_axes": Setting(None, axes)}, arrays.prelu),
+    "ELU": Kind({"alpha": Setting(1.0, number)}),
+    "Softmax": Kind({"axis": Setting(-1, anything)}, only={"axis": (-1, 1, 2)}),
 }
 
-WITH_ARRAYS = {class_name for class_name, kind in KINDS.items() if kind.arrays is not _no_arrays}
-
-# Layers that act on each feature by itself, whatever the order in which the features lie. (Those with a setting for each
-# channel aren't among them: only arrays change their layout.)
-FEATUREWISE = {
+# Layers that do the same in whatever order the features lie, their arrays being in that order too. (Those with a setting
+# for each channel aren't among them: only arrays change their layout.)
+ANY_ORDER = {
     *("BatchNormalization", "LayerNormalization", "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"),
     *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "Flatten"),
 }

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import torch
 
+from .arrays import Config, Features, Shape, Spec
 from .chain import Chain, Described
 from .graph import LayerError
-from .kinds import FEATUREWISE, KINDS, Config, Features, Shape, Spec
+from .kinds import ANY_ORDER, KINDS
 from .layout import THEANO_KERNEL, Layout
 from .settings import settings, shortened
 
@@ -123,7 +124,7 @@ def assemble(
             specs = [_theano(spec) if theano else spec for spec in KINDS[described.class_name].arrays(config, x)]
             output = _output(described, config, x, theano)
         except ValueError as error:
-            raise LayerError((*described.path, described.name)[0], described.class_name, str(error)) from None
+            raise LayerError(described.own_name, described.class_name, str(error)) from None
         weights = []
         for spec, array in zip(specs, take(described, specs), strict=True):
             if array.shape != spec.shape:
@@ -142,7 +143,7 @@ def _config(described: Described, x: Features, following: list[str], keras_versi
         raise ValueError("a kind of layer that can't be converted")
     if len(x.shape) not in KINDS[class_name].ranks:
         raise ValueError(f"it can't be converted on an input of shape {(None, *x.shape)}")
-    config = settings(class_name, described.config, len(x.shape), keras_version)
+    config = settings(class_name, described.config, x.shape, keras_version)
     if class_name == "Flatten":
         config["order"] = _order_of_flatten(following)
     return config
@@ -150,7 +151,7 @@ def _config(described: Described, x: Features, following: list[str], keras_versi
 
 def _order_of_flatten(following: list[str]) -> str:
     """PyTorch's order where a Dense comes next to meet it, so that it costs nothing; Keras's where its output is seen."""
-    meets = next((class_name for class_name in following if class_name not in FEATUREWISE), None)
+    meets = next((class_name for class_name in following if class_name not in ANY_ORDER), None)
     return "channels_first" if meets == "Dense" else "channels_last"
 
 
@@ -164,7 +165,7 @@ def _output(described: Described, config: Config, x: Features, theano: bool) -> 
         height, width, _ = x.shape
         moves = config["order"] == "channels_first" and not theano and height is not None and width is not None
         return Features(shape, (height, width) if moves else None)  # type: ignore[arg-type]
-    return Features(shape, x.flattened if described.class_name in FEATUREWISE else None)
+    return Features(shape, x.flattened if described.class_name in ANY_ORDER else None)
 
 
 def _theano(spec: Spec) -> Spec:

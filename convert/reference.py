@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kinds import Config
+from .arrays import Config
 
 
 def _hard_sigmoid(x: Tensor) -> Tensor:

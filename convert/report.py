@@ -27,6 +27,7 @@ class Report:
         seconds: the time it took.
         keras_names: the arrays' names in the Keras file, in the order of `layers`.
         worst_layer: where `max_relative_error` is; None if unchecked.
+        assumed: what the file didn't say.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Report:
     seconds: float
     keras_names: list[str]
     worst_layer: str | None
+    assumed: str
 
     @classmethod
     def of(cls, network: Network, **what: Any) -> Report:
@@ -65,6 +67,8 @@ class Report:
         lines.append(
             f"{len(cells)} arrays, {self.params:,} parameters, from {self.source} ({self.format}, Keras {self.keras_version})"
         )
+        if self.assumed:
+            lines.append(self.assumed)
         if self.max_relative_error is None:
             lines.append("not checked")
         else:

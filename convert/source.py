@@ -7,20 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .keras_file import open_keras_file
+from .graph import LayerError
+from .keras_file import KerasFile, open_keras_file
 from .network import Network
-from .tensors import network_of_torch_file
+from .tensors import base_of, network_of_torch_file
 from .torch_file import is_torch_file, read_torch_file
 from .vgg import vgg_of_arrays
 from .whole_model import network_of_whole_model
 
 
 class Source(NamedTuple):
-    """A file's network, the kind of file, and the version of the Keras that it comes from."""
+    """A file's network, the kind of file, the version of the Keras that it comes from, and what the file didn't say."""
 
     network: Network
     format: str
     keras_version: str
+    assumed: str = ""
 
 
 @contextmanager
@@ -39,18 +41,48 @@ def open_source(
         ValueError: it holds no network that is understood; the message says where it goes wrong.
         OSError: it can't be read.
     """
-    try:
-        if is_torch_file(path):
+    if is_torch_file(path):
+        with _told_of(path):
             file = read_torch_file(path)
             network = network_of_torch_file(file, input_shape, base_only)
-            yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown"))
-            return
-        with open_keras_file(path) as keras_file:
-            if keras_file.config is None or base_only or weights_only:
-                arrays = [array for array in keras_file.arrays if array.is_floating]
-                network = vgg_of_arrays(arrays, input_shape, base_only)
-            else:
-                network = network_of_whole_model(keras_file, keras_file.config)
-            yield Source(network, keras_file.format, keras_file.keras_version)
+        yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown"))
+        return
+    with open_keras_file(path) as keras_file:
+        with _told_of(path):
+            network, assumed = _network_of(keras_file, input_shape, base_only, weights_only)
+        yield Source(network, keras_file.format, keras_file.keras_version, assumed)
+
+
+def _network_of(
+    keras_file: KerasFile, input_shape: tuple[int, int] | None, base_only: bool, weights_only: bool
+) -> tuple[Network, str]:
+    """The network of a Keras file, and what had to be assumed for it."""
+    if keras_file.config is not None and not weights_only:
+        try:
+            network = network_of_whole_model(keras_file, keras_file.config)
+            return (base_of(network) if base_only else network), ""
+        except LayerError:
+            if not base_only:
+                raise
+    arrays = [array for array in keras_file.arrays if array.is_floating]
+    network = vgg_of_arrays(arrays, input_shape, base_only)
+    if network.layers[-1].class_name != "Dense" or keras_file.config is not None:
+        return network, ""
+    height, width, _ = network.input_shape
+    return (
+        network,
+        f"the file has no architecture: taken for Keras's own top, with softmax, on images of {height}×{width}",
+    )
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """What goes wrong in a file, as one ValueError that names it."""
+    try:
+        yield
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: a configuration that Keras doesn't write ({type(error).__name__}: {error})"
+        ) from None

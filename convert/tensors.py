@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -9,15 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
+from .arrays import Spec
 from .chain import Chain, Described
-from .kinds import Spec
+from .graph import LayerError
 from .layout import Layout
 from .network import Array, Layer, Network, assemble
 from .settings import settings
 from .torch_file import TorchFile
-from .vgg import NETWORKS, vgg_chain
+from .vgg import NETWORKS, blocks, square_input, vgg_chain
 
-BASE = "block"  # what the names of the VGG's own layers begin with
+_OF_BASE = re.compile(r"block\d_conv\d\.(weight|bias)$")  # the names of a VGG's own tensors
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,11 @@ def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, 
     Raises:
         ValueError: a tensor is missing or left over, or they are no VGG's.
     """
-    tensors = dict(file.tensors)
-    if base_only:
-        tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(BASE)}
-    architecture = None if base_only else file.architecture
-    chain = chain_of_architecture(architecture) if architecture else _chain_of_tensors(tensors, input_shape)
-    return network_of_tensors(chain, tensors)
+    if file.architecture:
+        network = network_of_tensors(chain_of_architecture(file.architecture), file.tensors)
+        return base_of(network) if base_only else network
+    own = {key: tensor for key, tensor in file.tensors.items() if not base_only or _OF_BASE.match(key)}
+    return network_of_tensors(_chain_of_tensors(own, input_shape), own)
 
 
 def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
@@ -62,7 +63,10 @@ def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
 
     network = assemble(chain, take)
     if left:
-        raise ValueError(f"tensors that belong to no layer: {', '.join(list(left)[:3])}")
+        names = ", ".join(list(left)[:3])
+        raise ValueError(
+            f"tensors that belong to no layer: {names}; without an architecture, as in a .pt, only a plain VGG's are known"
+        )
     return network
 
 
@@ -81,7 +85,7 @@ def chain_of_architecture(architecture: Mapping[str, Any]) -> Chain:
 
 def _chain_of_tensors(tensors: Mapping[str, Tensor], input_shape: tuple[int, int] | None) -> Chain:
     """The VGG that a bare `state_dict` belongs to."""
-    kernels = [tensor for key, tensor in tensors.items() if key.startswith(BASE) and key.endswith(".weight")]
+    kernels = [tensor for key, tensor in tensors.items() if _OF_BASE.match(key) and key.endswith(".weight")]
     if len(kernels) not in NETWORKS or kernels[0].dim() != 4:
         shown = ", ".join(list(tensors)[:3]) or "no tensors"
         raise ValueError(f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight and so on. Received: {shown}")
@@ -90,8 +94,27 @@ def _chain_of_tensors(tensors: Mapping[str, Tensor], input_shape: tuple[int, int
     if "predictions.weight" in tensors:
         classes = tensors["predictions.weight"].shape[0]
         if input_shape is None:
-            height = width = 32 * round((tensors["fc1.weight"].shape[-1] / 512) ** 0.5)
+            height, width = square_input("fc1.weight", tensors["fc1.weight"].shape[-1])
     return vgg_chain(len(kernels), (height, width, kernels[0].shape[1]), classes)
+
+
+def base_of(network: Network) -> Network:
+    """The VGG's own part of a network, under Keras's names, without what is in front and without the head.
+
+    Raises:
+        LayerError: there is no whole VGG in it.
+    """
+    convolutions = [layer for layer in network.layers if layer.class_name == "Conv2D"]
+    for count in sorted(NETWORKS, reverse=True):
+        widths = [filters for number, filters in blocks(count) for _ in range(number)]
+        for start in range(len(convolutions) - count + 1):
+            base = convolutions[start : start + count]
+            if [layer.config["filters"] for layer in base] == widths:
+                chain = vgg_chain(count, (None, None, base[0].weights[0].shape[1]), None)
+                return network_of_tensors(chain, _renamed(base, chain))
+    raise LayerError(
+        network.name, "model", "expected the 13 convolutions of VGG16 or the 16 of VGG19, one after the other"
+    )
 
 
 def as_plain_vgg(network: Network, purpose: str) -> Network:
@@ -119,18 +142,24 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
             name = layer.name if layer else plain.name
             what = "isn't there" if layer is None else f"({layer.class_name}) isn't part of it"
             raise ValueError(f"{purpose} takes Keras's own VGG16 and VGG19, and layer {name!r} {what}; see --base-only")
-    names = {layer.name: plain.name for layer, plain in zip(layers, chain.layers, strict=True)}
-    tensors = {}
-    for key, weight in network.weights():
-        layer_name, _, parameter = key.rpartition(".")
-        tensors[f"{names[layer_name]}.{parameter}"] = weight.tensor()
-    return network_of_tensors(chain, tensors)
+    return network_of_tensors(chain, _renamed(layers, chain))
+
+
+def _renamed(layers: Iterable[Layer], chain: Chain) -> dict[str, Tensor]:
+    """The tensors of some layers, each under the name of the chain's layer in its place, among those with weights."""
+    own = [layer for layer in layers if layer.weights]
+    places = [plain for plain in chain.layers if plain.class_name in ("Conv2D", "Dense")]
+    return {
+        f"{plain.name}.{weight.name}": weight.tensor()
+        for layer, plain in zip(own, places, strict=True)
+        for weight in layer.weights
+    }
 
 
 def _is_like(layer: Layer, plain: Described) -> bool:
     """Whether the two are one layer, but for the name, and the activation at the end."""
     if layer.class_name != plain.class_name:
         return False
-    wanted = settings(plain.class_name, plain.config, 3, "3")
+    wanted = settings(plain.class_name, plain.config, (1, 1, 1), "3")
     ignored = ("activation",) if plain.name == "predictions" else ()
     return all(layer.config[key] == value for key, value in wanted.items() if key not in ignored)

@@ -28,8 +28,11 @@ class TorchFile(NamedTuple):
 def is_torch_file(path: Path) -> bool:
     """Whether the content is a `.safetensors`'s or a pickle's: neither HDF5 nor a zip with a Keras model."""
     with open(path, "rb") as stream:
-        if stream.read(9)[8:] == b"{":
-            return True
+        head = stream.read(9)
+    if not head:
+        raise ValueError(f"{path}: an empty file")
+    if head[8:] == b"{":
+        return True
     from .keras_file import is_keras_file
 
     return not is_keras_file(path)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from .arrays import Spec
 from .chain import Chain, Described
-from .kinds import Spec
 from .network import Array, Network, assemble
 
 WIDTHS = (64, 128, 256, 512, 512)  # filters of a convolution in block 1 … 5 (arXiv 1409.1556, table 1)
@@ -55,7 +55,7 @@ def vgg_of_arrays(arrays: Sequence[Array], input_shape: tuple[int, int] | None, 
         ValueError: the arrays aren't those of a VGG16 or VGG19; the message names the first that doesn't fit.
     """
     pairs = list(zip(arrays[0::2], arrays[1::2], strict=False))
-    convolutions = [pair for pair in pairs if len(pair[0].shape) == 4]
+    convolutions = _in_order_of_names([pair for pair in pairs if len(pair[0].shape) == 4])
     dense = [pair for pair in pairs if len(pair[0].shape) == 2]
     plain = 2 * (len(convolutions) + len(dense)) == len(arrays) and len(convolutions) in NETWORKS
     if not plain or (dense and [kernel.shape[1] for kernel, _ in dense[:-1]] != [*TOP_UNITS]):
@@ -66,7 +66,7 @@ def vgg_of_arrays(arrays: Sequence[Array], input_shape: tuple[int, int] | None, 
         dense = []
     first = convolutions[0][0].shape
     theano = first[0] == WIDTHS[0] and first[2:] == (3, 3)
-    height, width = input_shape or (_square_input(dense[0][0]) if dense else (None, None))
+    height, width = input_shape or (square_input(dense[0][0].name, dense[0][0].shape[0]) if dense else (None, None))
     if dense and height and width:
         _check_size(dense[0][0], height, width)
     classes = dense[-1][0].shape[1] if dense else None
@@ -82,18 +82,22 @@ def vgg_of_arrays(arrays: Sequence[Array], input_shape: tuple[int, int] | None, 
 def _base(arrays: Sequence[Array]) -> list[tuple[Array, Array]]:
     """The VGG's own convolutions among all arrays, each with its bias."""
     pairs = [(a, b) for a, b in pairwise(arrays) if (len(a.shape), len(b.shape)) == (4, 1)]
-    by_name = sorted(pairs, key=lambda pair: _block(pair[0].name))  # a half-frozen model's file has them out of order
-    for ordered in (pairs, by_name):
-        for convolutions in sorted(NETWORKS, reverse=True):
-            filters = [width for count, width in blocks(convolutions) for _ in range(count)]
-            for start in range(len(ordered) - convolutions + 1):
-                base = ordered[start : start + convolutions]
-                channels = [base[0][0].shape[2], *filters[:-1]]
-                if [kernel.shape for kernel, _ in base] == [(3, 3, *c) for c in zip(channels, filters, strict=True)]:
-                    return base
+    ordered = _in_order_of_names(pairs)
+    for convolutions in sorted(NETWORKS, reverse=True):
+        filters = [width for count, width in blocks(convolutions) for _ in range(count)]
+        for start in range(len(ordered) - convolutions + 1):
+            base = ordered[start : start + convolutions]
+            channels = [base[0][0].shape[2], *filters[:-1]]
+            if [kernel.shape for kernel, _ in base] == [(3, 3, *c) for c in zip(channels, filters, strict=True)]:
+                return base
     raise ValueError(
         f"expected the 13 convolutions of VGG16 or the 16 of VGG19, one after the other. Received: {_shown(arrays)}"
     )
+
+
+def _in_order_of_names(pairs: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    """Convolutions under Keras's own names in the order of these: the file of a half-frozen model has another."""
+    return sorted(pairs, key=lambda pair: _block(pair[0].name))
 
 
 def _block(name: str) -> tuple[int, int]:
@@ -119,12 +123,16 @@ def _shown(arrays: Sequence[Array]) -> str:
     return ", ".join(shown + (["…"] if len(arrays) > 3 else []))
 
 
-def _square_input(fc1: Array) -> tuple[int, int]:
-    """The size of the images, taken to be square: 25088 = 512 × 7 × 7 features come from 224 × 224 pixels."""
-    side = math.isqrt(fc1.shape[0] // WIDTHS[-1])
-    if side * side * WIDTHS[-1] != fc1.shape[0]:
+def square_input(name: str, features: int) -> tuple[int, int]:
+    """The size of the images of a flatten, taken to be square: 25088 = 512 × 7 × 7 features come from 224 × 224 pixels.
+
+    Raises:
+        ValueError: no square gives so many features; `name` is the array that takes them.
+    """
+    side = math.isqrt(features // WIDTHS[-1])
+    if side * side * WIDTHS[-1] != features:
         raise ValueError(
-            f"{fc1.name}: {fc1.shape[0]} features are no square of 512 channels; "
+            f"{name}: {features} features are no square of 512 channels; "
             "say the size of the images with --input-shape H,W"
         )
     return side * 32, side * 32

@@ -94,6 +94,14 @@ def arithmetic_in_the_graph() -> Any:
 
 
 @head
+def functions_in_the_graph() -> Any:
+    image = keras.Input((32, 32, 3), dtype="uint8")
+    x = base()(2.0 + (1 / 255) * keras.ops.cast(image, "float32"))
+    x = keras.activations.relu(L.Dense(6)(L.Flatten()(x)))
+    return keras.Model(image, keras.ops.softmax(L.Dense(3)(x)))
+
+
+@head
 def batch_normalized() -> Any:
     convolutions = [L.Conv2D(6, 1, use_bias=False), L.BatchNormalization(scale=False), L.ReLU(), L.Conv2D(5, 3)]
     after = [L.BatchNormalization(center=False, epsilon=1e-5, momentum=0.9), L.LeakyReLU(), L.Flatten()]
@@ -134,7 +142,7 @@ def activation_layers() -> Any:
 
 @head
 def a_layer_as_an_activation() -> Any:
-    return chain(base(), L.Flatten(), L.Dense(6, activation=L.LeakyReLU(0.2)), L.Dense(3, "log_softmax"))
+    return chain(base(), L.Flatten(), L.Dense(6, activation=L.LeakyReLU(0.2)), L.Dense(3, L.Activation("tanh")))
 
 
 @head
@@ -202,6 +210,24 @@ def half_frozen_in_nested_models() -> Any:
     classifier = keras.Sequential([L.Dense(6, activation="relu"), bn, L.Dense(3)], name="classifier")
     image = keras.Input((64, 64, 3))
     return keras.Model(image, classifier(L.Flatten()(inner(image))))
+
+
+@head
+def thawed_in_a_frozen_model() -> Any:
+    """In Keras 3 the layer is trained then; the order of the arrays goes by the model."""
+    inner = base()
+    inner.trainable = False
+    inner.layers[-2].trainable = True
+    return chain(inner, L.Flatten(), L.Dense(3))
+
+
+@head
+def normalization_within() -> Any:
+    learnt = L.Normalization()
+    learnt.adapt(np.random.default_rng(0).uniform(0, 255, (20, 32, 32, 3)).astype(np.float32))
+    front, image = keras.Input((32, 32, 3)), keras.Input((32, 32, 3))
+    trunk = keras.Model(front, L.BatchNormalization()(base()(learnt(front))), name="trunk")
+    return keras.Model(image, L.Dense(2)(L.Flatten()(trunk(image))))
 
 
 @head

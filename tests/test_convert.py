@@ -104,6 +104,11 @@ def test_command_line_prints_json(headless: Path, tmp_path: Path, capsys: pytest
     assert printed["params"] == 14_714_688
 
 
+def test_what_had_to_be_assumed_is_said(topped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(topped, "-o", tmp_path / "out.pt", "--no-check") == 0
+    assert "taken for Keras's own top, with softmax, on images of 32×32" in capsys.readouterr().out
+
+
 def test_quiet(headless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(headless, "-o", tmp_path / "out.pt", "-q", "--no-check") == 0
     assert capsys.readouterr() == ("", "")

@@ -1,6 +1,7 @@
 """Models that can't be converted: one clear line that names the layer, and nothing of the file is run."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,26 @@ def channels_swapped_only() -> Any:
 def rows_reversed() -> Any:
     """Looks like `preprocess_input`, but for the axis."""
     image = keras.Input((32, 32, 3))
-    mean = np.array([-103.939, -116.779, -123.68], np.float32)
-    return keras.Model(image, L.Flatten()(base()(keras.ops.add(image[:, ::-1], mean))))
+    return keras.Model(image, L.Flatten()(base()(keras.ops.add(image[:, ::-1], MEAN))))
+
+
+def after(operation: Callable[[Any], Any]) -> Callable[[], Any]:
+    """A model that begins with an operation."""
+
+    def build() -> Any:
+        image = keras.Input((32, 32, 3))
+        return keras.Model(image, L.Flatten()(base()(operation(image))))
+
+    return build
+
+
+def channels_rotated(image: Any) -> Any:
+    """Like `preprocess_input`, but in another order."""
+    stacked = keras.ops.stack([image[..., i] for i in (1, 2, 0)], axis=-1)
+    return keras.ops.add(stacked, MEAN)
+
+
+MEAN = np.array([-103.939, -116.779, -123.68], np.float32)
 
 
 def subtracted_from_one() -> Any:
@@ -102,6 +121,10 @@ def subtracted_from_one() -> Any:
         (channels_swapped_only, r"layer 'get_item.*' \(GetItem\): a kind of layer"),
         (rows_reversed, r"layer 'get_item.*' \(GetItem\): a kind of layer"),
         (subtracted_from_one, r"layer 'subtract.*' \(Subtract\): a kind of layer"),
+        (after(channels_rotated), r"layer 'stack.*' \(Stack\): it joins 3 branches"),
+        (after(lambda x: keras.ops.add(x[..., -1:], MEAN)), r"layer 'get_item.*' \(GetItem\): a kind of layer"),
+        (after(lambda x: x - np.ones((32, 1), np.float32)), r"layer 'subtract.*' \(Subtract\): a kind of layer"),
+        (after(lambda x: x - np.ones((32, 32, 3), np.float32)), r"layer 'subtract.*' \(Subtract\): a kind of layer"),
     ],
 )
 def test_a_model_that_is_not_understood_is_one_line(
@@ -130,6 +153,7 @@ def test_the_vgg_can_be_had_without_its_head(suffix: str, tmp_path: Path) -> Non
     x = L.Flatten()(L.Concatenate()([x, L.Conv2D(512, 3, padding="same")(x)]))
     theirs = keras.Model(image, L.Dense(3)(x))
     path = tmp_path / suffix
+    inner.get_layer("block5_conv2").trainable = False  # the order is another, the shapes are the same
     (theirs.save_weights if suffix.startswith("weights") else theirs.save)(path)
     report = convert(path, tmp_path / "base.safetensors", base_only=True)
     assert report.params == 14_714_688
@@ -169,6 +193,63 @@ def test_an_array_missing_or_left_over_is_named(tmp_path: Path) -> None:
         other.attrs["weight_names"] = ["other/kernel"]
         file["model_weights"].attrs["layer_names"] = [*file["model_weights"].attrs["layer_names"], "other"]
     with pytest.raises(ValueError, match="arrays that belong to no layer: other/kernel"):
+        load_model(tmp_path / "model.h5")
+
+
+@pytest.mark.parametrize(
+    ("layer", "change"),
+    [
+        ("block1_conv1", {"kernel_size": 3}),
+        ("block1_conv1", {"strides": [0, 1]}),
+        ("block1_conv1", {"filters": 2**40}),
+        ("block1_conv1", {"padding": "round"}),
+        ("block1_conv1", {"groups": True}),
+        ("end", {"units": "5"}),
+        ("end", {"units": -1}),
+        ("end", {"activation": {"class_name": "ReLU"}}),
+        ("end", {"activation": ["relu"]}),
+        ("bn", {"epsilon": None}),
+        ("bn", {"momentum": 2}),
+        ("bn", {"axis": "x"}),
+        ("bn", {"scale": 1}),
+        ("drop", {"rate": None}),
+        ("rescaling", {"scale": [1.0, 2.0]}),
+        ("rescaling", {"scale": "1"}),
+        ("reshape", {"target_shape": [3, 3, 3]}),
+        ("reshape", {"target_shape": [-1, -1]}),
+    ],
+)
+def test_a_setting_that_is_none_is_refused(layer: str, change: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever a stranger wrote there."""
+    front, after = [keras.Input((32, 32, 3)), L.Rescaling(1 / 255, name="rescaling")], [L.Dropout(0.5, name="drop")]
+    flat = [
+        L.Flatten(),
+        L.BatchNormalization(name="bn"),
+        *after,
+        L.Reshape((8,), name="reshape"),
+        L.Dense(3, name="end"),
+    ]
+    chain(*front, *base().layers[1:], *flat).save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    (found,) = [entry for entry in config["config"]["layers"] if entry["config"]["name"] == layer]
+    found["config"] |= change
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, json.dumps(config) if name == "config.json" else content)
+    with pytest.raises(ValueError, match=rf"model.keras: layer '{layer}' "):
+        load_model(tmp_path / "model.keras")
+
+
+def test_layers_renamed_into_each_other_are_refused(tmp_path: Path) -> None:
+    """The arrays' names say one thing, their order another."""
+    inner = base()
+    for name, layer in zip(("x", "block5_conv2", "block5_conv1"), inner.layers[-4:-1], strict=True):
+        layer.name = name
+    inner.layers[-4].name = "block5_conv3"
+    with_random_weights(chain(inner, L.Flatten(), L.Dense(3))).save(tmp_path / "model.h5")
+    with pytest.raises(ValueError, match=r"layer 'block5_conv3' .* in Keras's order"):
         load_model(tmp_path / "model.h5")
 
 

@@ -30,6 +30,7 @@ def keras2_images() -> torch.Tensor:
         ("sequential.h5", TOLERANCE),
         ("sequential.keras", TOLERANCE),
         ("functional.h5", TOLERANCE),
+        ("thawed.h5", TOLERANCE),
         ("flat.h5", TOLERANCE),
         ("flat.keras", TOLERANCE),
         ("trained.h5", TOLERANCE),
@@ -47,6 +48,12 @@ def test_whole_models_of_keras_2(file: str, tolerance: float, tmp_path: Path) ->
     for path in (KERAS2 / file, tmp_path / "model.safetensors"):
         with torch.no_grad():
             assert relative_error(load_model(path)(keras2_images()), expected) <= tolerance
+
+
+def test_what_keras_2_thaws_in_a_frozen_model_stays_frozen() -> None:
+    """In Keras 3 it is trained: see `test_what_is_frozen_stays_frozen`."""
+    model = load_model(KERAS2 / "thawed.h5")
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"dense.weight", "dense.bias"}
 
 
 @pytest.mark.parametrize("file", ["trained.weights.h5", "trained_weights.h5"])

@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         (b"not a Keras file", "expected a Keras file, or one that `convert` wrote"),
         (b"\x89HDF\r\n\x1a\n and no more", "a damaged or incomplete HDF5 file"),
         (b"PK\x03\x04 and no more", "a damaged archive"),
-        (b"", "expected a Keras file, or one that `convert` wrote"),
+        (b"", "an empty file"),
     ],
 )
 def test_what_is_no_keras_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:

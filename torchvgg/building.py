@@ -91,7 +91,7 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
 
 
 # Keras's name of a pooling at the end of a VGG; when it makes another, it adds a number, which says nothing.
-_POOLINGS = {
+_POOLINGS: dict[type[nn.Module], tuple[str, str]] = {
     layers.GlobalAveragePooling2D: ("avg", "global_average_pooling2d"),
     layers.GlobalMaxPooling2D: ("max", "global_max_pooling2d"),
 }

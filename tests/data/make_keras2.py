@@ -44,6 +44,14 @@ def functional() -> Any:
     return keras.Model(image, head(L.Flatten()(inner(x, training=False))))
 
 
+def thawed() -> Any:
+    """What is thawed in a frozen model isn't trained, in Keras 2, and doesn't come first in the file."""
+    inner = base()
+    inner.trainable = False
+    inner.layers[3].trainable = True
+    return keras.Sequential([inner, L.GlobalAveragePooling2D(), L.Dense(2)])
+
+
 def flat() -> Any:
     image = keras.Input((16, 24, 3))
     inner = keras.Model(image, base()(image / 255.0))
@@ -91,6 +99,7 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     write(sequential, (".h5", ".keras"))
     write(functional, (".h5",))  # Keras 2 can't write the slice in preprocess_input to a .keras
+    write(thawed, (".h5",))
     write(flat, (".h5", ".keras"))
     write(trained, (".h5", ".keras", "_weights.h5", ".weights.h5"))
     write(bfloat16, (".h5", ".keras"))
