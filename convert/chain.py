@@ -17,6 +17,10 @@ from .graph import LayerError, entries, in_order, name_of
 from .operations import Entry
 
 ALIASES = {f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)}  # TensorFlow 1's
+# Names that a model of ours uses itself, beyond those of every module.
+RESERVED = {
+    *("name", "input_shape", "output_shape", "min_size", "extract", "summary", "count_params", "network", "training"),
+}
 MODELS = ("Sequential", "Functional", "Model")
 
 # Identities at inference: in training they vary the images, or add to the loss.
@@ -157,15 +161,4 @@ def _named_for_modules(layers: list[Described]) -> list[Described]:
 
 
 def _is_free(name: str, taken: Mapping[str, Any]) -> bool:
-    reserved = (
-        "name",
-        "input_shape",
-        "output_shape",
-        "min_size",
-        "extract",
-        "summary",
-        "count_params",
-        "network",
-        "training",
-    )
-    return name not in taken and name not in reserved and not hasattr(torch.nn.Module, name)
+    return name not in taken and name not in RESERVED and not hasattr(torch.nn.Module, name)

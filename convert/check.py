@@ -65,26 +65,26 @@ def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> N
 
 
 def layer_errors(network: Network, model: Any, image: Tensor) -> Iterator[tuple[str, float]]:
-    """Each layer's name and the relative error of what the model's module returns, for a channels-last `image`."""
+    """Each layer's name and the relative error of what the model's module returns, for a channels-last `image`.
+
+    The two computations go their own ways, but for steep activations: those get the model's own scores.
+    """
     expected, received = image, image.permute(0, 3, 1, 2)
     in_keras_order: Callable[[Tensor], Tensor] = _channels_last
     for layer, module in zip(network.layers, model.children(), strict=True):
-        before = expected
-        if layer.class_name == "Flatten" and network.theano:
-            before = before.movedim(-1, 1)
+        x = in_keras_order(received) if layer.class_name in STEEP_LAYERS else expected
+        if layer.class_name == "Flatten":
+            if network.theano:
+                x = x.movedim(-1, 1)  # as Theano flattens, and PyTorch
+            elif layer.config["order"] == "channels_first" and x.dim() == 4:
+                in_keras_order = _flattened_in_keras_order(x)
+        elif layer.class_name in ("Dense", "Conv2D", "Reshape"):
+            in_keras_order = _channels_last  # of features that aren't flattened it changes nothing
+        expected = layer_output(layer.class_name, layer.config, _arrays(layer, network.theano), x)
         activation = layer.config.get("activation", "linear")
-        if layer.class_name in STEEP_LAYERS:
-            expected = in_keras_order(received)
-            expected = layer_output(layer.class_name, layer.config, [], expected)
-        else:
-            expected = layer_output(layer.class_name, layer.config, _arrays(layer, network.theano), before)
-        if layer.class_name in ("Dense", "Conv2D", "Reshape"):
-            in_keras_order = _channels_last
-        elif layer.class_name == "Flatten" and layer.config["order"] == "channels_first" and before.dim() == 4:
-            in_keras_order = _channels_last if network.theano else _flattened_in_keras_order(before)
-        if activation not in GENTLE and layer.class_name != "Activation":
-            scores = _without_activation(module, received)
-            yield layer.name, relative_error(scores := in_keras_order(scores), expected)
+        if activation not in GENTLE and layer.class_name not in STEEP_LAYERS:
+            scores = in_keras_order(_without_activation(module, received))
+            yield layer.name, relative_error(scores, expected)
             expected = scores
         expected = activate(activation, expected)
         received = module(received)

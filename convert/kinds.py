@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from . import arrays
 from .arrays import Config, Features, Shape, Spec
-from .setting import (
+from .validity import (
     REQUIRED,
     Setting,
     anything,
@@ -28,7 +28,7 @@ from .setting import (
 )
 
 
-def window(size: int | None, kernel: int, stride: int, padding: str, dilation: int = 1) -> int | None:
+def _window(size: int | None, kernel: int, stride: int, padding: str, dilation: int = 1) -> int | None:
     """The number of places that a window takes along one axis, None where the axis is open."""
     if size is None:
         return None
@@ -37,12 +37,12 @@ def window(size: int | None, kernel: int, stride: int, padding: str, dilation: i
 
 def _convolved(config: Config, shape: Shape) -> Shape:
     settings = zip(shape[:2], config["kernel_size"], config["strides"], config["dilation_rate"], strict=True)
-    return *(window(n, k, s, config["padding"], d) for n, k, s, d in settings), config["filters"]
+    return *(_window(n, k, s, config["padding"], d) for n, k, s, d in settings), config["filters"]
 
 
 def _pooled(config: Config, shape: Shape) -> Shape:
     settings = zip(shape[:2], config["pool_size"], config["strides"] or config["pool_size"], strict=True)
-    return *(window(n, k, s, config["padding"]) for n, k, s in settings), shape[2]
+    return *(_window(n, k, s, config["padding"]) for n, k, s in settings), shape[2]
 
 
 def _padded(config: Config, shape: Shape) -> Shape:
@@ -51,21 +51,21 @@ def _padded(config: Config, shape: Shape) -> Shape:
 
 
 def _flattened(config: Config, shape: Shape) -> Shape:
-    return (product(shape),)
+    return (_product(shape),)
 
 
 def _reshaped(config: Config, shape: Shape) -> Shape:
     wanted = config["target_shape"]
-    known = product(tuple(size for size in wanted if size != -1))
-    total = product(shape)
+    known = _product(tuple(size for size in wanted if size != -1))
+    total = _product(shape)
     rest = None if total is None or not known else total // known
     reshaped = tuple(rest if size == -1 else size for size in wanted)
-    if total is not None and product(reshaped) != total:
+    if total is not None and _product(reshaped) != total:
         raise ValueError(f"{total} features don't make a shape of {wanted}")
     return reshaped
 
 
-def product(shape: Shape) -> int | None:
+def _product(shape: Shape) -> int | None:
     """The number of features of a shape, None where a size is open."""
     total = 1
     for size in shape:

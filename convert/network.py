@@ -1,11 +1,11 @@
 """A chain of layers with its arrays: which array is which PyTorch tensor, and in what layout.
 
-`assemble` makes it from a chain and from a function that hands out each layer's arrays, wherever they come from.
+`assemble` makes it from a chain, and from a function that is told what arrays the layers want and hands them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -98,9 +98,12 @@ class Network:
                 )
 
 
+Wanted = tuple[Described, list[Spec]]  # a layer, and the arrays that it wants, in Keras's order
+
+
 def assemble(
     chain: Chain,
-    take: Callable[[Described, list[Spec]], Iterable[Array]],
+    hand_out: Callable[[list[Wanted]], Iterable[Sequence[Array]]],
     keras_version: str = "3",
     theano: bool = False,
 ) -> Network:
@@ -108,7 +111,7 @@ def assemble(
 
     Args:
         chain: the layers.
-        take: returns a layer's arrays, in the order of its specifications.
+        hand_out: returns each layer's arrays, in the order in which it is told of them.
         keras_version: whose defaults and names the chain's configurations follow.
         theano: the arrays are Theano's.
 
@@ -116,22 +119,25 @@ def assemble(
         ValueError: a layer can't be converted, or an array isn't its own; the message names it.
     """
     x = Features(chain.input_shape)
-    layers = []
+    wanted: list[Wanted] = []
+    configs = []
     for position, described in enumerate(chain.layers):
         following = [later.class_name for later in chain.layers[position + 1 :]]
         try:
             config = _config(described, x, following, keras_version)
             specs = [_theano(spec) if theano else spec for spec in KINDS[described.class_name].arrays(config, x)]
-            output = _output(described, config, x, theano)
+            x = _output(described, config, x, theano)
         except ValueError as error:
             raise LayerError(described.own_name, described.class_name, str(error)) from None
-        weights = []
-        for spec, array in zip(specs, take(described, specs), strict=True):
+        wanted.append((described, specs))
+        configs.append(config)
+    layers = []
+    for (described, specs), config, arrays in zip(wanted, configs, hand_out(wanted), strict=True):
+        for spec, array in zip(specs, arrays, strict=True):
             if array.shape != spec.shape:
                 raise ValueError(f"{array.name}: expected shape {spec.shape}. Received: {array.shape}")
-            weights.append(Weight(spec.name, array, spec.layout))
+        weights = [Weight(spec.name, array, spec.layout) for spec, array in zip(specs, arrays, strict=True)]
         layers.append(Layer(described.class_name, described.name, config, weights, described.trainable))
-        x = output
     return Network(chain.name, chain.input_shape, layers, theano)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from .arrays import Config, Shape
 from .kinds import KINDS
 from .reference import ACTIVATIONS  # what can't be checked isn't converted
-from .setting import REQUIRED
+from .validity import REQUIRED
 
 # Layers that may stand as the activation of another.
 ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "ELU", "Softmax")

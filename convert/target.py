@@ -47,12 +47,14 @@ def write_checked(
         network = as_plain_vgg(network, f"--layout {layout}")
         check_house(network, layout)
     with writing(target) as unfinished:
-        with explained_failure(target.parent):
-            if suffix in KERAS_SUFFIXES:
+        if suffix in KERAS_SUFFIXES:
+            with explained_failure(target.parent):
                 write_keras(network, unfinished, suffix, dtype)
-            else:
-                tensors = to_house(tensors_of(network, dtype), network, layout)
-                write_torch(tensors, unfinished, metadata(network, path, source.keras_version, layout))
+        else:
+            tensors = to_house(tensors_of(network, dtype), network, layout)
+            ours = metadata(network, path, source.keras_version, layout)
+            with explained_failure(target.parent):
+                write_torch(tensors, unfinished, ours)
         error, worst = None, None
         if check:
             error, worst = check_output(network, _read_back(unfinished, suffix, network, layout), dtype)

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .arrays import Spec
 from .chain import Chain, Described
 from .graph import LayerError
 from .layout import Layout
-from .network import Array, Layer, Network, assemble
+from .network import Layer, Network, assemble
 from .settings import settings
 from .torch_file import TorchFile
-from .vgg import NETWORKS, blocks, square_input, vgg_chain
+from .vgg import NETWORKS, filters_of, square_input, vgg_chain
 
 _OF_BASE = re.compile(r"block\d_conv\d\.(weight|bias)$")  # the names of a VGG's own tensors
 
@@ -32,7 +33,7 @@ class TorchArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.read().shape)
+        return tuple(self.layout.to_keras(torch.empty(self.tensor.shape, device="meta")).shape)
 
     def read(self) -> Tensor:
         return self.layout.to_keras(self.tensor)
@@ -52,16 +53,23 @@ def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, 
 
 
 def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
-    """The network of a chain whose arrays are PyTorch tensors, under the names that our files have."""
+    """The network of a chain whose arrays are PyTorch tensors, under the names that our files have.
+
+    Raises:
+        ValueError: a tensor is missing, left over, or of another shape.
+    """
     left = dict(tensors)
 
-    def take(described: Described, specs: list[Spec]) -> Iterable[Array]:
-        keys = [f"{described.name}.{spec.name}" for spec in specs]
-        if missing := [key for key in keys if key not in left]:
-            raise ValueError(f"missing: {', '.join(missing)}")
-        return [TorchArray(key, left.pop(key), spec.layout) for key, spec in zip(keys, specs, strict=True)]
+    def pick(name: str, spec: Spec) -> TorchArray:
+        key = f"{name}.{spec.name}"
+        if key not in left:
+            raise ValueError(f"missing: {key}")
+        expected = tuple(spec.layout.to_torch(torch.empty(spec.shape, device="meta")).shape)  # type: ignore[arg-type]
+        if left[key].shape != expected:
+            raise ValueError(f"{key}: expected shape {expected}. Received: {tuple(left[key].shape)}")
+        return TorchArray(key, left.pop(key), spec.layout)
 
-    network = assemble(chain, take)
+    network = assemble(chain, lambda wanted: ([pick(layer.name, spec) for spec in specs] for layer, specs in wanted))
     if left:
         names = ", ".join(list(left)[:3])
         raise ValueError(
@@ -106,10 +114,9 @@ def base_of(network: Network) -> Network:
     """
     convolutions = [layer for layer in network.layers if layer.class_name == "Conv2D"]
     for count in sorted(NETWORKS, reverse=True):
-        widths = [filters for number, filters in blocks(count) for _ in range(number)]
         for start in range(len(convolutions) - count + 1):
             base = convolutions[start : start + count]
-            if [layer.config["filters"] for layer in base] == widths:
+            if [layer.config["filters"] for layer in base] == filters_of(count):
                 chain = vgg_chain(count, (None, None, base[0].weights[0].shape[1]), None)
                 return network_of_tensors(chain, _renamed(base, chain))
     raise LayerError(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-from .arrays import Spec
 from .chain import Chain, Described
 from .network import Array, Network, assemble
 
@@ -24,6 +23,11 @@ def blocks(convolutions: int) -> list[tuple[int, int]]:
     """(convolutions, filters) of each block: the first two have two convolutions, the others share the rest."""
     deep = (convolutions - 4) // 3
     return list(zip((2, 2, deep, deep, deep), WIDTHS, strict=True))
+
+
+def filters_of(convolutions: int) -> list[int]:
+    """The filters of each convolution."""
+    return [filters for count, filters in blocks(convolutions) for _ in range(count)]
 
 
 def vgg_chain(convolutions: int, input_shape: tuple[int | None, int | None, int], classes: int | None) -> Chain:
@@ -72,11 +76,7 @@ def vgg_of_arrays(arrays: Sequence[Array], input_shape: tuple[int, int] | None, 
     classes = dense[-1][0].shape[1] if dense else None
     chain = vgg_chain(len(convolutions), (height, width, first[1 if theano else 2]), classes)
     remaining = iter([array for pair in (*convolutions, *dense) for array in pair])
-
-    def take(described: Described, specs: list[Spec]) -> Iterator[Array]:
-        return (next(remaining) for _ in specs)
-
-    return assemble(chain, take, theano=theano)
+    return assemble(chain, lambda wanted: ([next(remaining) for _ in specs] for _, specs in wanted), theano=theano)
 
 
 def _base(arrays: Sequence[Array]) -> list[tuple[Array, Array]]:
@@ -84,7 +84,7 @@ def _base(arrays: Sequence[Array]) -> list[tuple[Array, Array]]:
     pairs = [(a, b) for a, b in pairwise(arrays) if (len(a.shape), len(b.shape)) == (4, 1)]
     ordered = _in_order_of_names(pairs)
     for convolutions in sorted(NETWORKS, reverse=True):
-        filters = [width for count, width in blocks(convolutions) for _ in range(count)]
+        filters = filters_of(convolutions)
         for start in range(len(ordered) - convolutions + 1):
             base = ordered[start : start + convolutions]
             channels = [base[0][0].shape[2], *filters[:-1]]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .arrays import Spec
 from .chain import Described, read_chain
 from .graph import LayerError
 from .keras_file import KerasArray, KerasFile
-from .network import Array, Network, assemble
+from .network import Network, Wanted, assemble
 
 
 def network_of_whole_model(keras_file: KerasFile, config: Mapping[str, Any]) -> Network:
@@ -22,49 +22,25 @@ def network_of_whole_model(keras_file: KerasFile, config: Mapping[str, Any]) -> 
     Raises:
         ValueError: the architecture can't be converted, or an array is missing, left over, or not the layer's own.
     """
-    chain = read_chain(config, keras_file.keras_version)
-    wanted: dict[str, list[tuple[Described, list[Spec]]]] = {}  # by group: the layers that have arrays
-
-    def want(described: Described, specs: list[Spec]) -> Iterable[Array]:
-        if specs:
-            wanted.setdefault(_group(keras_file, described), []).append((described, specs))
-        return [Placeholder(spec) for spec in specs]
-
-    assemble(chain, want, keras_file.keras_version)
     left = {layer.name: layer.arrays for layer in keras_file.layers}
-    found: dict[tuple[str, ...], list[KerasArray]] = {}
-    for group, layers in wanted.items():
-        found |= _distributed(layers, left.pop(group, []))
+
+    def hand_out(wanted: list[Wanted]) -> Iterator[list[KerasArray]]:
+        groups: dict[str, list[Wanted]] = defaultdict(list)
+        for described, specs in wanted:
+            if specs:
+                groups[described.path[0] if keras_file.is_named else described.place].append((described, specs))
+        found: dict[tuple[str, ...], list[KerasArray]] = {}
+        for group, layers in groups.items():
+            found |= _distributed(layers, left.pop(group, []))
+        return (found.get(described.path, []) for described, _ in wanted)
+
+    network = assemble(read_chain(config, keras_file.keras_version), hand_out, keras_file.keras_version)
     if surplus := [array.name for arrays in left.values() for array in arrays if array.is_floating]:
         raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")
-    return assemble(chain, lambda described, _: found.get(described.path, []), keras_file.keras_version)
+    return network
 
 
-@dataclass(frozen=True)
-class Placeholder:
-    """Stands for an array until the file is asked for it."""
-
-    spec: Spec
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
-    @property
-    def shape(self) -> Any:
-        return self.spec.shape
-
-    def read(self) -> Any:
-        raise NotImplementedError
-
-
-def _group(keras_file: KerasFile, described: Described) -> str:
-    return described.path[0] if keras_file.is_named else described.place
-
-
-def _distributed(
-    layers: list[tuple[Described, list[Spec]]], arrays: list[KerasArray]
-) -> dict[tuple[str, ...], list[KerasArray]]:
+def _distributed(layers: list[Wanted], arrays: list[KerasArray]) -> dict[tuple[str, ...], list[KerasArray]]:
     """A group's arrays by layer, in each layer's order.
 
     Keras itself goes by order: first what is trained, of all layers, then the rest. (What a frozen model holds counts in
@@ -78,21 +54,20 @@ def _distributed(
         return {described.path: arrays}
     everything = [(d, spec) for d, specs in layers for spec in specs]
     trained = [(d, spec) for d, spec in everything if d.comes_first and spec.is_trained]
-    rest = [pair for pair in everything if pair not in trained]
-    by_order: dict[tuple[str, ...], dict[Spec, KerasArray]] = {}
-    for (described, spec), array in zip((*trained, *rest), arrays, strict=False):
-        by_order.setdefault(described.path, {})[spec] = array
+    rest = [(d, spec) for d, spec in everything if not (d.comes_first and spec.is_trained)]
+    by_order = {
+        (described.path, spec.name): array for (described, spec), array in zip((*trained, *rest), arrays, strict=False)
+    }
     names = {described.own_name for described, _ in layers}
     are_own = all(array.owner in names for array in arrays)
     distributed = {}
     for described, specs in layers:
-        in_order = [by_order.get(described.path, {}).get(spec) for spec in specs]
         own = [array for array in arrays if array.owner == described.own_name]
-        if len(arrays) != len(everything) or None in in_order:
+        if len(arrays) != len(everything):
             raise _other_arrays(described, specs, own)
-        if are_own and not all(array in own for array in in_order):
+        distributed[described.path] = [by_order[described.path, spec.name] for spec in specs]
+        if are_own and any(array not in own for array in distributed[described.path]):
             raise _other_arrays(described, specs, own)
-        distributed[described.path] = [array for array in in_order if array is not None]
     return distributed
 
 

@@ -198,3 +198,12 @@ def test_a_state_dict_of_something_else_is_refused(tmp_path: Path) -> None:
             convert(tmp_path / "other.safetensors", tmp_path / "out.h5")
     with pytest.raises(ValueError, match="without an architecture"):
         load_model(tmp_path / "other.safetensors")
+
+
+def test_a_flattened_tensor_of_another_shape_is_refused(topped: Path, tmp_path: Path) -> None:
+    """Which no change of layout can be tried on."""
+    tensors = dict(VGG16(weights=topped, classes=4, input_shape=(32, 32, 3)).state_dict())
+    tensors["fc1.weight"] = torch.zeros(4096, 512 * 4 + 1)
+    save_file(tensors, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"fc1.weight: expected shape \(4096, 2048\). Received: \(4096, 2049\)"):
+        convert(tmp_path / "other.safetensors", tmp_path / "out.h5", input_shape=(64, 64))

@@ -17,30 +17,14 @@ from .vgg19 import VGG19
 Shapes = Mapping[str, torch.Size]  # of a layer's tensors, by their names
 
 
-def _in_channels(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"in_channels": shapes["weight"][1] * config.get("groups", 1)}
-
-
-def _in_features(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"in_features": shapes["weight"][1]}
-
-
-def _num_features(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"num_features": shapes["running_mean"][0]}
-
-
-def _shape(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"shape": max(shapes.values(), key=len, default=())}  # Normalization's count is but a number
-
-
 # What a layer with weights needs to know beyond Keras's configuration: its sizes, read off its tensors.
 _SIZES: dict[str, Callable[[Shapes, Mapping[str, Any]], dict[str, Any]]] = {
-    "Conv2D": _in_channels,
-    "Dense": _in_features,
-    "BatchNormalization": _num_features,
-    "LayerNormalization": _shape,
-    "Normalization": _shape,
-    "PReLU": _shape,
+    "Conv2D": lambda shapes, config: {"in_channels": shapes["weight"][1] * config.get("groups", 1)},
+    "Dense": lambda shapes, config: {"in_features": shapes["weight"][1]},
+    "BatchNormalization": lambda shapes, config: {"num_features": shapes["running_mean"][0]},
+    "LayerNormalization": lambda shapes, config: {"shape": next(iter(shapes.values()), ())},
+    "Normalization": lambda shapes, config: {"shape": shapes.get("mean", ())},
+    "PReLU": lambda shapes, config: {"shape": shapes["weight"]},
 }
 
 _CLASSES = {

@@ -115,8 +115,8 @@ def _same_padding(x: Tensor, size: Any, strides: Any, dilation: Any = (1, 1)) ->
     return padding
 
 
-class MaxPooling2D(nn.MaxPool2d):
-    """`keras.layers.MaxPooling2D`: the largest of each window; an incomplete window at the edge is left out."""
+class _Pooling(nn.Module):
+    """What the two poolings have in common: Keras's arguments for PyTorch's pooling, the next class."""
 
     def __init__(self, pool_size: Size = 2, strides: Size | None = None, padding: str = "valid") -> None:
         super().__init__(_pair(pool_size), None if strides is None else _pair(strides))
@@ -124,6 +124,13 @@ class MaxPooling2D(nn.MaxPool2d):
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", padding=same" if self.pads_as_keras else "")
+
+
+class MaxPooling2D(_Pooling, nn.MaxPool2d):
+    """`keras.layers.MaxPooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the largest of each window.
+
+    With `padding` "valid" an incomplete window at the edge is left out.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pads_as_keras:
@@ -131,15 +138,11 @@ class MaxPooling2D(nn.MaxPool2d):
         return super().forward(x)
 
 
-class AveragePooling2D(nn.AvgPool2d):
-    """`keras.layers.AveragePooling2D`: the mean of each window; what is padded for "same" doesn't count."""
+class AveragePooling2D(_Pooling, nn.AvgPool2d):
+    """`keras.layers.AveragePooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the mean of each window.
 
-    def __init__(self, pool_size: Size = 2, strides: Size | None = None, padding: str = "valid") -> None:
-        super().__init__(_pair(pool_size), None if strides is None else _pair(strides))
-        self.pads_as_keras = padding == "same"
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + (", padding=same" if self.pads_as_keras else "")
+    What is padded for "same" doesn't count.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.pads_as_keras:
