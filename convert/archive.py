@@ -1,0 +1,140 @@
+"""Opens a `.keras`, and trusts nothing of it: a zip of `metadata.json`, `config.json` and `model.weights.h5`.
+
+No member is extracted to where its name says; three are read, if each is what Keras writes. JSON is data.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import struct
+import zipfile
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
+LONGEST_JSON = 1 << 25
+UNPACKED_AT_MOST = (1 << 28, 8)  # of a deflated member: so many bytes, and so many times what is stored
+MOST_MEMBERS = 10_000
+
+
+class KerasArchive(NamedTuple):
+    """What a `.keras` says, and where the HDF5 file in it lies: in `path`, from `start`, of `length`."""
+
+    config: dict[str, Any]
+    keras_version: str
+    path: Path
+    start: int
+    length: int
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the content is that of a zip with a Keras model's weights in it."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4) == b"PK\x03\x04" and WEIGHTS in zipfile.ZipFile(stream).namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error) as error:
+        raise ValueError(f"{path}: a damaged archive ({error})") from None
+
+
+def read_archive(path: Path, scratch: Path) -> KerasArchive:
+    """What a `.keras` holds; weights that are packed, which Keras doesn't do, are unpacked into the folder `scratch`.
+
+    Raises:
+        ValueError: a member is missing, or isn't as Keras writes it.
+    """
+    try:
+        with open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+            members = _members(archive)
+            config = parse_json(_read(archive, members[CONFIG]), CONFIG)
+            version = str(parse_json(_read(archive, members[METADATA]), METADATA)["keras_version"])
+            weights = members[WEIGHTS]
+            if weights.compress_type != zipfile.ZIP_STORED:
+                with archive.open(weights) as packed, open(scratch / WEIGHTS, "wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+                return KerasArchive(config, version, scratch / WEIGHTS, 0, weights.file_size)
+            return KerasArchive(config, version, path, _start(stream, weights), weights.file_size)
+    except KeyError as error:
+        raise ValueError(f"{path}: a damaged archive ({error} is missing)") from None
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        NotImplementedError,
+        EOFError,
+        RuntimeError,
+        struct.error,
+    ) as error:
+        raise ValueError(f"{path}: a damaged archive ({error})") from None
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def parse_json(text: str | bytes, name: str) -> dict[str, Any]:
+    """A JSON object, no key of which comes twice.
+
+    Raises:
+        ValueError: it is another thing, or longer or deeper than Keras writes it.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError("a key that comes twice")
+        return dict(pairs)
+
+    if len(text) > LONGEST_JSON:
+        raise ValueError(f"{name}: longer than Keras writes it")
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError(f"{name}: deeper than Keras writes it") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: no JSON that Keras writes ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name}: no JSON object")
+    return found
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The archive's members by name, each of which is a plain one."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    if len(archive.infolist()) > MOST_MEMBERS:
+        raise ValueError(f"an archive of more than {MOST_MEMBERS} members")
+    for info in archive.infolist():
+        name = info.filename
+        if name.startswith("/") or "\\" in name or ".." in name.split("/") or "\0" in name or ":" in name:
+            raise ValueError(f"a member whose name leads out of the archive ({name[:50]!r})")
+        if name in members:
+            raise ValueError(f"two members of the name {name[:50]!r}")
+        if info.flag_bits & 1:
+            raise ValueError(f"{name[:50]!r} is encrypted")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise ValueError(f"{name[:50]!r} is a link")
+        least, times = UNPACKED_AT_MOST
+        if info.file_size > least + times * info.compress_size:
+            raise ValueError(
+                f"{name[:50]!r} unpacks to {info.file_size:,} bytes, and {info.compress_size:,} are stored"
+            )
+        members[name] = info
+    return members
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.file_size > LONGEST_JSON:
+        raise ValueError(f"{info.filename}: longer than Keras writes it")
+    return archive.read(info)
+
+
+def _start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
+    """Where a stored member's bytes begin: after its own header, which has to agree with the directory."""
+    stream.seek(info.header_offset)
+    header = stream.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04" or info.compress_size != info.file_size:
+        raise ValueError(f"{info.filename}: the archive's directory and the member disagree")
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
+    if stream.read(name_length) != info.filename.encode() or struct.unpack("<H", header[8:10])[0] != 0:
+        raise ValueError(f"{info.filename}: the archive's directory and the member disagree")
+    start = info.header_offset + 30 + name_length + extra_length
+    if start + info.file_size > stream.seek(0, 2):
+        raise ValueError(f"{info.filename}: {info.file_size:,} bytes are declared, and not stored in the archive")
+    return start
