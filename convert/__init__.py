@@ -7,7 +7,6 @@ for the finished model that the check runs.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +51,7 @@ def convert(
         OSError: a file can't be read, written or fetched, or the output exists.
     """
     from . import published
-    from .files import check_dtype, check_form, check_size, check_target
+    from .files import check_dtype, check_form, check_size, check_target, scratch_folder
     from .report import Report
     from .source import open_source
     from .target import write_checked
@@ -60,12 +59,12 @@ def convert(
     started = time.perf_counter()
     check_dtype(dtype)
     check_size(input_shape)
-    with tempfile.TemporaryDirectory(prefix="torchvgg-") as scratch:
+    with scratch_folder() as scratch:
         if source == "demo":
             from .demo import write_demo
 
-            path = write_demo(Path(scratch))
-            target = Path(output) if output else Path(scratch, "demo.safetensors")
+            path = write_demo(scratch)
+            target = Path(output) if output else scratch / "demo.safetensors"
         elif source in published.FILES:
             if output is None and (dtype != "float32" or base_only or layout != "torchvgg"):
                 raise ValueError(f"output: name a file; weights='imagenet' trusts {source} to be whole and float32")
@@ -74,16 +73,16 @@ def convert(
             path = published.find(str(source))
         else:
             path = Path(source)
-            if not path.is_file():
+            if not os.path.isfile(path):  # noqa: PTH113  # a name that is too long is none, to Path an error
                 names = ", ".join(published.FILES)
                 raise FileNotFoundError(f"{str(source)!r}: no such file; expected a Keras file, {names}, or demo")
             target = Path(output) if output else default_output(path)
         check_form(layout, dtype, target)
-        check_target(target, force)
+        check_target(target, force, path)
         with open_source(path, input_shape, base_only) as opened:
             if not allow_nonfinite:
                 opened.network.check_finite()
-            network, error, worst = write_checked(opened, path, target, layout, dtype, check)
+            network, error, worst = write_checked(opened, target, layout, dtype, check)
             kept = output is not None or source != "demo"
             return Report.of(
                 network,

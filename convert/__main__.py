@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -86,13 +89,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser().parse_args(arguments))
     as_json, quiet = options.pop("json"), options.pop("quiet")
     try:
-        report = convert(**options)
+        with _ended_tidily():
+            report = convert(**options)
     except (ValueError, OSError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print(f"error: {options['source']}: more than there is memory for", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
     if not quiet:
         print(report.to_json() if as_json else report.to_text())
     return 0
+
+
+@contextmanager
+def _ended_tidily() -> Iterator[None]:
+    """Lets a process that is told to end clear away what it hasn't finished."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where signals don't arrive
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _one_line(error: Exception) -> str:

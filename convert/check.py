@@ -4,12 +4,15 @@ finished model returns against `reference`'s channels-last computation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .arrays import Shape
+from .kinds import KINDS
 from .network import Layer, Network
 from .reference import activate, layer_output
 
@@ -18,6 +21,8 @@ from .reference import activate, layer_output
 BOUNDS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 OPEN_SIZE = (64, 96)  # the image that is tried where any size goes in
+MOST_WORK = 2 * 10**11  # multiplications: some seconds of two cores
+MOST_NUMBERS = 2**26  # of one layer's output, over all the places of a window
 
 # These change small differences into no larger ones. The others may be steep, softmax above all: they are compared by
 # themselves, on the model's own scores.
@@ -38,6 +43,7 @@ def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tu
     from torchvgg.building import build  # the one place where the conversion meets the model
 
     check_tensors(network, written, dtype)
+    check_work(network)
     height, width, channels = network.input_shape
     image = torch.empty(1, height or OPEN_SIZE[0], width or OPEN_SIZE[1], channels)
     image.uniform_(-128, 128, generator=torch.Generator().manual_seed(0))  # about what preprocess_input returns
@@ -50,6 +56,24 @@ def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tu
         if error > largest:
             worst, largest = name, error
     return largest, worst
+
+
+def check_work(network: Network) -> None:
+    """Raises a ValueError if the check would take more time or memory than a conversion may: sizes are a stranger's."""
+    height, width, channels = network.input_shape
+    shape: Shape = (height or OPEN_SIZE[0], width or OPEN_SIZE[1], channels)
+    work = 0
+    for layer in network.layers:
+        shape = KINDS[layer.class_name].output(layer.config, shape)
+        numbers = math.prod(size or 0 for size in shape)
+        places = math.prod(layer.config.get("pool_size", (1, 1)))
+        kernel = math.prod(layer.weights[0].shape[1:]) if layer.class_name in ("Conv2D", "Dense") else places
+        work += numbers * kernel
+        if work > MOST_WORK or numbers * places > MOST_NUMBERS:
+            raise ValueError(
+                f"{layer.name}: images of {height or OPEN_SIZE[0]}×{width or OPEN_SIZE[1]} are too large to be checked here; "
+                "--no-check leaves the check out"
+            )
 
 
 def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> None:

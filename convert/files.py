@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 KERAS_SUFFIXES = (".weights.h5", ".h5")
 SUFFIXES = (".safetensors", ".pt", ".pth", *KERAS_SUFFIXES)
@@ -37,8 +42,10 @@ def check_size(size: tuple[int, int] | None) -> None:
         raise ValueError(f"input_shape: expected (height, width), 32 or more each. Received: {size!r}")
 
 
-def check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool, source: Path | None = None) -> None:
     """Raises unless `target` is a file that may be written: a ValueError or an OSError that says why not."""
+    if source and target.exists() and target.samefile(source):
+        raise ValueError(f"output: {target} is the input itself; name another file")
     if suffix_of(target) not in SUFFIXES:
         raise ValueError(f"output: expected a name that ends in {', '.join(SUFFIXES)}. Received: {target}")
     if target.is_dir():
@@ -54,14 +61,79 @@ def suffix_of(path: Path) -> str:
 
 @contextmanager
 def writing(target: Path) -> Iterator[Path]:
-    """A name to write under, beside `target`, that becomes `target` when all went well, and nothing when it didn't."""
+    """A name to write under, beside `target`, that becomes `target` when all went well, and nothing when it didn't.
+
+    What a process that was killed left beside it is cleared away; a link is followed, as `cp` does.
+    """
+    target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    suffix = suffix_of(target)
+    stem = target.name.removesuffix(suffix)
+    ours = re.compile(rf"\.{re.escape(stem)}\.\d+-\d+{re.escape(suffix)}")
+    for left in filter(lambda path: ours.fullmatch(path.name), target.parent.iterdir()):
+        if _is_abandoned(left):
+            left.unlink(missing_ok=True)
+    unfinished = target.with_name(f".{stem}.{os.getpid()}-{next(_NUMBERS)}{suffix}")
     try:
-        yield unfinished
-        unfinished.replace(target)
+        with open(unfinished, "wb") as claim:
+            _lock(claim)
+            yield unfinished
+            unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder. Those of processes that were killed are cleared away."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/claim"):
+        if _is_abandoned(left):
+            shutil.rmtree(left.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder, open(Path(folder, "claim"), "wb") as claim:
+        _lock(claim)
+        yield Path(folder)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process at a time is in here for one file, which is made if it isn't there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "ab") as claim:
+            _lock(claim, wait=True)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(claim.fileno())):
+                try:
+                    yield
+                finally:
+                    if path.exists() and not path.stat().st_size:
+                        path.unlink()
+                return
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether no process holds a file that belongs to this user any more."""
+    try:
+        with open(path, "rb+") as claim:
+            return path.stat().st_uid == os.getuid() and _lock(claim)
+    except (OSError, AttributeError):  # another's, or gone, or a system without users
+        return False
+
+
+def _lock(claim: IO[bytes], wait: bool = False) -> bool:
+    """Claims an open file until it is closed, if need be at the end of its process. False if another has."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+_NUMBERS = itertools.count()
+_SCRATCH = "torchvgg-"
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from .archive import is_archive, parse_json, read_archive
+from .files import scratch_folder
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 SECONDS = 8  # to tell what is in a file, and for each 100 MB of it as many tenths, where it is packed
@@ -110,8 +110,7 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
     """
     with open(path, "rb") as stream:
         magic = stream.read(8)
-    with tempfile.TemporaryDirectory(prefix="torchvgg-") as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         if magic == HDF5_MAGIC:
             yield _read_hdf5(path, path, 0, path.stat().st_size, scratch / "spool")
         elif is_archive(path):
@@ -145,9 +144,18 @@ def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -
 
 def _ask_reader(path: Path, source: Path, start: int, length: int, spool: Path) -> dict[str, Any]:
     """Runs `hdf5` on a file, in a Python of its own with the same search path."""
-    code = "import runpy, sys; sys.path[:] = sys.argv.pop().split('\\n'); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    program = str(Path(__file__).with_name("hdf5.py"))
-    arguments = [program, str(source.absolute()), str(start), str(length), str(spool), "\n".join(sys.path)]
+    code = (
+        "import runpy, sys; sys.path[:] = sys.argv.pop().split('\\n'); "
+        "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    )
+    arguments = [
+        f"{__package__}.hdf5",
+        str(source.absolute()),
+        str(start),
+        str(length),
+        str(spool),
+        "\n".join(sys.path),
+    ]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}  # no filters from elsewhere
     try:
         done = subprocess.run(

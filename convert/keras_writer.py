@@ -24,7 +24,7 @@ def write_keras(network: Network, path: Path, suffix: str, dtype: str) -> None:
         suffix: ".h5" for Keras 2's format, which Keras 3 reads too, or ".weights.h5" for Keras 3's, which 2 reads too.
         dtype: of the arrays.
     """
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:  # `files.writing` holds it
         (_write_numbered if suffix == ".weights.h5" else _write_named)(network, file, dtype)
 
 

@@ -12,7 +12,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import md5
+from .files import locked, md5
 
 
 class Published(NamedTuple):
@@ -81,20 +81,33 @@ def download(url: str, target: Path, expected_md5: str) -> None:
     partial = target.with_name(f"{target.name}.part")
     by_hand = f"fetch it by hand and put it at {target}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, partial)
+        with locked(partial):
+            if target.is_file() and md5(target) == expected_md5:
+                return  # another process was here before
+            _fetch(url, partial)
+            _accept(url, partial, target, expected_md5)
     except urllib.error.HTTPError as error:
         raise OSError(f"{url}: HTTP status {error.code} ({error.reason}); {by_hand}") from None
     except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException, EOFError) as error:
         reason = getattr(error, "reason", error)
         raise OSError(f"{url}: no full download ({reason}); run it again to go on, or {by_hand}") from None
+    except _WrongHashError as error:
+        raise OSError(f"{error}; run it again, or {by_hand}") from None
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = f"{'make room, or ' if full else ''}set TORCHVGG_HOME to another folder, or {by_hand}"
         raise OSError(f"{partial}: {error.strerror or error}; {advice}") from None
+
+
+class _WrongHashError(OSError):
+    pass
+
+
+def _accept(url: str, partial: Path, target: Path, expected_md5: str) -> None:
+    """Gives a whole download its name, if it is the right one."""
     if (received := md5(partial)) != expected_md5:
         partial.unlink()
-        raise OSError(f"{url}: expected MD5 {expected_md5}. Received: {received}, deleted; run it again, or {by_hand}")
+        raise _WrongHashError(f"{url}: expected MD5 {expected_md5}. Received: {received}, deleted")
     partial.replace(target)
 
 

@@ -22,7 +22,14 @@ class Source(NamedTuple):
     network: Network
     format: str
     keras_version: str
+    path: Path
+    stamp: tuple[int, ...]
     assumed: str = ""
+
+    def check_unchanged(self) -> None:
+        """Raises a ValueError if the file isn't what it was when it was opened."""
+        if _stamp(self.path) != self.stamp:
+            raise ValueError(f"{self.path}: changed while it was read; run it again when it is at rest")
 
 
 @contextmanager
@@ -41,16 +48,23 @@ def open_source(
         ValueError: it holds no network that is understood; the message says where it goes wrong.
         OSError: it can't be read.
     """
+    stamp = _stamp(path)
     if is_torch_file(path):
         with _told_of(path):
             file = read_torch_file(path)
             network = network_of_torch_file(file, input_shape, base_only)
-        yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown"))
+        yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown"), path, stamp)
         return
     with open_keras_file(path) as keras_file:
         with _told_of(path):
             network, assumed = _network_of(keras_file, input_shape, base_only, weights_only)
-        yield Source(network, keras_file.format, keras_file.keras_version, assumed)
+        yield Source(network, keras_file.format, keras_file.keras_version, path, stamp, assumed)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file does."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _network_of(

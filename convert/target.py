@@ -20,13 +20,12 @@ from .writer import metadata, tensors_of, write_torch
 
 
 def write_checked(
-    source: Source, path: Path, target: Path, layout: str, dtype: str, check: bool
+    source: Source, target: Path, layout: str, dtype: str, check: bool
 ) -> tuple[Network, float | None, str | None]:
     """Writes `target`, whole or not at all.
 
     Args:
-        source: what `path` holds.
-        path: the file that it comes from.
+        source: the open file.
         target: the file to write; its suffix says in which form.
         layout: "torchvgg", or another house's.
         dtype: of the numbers written.
@@ -52,12 +51,13 @@ def write_checked(
                 write_keras(network, unfinished, suffix, dtype)
         else:
             tensors = to_house(tensors_of(network, dtype), network, layout)
-            ours = metadata(network, path, source.keras_version, layout)
+            ours = metadata(network, source.path, source.keras_version, layout)
             with explained_failure(target.parent):
                 write_torch(tensors, unfinished, ours)
         error, worst = None, None
         if check:
             error, worst = check_output(network, _read_back(unfinished, suffix, network, layout), dtype)
+        source.check_unchanged()
     return network, error, worst
 
 

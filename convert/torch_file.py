@@ -47,7 +47,18 @@ def read_torch_file(path: Path) -> TorchFile:
     """
     with open(path, "rb") as stream:
         head = stream.read(9)
-    return _read_safetensors(path) if head[8:9] == b"{" else TorchFile(_read_pickle(path), {})
+    found = _read_safetensors(path) if head[8:9] == b"{" else TorchFile(_read_pickle(path), {})
+    for name, tensor in found.tensors.items():
+        if not _is_plain(tensor):
+            raise ValueError(f"{path}: {name[:100]!r} is no plain tensor of numbers")
+    return found
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Dense, of real numbers, each of them stored: an expanded tensor has any size and a few bytes."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
+        return False
+    return tensor.device.type == "cpu" and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _read_safetensors(path: Path) -> TorchFile:
@@ -57,7 +68,7 @@ def _read_safetensors(path: Path) -> TorchFile:
         with safe_open(path, "pt") as file:
             found = TorchFile({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
         found.architecture  # noqa: B018  # it is JSON, or the file is damaged
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RuntimeError, RecursionError) as error:
         raise ValueError(f"{path}: a damaged .safetensors file ({error})") from None
     return found
 
@@ -66,8 +77,16 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     expected = f"{path}: expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{expected}. Received: {str(error).splitlines()[0]}") from None
+    except pickle.UnpicklingError as error:  # which is long, and tells how to run the code all the same
+        reason = (
+            "a pickle with more in it than tensors, which isn't run" if "Unsupported" in str(error) else "no pickle"
+        )
+        raise ValueError(f"{expected}. Received: {reason} (read with weights_only=True)") from None
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged pickle leads to
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{expected}. Received: {reason}") from None
     if not isinstance(tensors, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
     ):

@@ -34,7 +34,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         )
     try:
         return build(architecture, tensors)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, RuntimeError) as error:
         raise ValueError(f"{path}: an architecture that `convert` didn't write ({error!r})") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

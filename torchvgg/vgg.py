@@ -3,7 +3,6 @@
 import os
 from contextlib import nullcontext
 from numbers import Integral
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -90,7 +89,8 @@ def global_pooling(pooling: str | None) -> dict[str, nn.Module]:
 def check_weights(weights: Any, include_top: bool, classes: Any, activation: Activation) -> None:
     """Raises a ValueError for what Keras refuses of `weights`, and of the classifier that would go with them."""
     known = weights is None or weights == "imagenet"
-    if not known and not (isinstance(weights, str | os.PathLike) and Path(weights).is_file()):
+    # (To Path a name that is too long is an error.)
+    if not known and not (isinstance(weights, str | os.PathLike) and os.path.isfile(weights)):  # noqa: PTH113
         raise ValueError(
             "weights: expected None (random initialisation), 'imagenet', or the path of a weights file. "
             f"Received: {weights!r}, which is no such name and no file"
