@@ -51,7 +51,7 @@ def convert(
         OSError: a file can't be read, written or fetched, or the output exists.
     """
     from . import published
-    from .files import check_dtype, check_form, check_size, check_target, scratch_folder
+    from .files import check_dtype, check_form, check_size, check_target, scratch_folder, told_of
     from .report import Report
     from .source import open_source
     from .target import write_checked
@@ -81,7 +81,8 @@ def convert(
         check_target(target, force, path)
         with open_source(path, input_shape, base_only) as opened:
             if not allow_nonfinite:
-                opened.network.check_finite()
+                with told_of(path):
+                    opened.network.check_finite()
             network, error, worst = write_checked(opened, target, layout, dtype, check)
             kept = output is not None or source != "demo"
             return Report.of(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
-LONGEST_JSON = 1 << 25
+LONGEST_JSON = 1 << 23
 UNPACKED_AT_MOST = (1 << 28, 8)  # of a deflated member: so many bytes, and so many times what is stored
 MOST_MEMBERS = 10_000
 

@@ -83,7 +83,7 @@ def read_chain(model: Entry, keras_version: str = "3") -> Chain:
         raise ValueError(f"expected a model of images, (N, height, width, channels). Received input shape: {shape}")
     _, height, width, channels = shape
     layers = [layer for layer in _unfolded(model, keras_version) if layer.class_name not in AUGMENTATION]
-    return Chain(name_of(model), (height, width, channels), _named_for_modules(layers))
+    return Chain(name_of(model), (height, width, channels), named_for_modules(layers))
 
 
 def _unfolded(model: Entry, keras_version: str, outer: Described | None = None) -> Iterator[Described]:
@@ -148,11 +148,11 @@ def _input_shape(model: Entry) -> list[Any]:
     raise LayerError(name_of(model), model["class_name"], "the shape of its input isn't in the file")
 
 
-def _named_for_modules(layers: list[Described]) -> list[Described]:
+def named_for_modules(layers: list[Described]) -> list[Described]:
     """The layers under names that a PyTorch module's child can have: no dot, none twice, none that a module uses."""
     named: dict[str, Described] = {}
     for layer in layers:
-        short, full = (name.replace(".", "_") for name in (layer.name, "_".join(layer.path)))
+        short, full = (name.replace(".", "_") for name in (layer.name, "_".join(layer.path) or layer.name))
         name = short if _is_free(short, named) else full
         while not _is_free(name, named):
             name += "_"

@@ -155,3 +155,15 @@ def md5(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def told_of(path: Path) -> Iterator[None]:
+    """What goes wrong in a file, as one ValueError that names it."""
+    try:
+        yield
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ValueError(f"{path}: a configuration that Keras doesn't write ({reason})") from None

@@ -24,7 +24,7 @@ import h5py
 
 from .hdf5_guard import GuardedFile, RefusedError, has
 
-MEMORY = 3 << 30  # of address space, most of it the libraries'
+MEMORY = 1 << 30  # of address space, half of it the libraries'
 MOST_NESTED = 20  # models in models
 
 
@@ -79,8 +79,9 @@ class Reader(GuardedFile):
     def named_layer(self, weights: h5py.Group, name: str) -> list[Any]:
         group = self.folder(weights, name.split("/"))
         if group is None:
-            raise RefusedError(f"layer {name!r} is named, but has no group")
+            raise RefusedError(f"layer {name[:100]!r} is named, but has no group")
         names = self.names(group, "weight_names")
+        name = name[:100]
         if len(set(names)) < len(names):
             raise RefusedError(f"layer {name!r}: two arrays of one name, of which Keras has kept one")
         arrays = []
@@ -88,7 +89,7 @@ class Reader(GuardedFile):
             *folders, last = weight_name.split("/")
             place = self.folder(group, folders)
             if place is None or not has(place, last):
-                raise RefusedError(f"layer {name!r}: the array {weight_name!r} is named, but isn't there")
+                raise RefusedError(f"layer {name!r}: the array {weight_name[:100]!r} is named, but isn't there")
             arrays.append(self.array(place, last, weight_name))
         return [name, arrays]
 

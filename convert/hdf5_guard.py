@@ -46,8 +46,8 @@ class GuardedFile:
         self.objects += 1
         if self.objects > MOST_OBJECTS:
             raise RefusedError(f"more than {MOST_OBJECTS} groups and arrays")
-        if name in ("", ".", "..") or len(name) > LONGEST_NAME or "/" in name or "\0" in name:
-            raise RefusedError(f"{group.name}: a name that Keras doesn't write ({name[:50]!r})")
+        if not has(group, name):
+            raise RefusedError(f"{group.name}: {name[:50]!r} isn't there")
         if group.id.links.get_info(name.encode()).type != h5l.TYPE_HARD:
             raise RefusedError(f"{group.name}: {name[:50]!r} is a link that leads elsewhere, which isn't followed")
         return group[name]
@@ -143,8 +143,10 @@ class GuardedFile:
 
 
 def has(group: h5py.Group, name: str) -> bool:
-    """Whether a group has a link of that name; where it leads isn't looked at."""
-    return bool(name) and "\0" not in name and group.id.links.exists(name.encode())
+    """Whether a group has a link of that plain name; where it leads isn't looked at."""
+    if name in ("", ".", "..") or len(name) > LONGEST_NAME or "/" in name or not name.isprintable():
+        raise RefusedError(f"{group.name[:200]}: a name that Keras doesn't write ({name[:50]!a})")
+    return group.id.links.exists(name.encode())
 
 
 def number_type(kind: h5t.TypeID) -> str | None:

@@ -28,6 +28,9 @@ class Array(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+    @property
+    def is_floating(self) -> bool: ...
+
     def read(self) -> torch.Tensor: ...
 
 
@@ -135,7 +138,9 @@ def assemble(
     for (described, specs), config, arrays in zip(wanted, configs, hand_out(wanted), strict=True):
         for spec, array in zip(specs, arrays, strict=True):
             if array.shape != spec.shape:
-                raise ValueError(f"{array.name}: expected shape {spec.shape}. Received: {array.shape}")
+                raise ValueError(f"{array.name[:100]}: expected shape {spec.shape}. Received: {array.shape}")
+            if not array.is_floating and spec.name != "count":
+                raise ValueError(f"{array.name[:100]}: expected floating-point numbers. Received: whole ones")
         weights = [Weight(spec.name, array, spec.layout) for spec, array in zip(specs, arrays, strict=True)]
         layers.append(Layer(described.class_name, described.name, config, weights, described.trainable))
     return Network(chain.name, chain.input_shape, layers, theano)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from .files import told_of
 from .graph import LayerError
 from .keras_file import KerasFile, open_keras_file
 from .network import Network
@@ -50,13 +51,13 @@ def open_source(
     """
     stamp = _stamp(path)
     if is_torch_file(path):
-        with _told_of(path):
+        with told_of(path):
             file = read_torch_file(path)
             network = network_of_torch_file(file, input_shape, base_only)
         yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown"), path, stamp)
         return
     with open_keras_file(path) as keras_file:
-        with _told_of(path):
+        with told_of(path):
             network, assumed = _network_of(keras_file, input_shape, base_only, weights_only)
         yield Source(network, keras_file.format, keras_file.keras_version, path, stamp, assumed)
 
@@ -87,16 +88,3 @@ def _network_of(
         network,
         f"the file has no architecture: taken for Keras's own top, with softmax, on images of {height}×{width}",
     )
-
-
-@contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    """What goes wrong in a file, as one ValueError that names it."""
-    try:
-        yield
-    except ValueError as error:
-        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: a configuration that Keras doesn't write ({type(error).__name__}: {error})"
-        ) from None

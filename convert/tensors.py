@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from .arrays import Spec
-from .chain import Chain, Described
+from .chain import Chain, Described, named_for_modules
 from .graph import LayerError
+from .kinds import KINDS
 from .layout import Layout
 from .network import Layer, Network, assemble
 from .settings import settings
 from .torch_file import TorchFile
+from .validity import whole
 from .vgg import NETWORKS, filters_of, square_input, vgg_chain
 
 _OF_BASE = re.compile(r"block\d_conv\d\.(weight|bias)$")  # the names of a VGG's own tensors
@@ -34,6 +36,10 @@ class TorchArray:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.layout.to_keras(torch.empty(self.tensor.shape, device="meta")).shape)
+
+    @property
+    def is_floating(self) -> bool:
+        return self.tensor.is_floating_point()
 
     def read(self) -> Tensor:
         return self.layout.to_keras(self.tensor)
@@ -86,9 +92,21 @@ def chain_of_architecture(architecture: Mapping[str, Any]) -> Chain:
             Described(entry["class_name"], entry["name"], entry["config"], entry.get("trainable", True))
             for entry in architecture["layers"]
         ]
-        return Chain(architecture["name"], (height, width, channels), layers)
+        chain = Chain(architecture["name"], (height, width, channels), layers)
+        sizes_are_whole = whole(channels) and all(size is None or whole(size) for size in (height, width))
+        if not sizes_are_whole or not isinstance(chain.name, str):
+            raise ValueError(f"a model {chain.name!r} for images of {architecture['input_shape']}")
+        for layer in layers:
+            unknown = layer.config.keys() - KINDS[layer.class_name].settings.keys()
+            if unknown or not isinstance(layer.trainable, bool):
+                raise ValueError(
+                    f"{layer.name}: settings of no {layer.class_name}, {sorted(unknown) or layer.trainable}"
+                )
+        if named_for_modules(layers) != layers:
+            raise ValueError(f"names that no layers can have: {', '.join(layer.name for layer in layers)}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"an architecture that `convert` didn't write ({error!r})") from None
+        raise ValueError(f"an architecture that `convert` didn't write ({type(error).__name__}: {error})") from None
+    return chain
 
 
 def _chain_of_tensors(tensors: Mapping[str, Tensor], input_shape: tuple[int, int] | None) -> Chain:

@@ -76,7 +76,9 @@ def _read_safetensors(path: Path) -> TorchFile:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     expected = f"{path}: expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with open(path, "rb") as stream:
+            is_zip = stream.read(2) == b"PK"  # PyTorch's own format since 1.6, which can be mapped
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:  # which is long, and tells how to run the code all the same
         reason = (
             "a pickle with more in it than tensors, which isn't run" if "Unsupported" in str(error) else "no pickle"

@@ -121,6 +121,8 @@ def assign(model: Model, tensors: Mapping[str, Tensor]) -> None:
                 f"{key}: expected shape {tuple(expected[key].shape)}. Received: {tuple(tensor.shape)}; "
                 "see `classes` and `input_shape`"
             )
+        if tensor.is_floating_point() != expected[key].is_floating_point():
+            raise ValueError(f"{key}: expected numbers like {expected[key].dtype}. Received: {tensor.dtype}")
     dtype = torch.get_default_dtype()
     own = {key: x.to(dtype) if x.is_floating_point() else x for key, x in tensors.items()}
     model.load_state_dict(own, assign=True)

@@ -40,11 +40,16 @@ def read_model(path: Path) -> Weights:
         ValueError: the file is neither, or is damaged, or its model can't be converted.
         OSError: it can't be read.
     """
+    from .convert.files import told_of
+    from .convert.tensors import network_of_torch_file
     from .convert.torch_file import is_torch_file, read_torch_file
 
     if is_torch_file(path):
         file = read_torch_file(path)
-        return Weights(file.tensors, file.architecture)
+        if not file.architecture:
+            return Weights(file.tensors, None)
+        with told_of(path):
+            return Weights(file.tensors, network_of_torch_file(file, None, base_only=False).architecture())
     from .convert.source import open_source
 
     with open_source(path, None, base_only=False) as source:
