@@ -5,6 +5,7 @@ No member is extracted to where its name says; three are read, if each is what K
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import stat
@@ -51,8 +52,8 @@ def read_archive(path: Path, scratch: Path) -> KerasArchive:
             version = str(parse_json(_read(archive, members[METADATA]), METADATA)["keras_version"])
             weights = members[WEIGHTS]
             if weights.compress_type != zipfile.ZIP_STORED:
-                with archive.open(weights) as packed, open(scratch / WEIGHTS, "wb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked)
+                with open(scratch / WEIGHTS, "wb") as unpacked:
+                    _unpack(archive, weights, unpacked)
                 return KerasArchive(config, version, scratch / WEIGHTS, 0, weights.file_size)
             return KerasArchive(config, version, path, _start(stream, weights), weights.file_size)
     except KeyError as error:
@@ -122,7 +123,16 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.file_size > LONGEST_JSON:
         raise ValueError(f"{info.filename}: longer than Keras writes it")
-    return archive.read(info)
+    content = io.BytesIO()
+    _unpack(archive, info, content)
+    return content.getvalue()
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, into: IO[bytes]) -> None:
+    with archive.open(info) as packed:
+        shutil.copyfileobj(packed, into)
+    if into.tell() != info.file_size:
+        raise ValueError(f"{info.filename}: {info.file_size:,} bytes are declared, and {into.tell():,} stored")
 
 
 def _start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:

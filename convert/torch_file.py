@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,17 +80,18 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         with open(path, "rb") as stream:
             is_zip = stream.read(2) == b"PK"  # PyTorch's own format since 1.6, which can be mapped
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickles of other versions
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:  # which is long, and tells how to run the code all the same
-        reason = (
-            "a pickle with more in it than tensors, which isn't run" if "Unsupported" in str(error) else "no pickle"
-        )
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"a pickle that names {named[1][:100]}, which isn't run" if named else "no pickle of tensors alone"
         raise ValueError(f"{expected}. Received: {reason} (read with weights_only=True)") from None
     except OSError:
         raise
     except Exception as error:  # whatever a damaged pickle leads to
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{expected}. Received: {reason}") from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{expected}. Received: no pickle of tensors alone ({reason})") from None
     if not isinstance(tensors, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
     ):

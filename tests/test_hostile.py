@@ -374,12 +374,12 @@ KERAS: list[tuple[Callable[[Path], None], str]] = [
     (patched(W, 24, "<I", 10**6), "disagree"),
     (patched(W, 24, "<I", 10**9), "unpacks to 1,000,000,000 bytes"),
     (patched(W, 20, "<I", 100), "disagree|Overlapped"),
-    (patched(W, 24, "<I", 10**6, deflated=True), "damaged"),
+    (patched(W, 24, "<I", 10**6, deflated=True), "1,000,000 bytes are declared"),
     (patched(W, 24, "<I", 100, deflated=True), "damaged"),
     (patched(W, 10, "<H", 99), "damaged"),  # an unknown compression
     (patched(W, 42, "<I", 10**6), "disagree|damaged"),  # where the member is
     (patched("config.json", 24, "<I", 10), "damaged"),
-    (patched("config.json", 24, "<I", 10**5), "damaged|disagree"),
+    (patched("config.json", 24, "<I", 10**5), "config.json: 100,000 bytes are declared"),
     *((members({name: None}), f"{name}' is missing") for name in ("config.json", "metadata.json")),
     (members({W: None}), "expected a Keras file"),
     (members({"metadata.json": b"{}"}), "keras_version' is missing"),
@@ -548,7 +548,7 @@ class Evil:
 def test_code_in_a_pickle_is_not_run(save: Callable[..., None], tmp_path: Path, check_refused: Refused) -> None:
     path, marker = tmp_path / "evil.pt", tmp_path / "marker"
     save({"block1_conv1.weight": Evil(marker)}, path)
-    check_refused(path, "weights_only=True|can only be used with", load_model, headless_vgg)
+    check_refused(path, "names posix.system, which isn't run .*weights_only=True", load_model, headless_vgg)
     assert not marker.exists()
     pickle.loads(pickle.dumps(Evil(marker)))
     assert marker.exists()
@@ -611,7 +611,7 @@ def told(event, arguments, log=os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O
 sys.addaudithook(lambda event, arguments: None if event == "open" and isinstance(arguments[0], int) else told(event, arguments))
 '''
 run = subprocess.run
-subprocess.run = lambda command, **options: run([*command[:3], HOOK + command[3], *command[4:]], **options)
+subprocess.run = lambda command, **options: run([*command[:3], "import h5py" + HOOK + command[3], *command[4:]], **options)
 before = getrusage(RUSAGE_SELF).ru_maxrss
 exec(HOOK)
 status = main(arguments)
