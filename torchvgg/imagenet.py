@@ -40,6 +40,8 @@ def preprocess_input(x: Array, data_format: str = "channels_first") -> Array:
             f"Received shape: {tuple(x.shape)}; for the other order pass data_format={other!r}"
         )
     mean_shape = (3, 1, 1) if data_format == "channels_first" else (3,)
+    if "complex" in str(x.dtype) or x.dtype == object:
+        raise ValueError(f"expected real numbers. Received: {x.dtype}")
     if isinstance(x, torch.Tensor):
         images = x if x.is_floating_point() else x.float()
         return images.flip(axis) - images.new_tensor(MEAN_BGR).reshape(mean_shape)

@@ -54,6 +54,7 @@ class Conv2D(nn.Conv2d):
         _initialise_as_keras(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_alike(x, self.weight)
         if self.pads_as_keras:
             x = F.pad(x, _same_padding(x, self.kernel_size, self.stride, self.dilation))
         return self.activation(super().forward(x))
@@ -76,9 +77,22 @@ class Dense(nn.Linear):
         _initialise_as_keras(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_alike(x, self.weight)
         if x.dim() == 4:
             return self.activation(super().forward(x.movedim(1, -1)).movedim(-1, 1))
         return self.activation(super().forward(x))
+
+
+def _check_alike(x: Tensor, weight: Tensor) -> None:
+    """Raises a ValueError unless a layer's input has the type and the device of its weights. Autocast sees to the type.
+
+    PyTorch would find most of it, in its kernels' own words; and compute with what isn't there if weights are on "meta".
+    """
+    has_type = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
+    if not has_type or x.device != weight.device:
+        raise ValueError(
+            f"expected a tensor like the weights, {weight.dtype} on {weight.device}. Received: {x.dtype} on {x.device}"
+        )
 
 
 def _fused(activation: Activation) -> ActivationFunction:

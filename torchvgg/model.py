@@ -33,8 +33,8 @@ class Model(nn.Module):
         """The output of the last layer for images `x`, `(N, C, H, W)`, float.
 
         Raises:
-            ValueError: `x` has another shape than `input_shape`, or isn't of a floating-point type. (Not looked at while
-            `torch.jit.trace` records.)
+            ValueError: `x` isn't a dense tensor of a floating-point type with the shape `input_shape`, or, unlike the
+            weights, of another type or on another device. (The shape isn't looked at while `torch.jit.trace` records.)
         """
         self._check_input(x)
         for layer in self.children():
@@ -122,6 +122,9 @@ class Model(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         if torch.jit.is_tracing():  # type: ignore[attr-defined]  # a trace would keep the answer for its example and warn of it
             return
+        if not isinstance(x, Tensor) or x.layout != torch.strided:
+            received = x.layout if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"expected a dense torch.Tensor. Received: {received}")
         _, channels, height, width = self.input_shape
         fits = x.dim() == 4 and x.shape[1] == channels
         fits = fits and all(

@@ -61,6 +61,8 @@ class BatchNormalization(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self._is_trained():
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon)
+        if not x.numel():
+            raise ValueError(f"expected at least one image in training. Received shape: {tuple(x.shape)}")
         axes = [0, *range(2, x.dim())]
         with torch.no_grad():
             variance, mean = torch.var_mean(x, axes, correction=0)
