@@ -48,6 +48,8 @@ def check_target(target: Path, force: bool, source: Path | None = None) -> None:
         raise ValueError(f"output: {target} is the input itself; name another file")
     if suffix_of(target) not in SUFFIXES:
         raise ValueError(f"output: expected a name that ends in {', '.join(SUFFIXES)}. Received: {target}")
+    if Path(os.path.realpath(target)).is_symlink():
+        raise OSError(f"{target} is a link that leads to itself; name another file")
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder; name a file in it")
     if target.exists() and not force:

@@ -4,14 +4,19 @@ import os
 
 os.environ["KERAS_BACKEND"] = "torch"  # before anything imports Keras
 
+import hashlib
 import resource
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from torchvgg.convert import published
+
 from .keras_models import keras_model, write_twin
+from .server import Server
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +48,19 @@ def headless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def topped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The twin of vgg16, for small images."""
     return write_twin(tmp_path_factory.mktemp("twins") / "topped.h5", keras_model(classes=4, input_shape=(32, 32, 3)))
+
+
+@pytest.fixture
+def server(headless: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A mirror of the release in which vgg16-notop is our twin, its hash among the known ones."""
+    content = headless.read_bytes()
+    known = published.FILES["vgg16-notop"]._replace(md5=hashlib.md5(content).hexdigest())
+    monkeypatch.setitem(published.FILES, "vgg16-notop", known)
+    with Server() as server:
+        server.content = content
+        monkeypatch.setenv("TORCHVGG_MIRROR", f"http://127.0.0.1:{server.server_port}/mirror/")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

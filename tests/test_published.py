@@ -1,12 +1,7 @@
 """Getting the published files: where they are looked for, and downloads from a real HTTP server on this machine."""
 
-import hashlib
-import http.server
 import os
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,67 +10,7 @@ from torchvgg import VGG16, convert
 from torchvgg.convert import published
 from torchvgg.convert.__main__ import main
 
-from .keras_models import keras_model, write_twin
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves one file, in the way that `fault` names, and notes what it was asked for."""
-
-    content = b""
-    fault = ""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests: list[tuple[str, str | None]] = []
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.requests.append((self.path, wanted))
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if self.server.fault == "404":
-            self.send_error(404)
-            return
-        if self.server.fault == "no ranges":
-            start = 0
-        elif start >= len(self.server.content):
-            self.send_error(416)
-            return
-        body = self.server.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if self.server.fault == "cut off" else body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("twin") / "twin.h5", keras_model(include_top=False))
-
-
-@pytest.fixture
-def server(twin: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A mirror of the release in which vgg16-notop is our twin, its hash among the known ones."""
-    content = twin.read_bytes()
-    known = published.FILES["vgg16-notop"]._replace(md5=hashlib.md5(content).hexdigest())
-    monkeypatch.setitem(published.FILES, "vgg16-notop", known)
-    with Server() as server:
-        server.content = content
-        monkeypatch.setenv("TORCHVGG_MIRROR", f"http://127.0.0.1:{server.server_port}/mirror/")
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-FILENAME = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+from .server import FILENAME, Server
 
 
 def home(name: str = "") -> Path:
@@ -97,20 +32,20 @@ def test_imagenet_is_fetched_once_and_converted_once(server: Server) -> None:
         assert torch.equal(second.state_dict()[key], tensor), key
 
 
-def test_a_converted_top_serves_imagenet_without_it(server: Server, twin: Path) -> None:
-    convert.convert(twin, home("vgg16.safetensors"), check=False)
+def test_a_converted_top_serves_imagenet_without_it(server: Server, headless: Path) -> None:
+    convert.convert(headless, home("vgg16.safetensors"), check=False)
     VGG16(include_top=False)
     assert server.requests == []
 
 
-def test_what_keras_has_downloaded_is_used(server: Server, twin: Path) -> None:
+def test_what_keras_has_downloaded_is_used(server: Server, headless: Path) -> None:
     models = Path(os.environ["KERAS_HOME"], "models")
     models.mkdir()
     (models / FILENAME).write_bytes(b"broken")
     assert published.find("vgg16-notop") == home(FILENAME)  # its hash is wrong: fetched
     assert len(server.requests) == 1
     home(FILENAME).unlink()
-    (models / FILENAME).write_bytes(twin.read_bytes())
+    (models / FILENAME).write_bytes(headless.read_bytes())
     assert published.find("vgg16-notop") == models / FILENAME
     assert len(server.requests) == 1
 

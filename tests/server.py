@@ -1,0 +1,50 @@
+"""A mirror of the published files on this machine: a real HTTP server, with the faults that servers have."""
+
+import contextlib
+import http.server
+import time
+from typing import Any
+
+FILENAME = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one file, in the way that `fault` names, and notes what it was asked for."""
+
+    content = b""
+    fault = ""
+    pause = 0.0  # seconds after each 100 KB
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[tuple[str, str | None]] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.requests.append((self.path, wanted))
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        if self.server.fault == "404":
+            self.send_error(404)
+            return
+        if self.server.fault == "no ranges":
+            start = 0
+        elif start >= len(self.server.content):
+            self.send_error(416)
+            return
+        body = self.server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.server.fault == "cut off":
+            body = body[: len(body) // 2]
+        with contextlib.suppress(ConnectionError):  # who asked may be dead by now
+            for start in range(0, len(body), 100_000):
+                self.wfile.write(body[start : start + 100_000])
+                time.sleep(self.server.pause)
+
+    def log_message(self, *_: Any) -> None:
+        pass

@@ -1,0 +1,275 @@
+"""Whenever a conversion or a download ends, by whatever hand: an output is the old file, the new file, or isn't there."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from torchvgg import VGG16
+from torchvgg.convert import convert, published, target
+from torchvgg.convert.files import locked, writing
+
+from .command_line import run
+from .server import FILENAME, Server
+
+ROOT = Path(__file__).parents[1]
+
+# Runs the command line again and again, and kills each run at a random moment of its first `seconds`. It prints how each
+# ended. A fork starts in no time; and it has no threads, since nothing was computed before.
+KILLER = """
+import os, random, signal, sys, time
+import torch
+import torchvgg.building, torchvgg.convert.source, torchvgg.convert.target, torchvgg.convert.demo
+from torchvgg.convert import published
+from torchvgg.convert.__main__ import main
+
+md5, seconds, *arguments = sys.argv[1:]
+published.FILES["vgg16-notop"] = published.FILES["vgg16-notop"]._replace(md5=md5)
+moments = random.Random(0)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os._exit(main(arguments))
+    time.sleep(float(seconds) * moments.random())
+    os.kill(child, signal.SIGKILL)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+RUNS = 50
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where processes put their temporary files."""
+    (folder := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def content_of(path: Path) -> object:
+    """The header and the numbers of a `.safetensors`, which writes its header in any order; None if it isn't there."""
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return (json.loads(content[8:end]) if end < len(content) else b""), content[end:] or content
+
+
+def killed_runs(*arguments: object) -> Iterator[bool]:
+    """Whether each of the runs was killed (others had come to their end), right after it was."""
+    command = [sys.executable, "-c", KILLER, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdin
+        assert process.stdout
+        for _ in range(RUNS):
+            print(file=process.stdin, flush=True)
+            yield int(process.stdout.readline()) == signal.SIGKILL
+        process.stdin.close()
+    assert process.returncode == 0
+
+
+def test_kill_9_in_a_conversion(headless: Path, tmp_path: Path, temporary: Path) -> None:
+    (folder := tmp_path / "out").mkdir()
+    output = folder / "out.safetensors"
+    convert(headless, output)
+    before = new = content_of(output)
+    ends = []
+    for number, was_killed in enumerate(killed_runs("", 1.2, headless, "-o", output, "--force", "-q")):
+        after = content_of(output)
+        assert after in (before, new)
+        ends.append((was_killed, after == new))
+        output.unlink(missing_ok=True)
+        if number % 2:
+            output.write_bytes(b"an older file's content")
+        before = content_of(output)
+    assert ends.count((True, False)) >= RUNS // 4
+    assert run(headless, "-o", output, "--force", "-q") == 0
+    assert content_of(output) == new
+    assert list(folder.iterdir()) == [output]
+
+
+def test_kill_9_in_a_download(server: Server, tmp_path: Path, temporary: Path) -> None:
+    home = Path(os.environ["TORCHVGG_HOME"])
+    server.pause = 0.003
+    md5 = hashlib.md5(server.content).hexdigest()
+    parts = set()
+    for _ in killed_runs(md5, 0.5, "vgg16-notop", "-o", tmp_path / "out.pt", "--no-check", "--force", "-q"):
+        for path in home.iterdir():
+            assert path.name in (FILENAME, f"{FILENAME}.part")
+            size = path.stat().st_size
+            parts.add(size)
+            assert path.read_bytes() == server.content[:size]
+            assert path.name.endswith(".part") or size == len(server.content)
+            if size == len(server.content):
+                path.unlink()
+    assert len(parts) > 10
+    assert published.find("vgg16-notop").read_bytes() == server.content
+    assert [path.name for path in home.iterdir()] == [FILENAME]
+
+
+def wait_for_a_file(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not list(folder.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "told"), [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_signals_clear_up(
+    number: signal.Signals,
+    status: int,
+    told: str,
+    headless: Path,
+    tmp_path: Path,
+    temporary: Path,
+) -> None:
+    (folder := tmp_path / "out").mkdir()
+    command = [sys.executable, "-m", "convert", str(headless), "-o", str(folder / "out.safetensors")]
+    for stage in (temporary, folder):  # while the file is read, and while the output is written
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            wait_for_a_file(stage)
+            process.send_signal(number)
+            assert process.communicate()[1] == told
+        assert process.returncode == status
+        assert list(folder.iterdir()) == []
+        assert list(temporary.iterdir()) == []
+
+
+def test_two_conversions_into_one_cache(server: Server, tmp_path: Path, temporary: Path) -> None:
+    """The file is fetched once, and both get it."""
+    server.pause = 0.003
+    md5 = hashlib.md5(server.content).hexdigest()
+    code = (
+        "import sys\nfrom torchvgg import VGG16\nfrom torchvgg.convert import published\n"
+        "published.FILES['vgg16-notop'] = published.FILES['vgg16-notop']._replace(md5=sys.argv[1])\n"
+        "print(float(sum(p.detach().double().sum() for p in VGG16(include_top=False).parameters())))"
+    )
+    command = [sys.executable, "-c", code, md5]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    received = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(server.requests) == 1
+    expected = sum(
+        p.detach().double().sum() for p in VGG16(include_top=False, weights=published.find("vgg16-notop")).parameters()
+    )
+    assert [float(text) for text in received] == [float(expected)] * 2
+    home = Path(os.environ["TORCHVGG_HOME"])
+    assert {path.name for path in home.iterdir()} == {FILENAME, "vgg16-notop.safetensors"}
+
+
+def test_an_input_that_changes_meanwhile(
+    headless: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (source := tmp_path / "source.h5").write_bytes(headless.read_bytes())
+    (output := tmp_path / "out.pt").write_bytes(b"old")
+    write = target.write_torch
+
+    def write_and_touch(*arguments: Any) -> None:
+        write(*arguments)
+        with open(source, "ab") as stream:
+            stream.write(b"more")
+
+    monkeypatch.setattr(target, "write_torch", write_and_touch)
+    assert run(source, "-o", output, "--force", "--no-check") == 1
+    assert capsys.readouterr().err == f"error: {source}: changed while it was read; run it again when it is at rest\n"
+    assert output.read_bytes() == b"old"
+    assert sorted(tmp_path.iterdir()) == [output, source]
+
+
+def test_an_input_that_is_cut_meanwhile(headless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source := tmp_path / "source.h5").write_bytes(headless.read_bytes())
+    tensors_of = target.tensors_of
+
+    def cut_and_read(*arguments: Any) -> dict[str, torch.Tensor]:
+        os.truncate(source, 10**6)
+        return tensors_of(*arguments)
+
+    monkeypatch.setattr(target, "tensors_of", cut_and_read)
+    with pytest.raises(ValueError, match="the file ends before the array does"):
+        convert(source, tmp_path / "out.pt", allow_nonfinite=True)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_link_is_followed(headless: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "link.pt"
+    link.symlink_to(folder / "real.pt")
+    for _ in range(2):  # it leads nowhere, and then to a file
+        assert run(headless, "-o", link, "--force", "--no-check", "-q") == 0
+        assert link.is_symlink()
+        assert [path.name for path in folder.iterdir()] == ["real.pt"]
+        assert "block1_conv1.weight" in torch.load(link, weights_only=True)
+
+
+def no_output(tmp_path: Path, headless: Path) -> Iterator[tuple[Path, str]]:
+    (folder := tmp_path / "folder.pt").mkdir()
+    yield folder, "is a folder"
+    (loop := tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
+    yield loop, "loop.pt"
+    (itself := tmp_path / "itself.h5").symlink_to(headless)
+    yield itself, "is the input itself"
+    yield headless, "is the input itself"
+    yield headless / "below.pt", "headless.h5"
+    yield Path("/sys/out.pt"), "/sys"  # read only for everyone
+    yield tmp_path / f"{'x' * 300}.pt", "xxx"
+
+
+def test_an_output_that_cannot_be_written(
+    headless: Path,
+    tmp_path: Path,
+    temporary: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = headless.read_bytes()
+    for output, message in no_output(tmp_path, headless):
+        there = sorted(tmp_path.rglob("*"))
+        assert run(headless, "-o", output, "--force") == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert message in error
+        assert error.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == there
+    assert headless.read_bytes() == before
+
+
+def test_what_a_dead_process_left_is_cleared_and_a_living_ones_kept(tmp_path: Path) -> None:
+    dead, other = tmp_path / ".out.1-0.pt", tmp_path / ".out.notes.pt"
+    dead.write_bytes(b"half")
+    other.write_bytes(b"the user's own")
+    with writing(tmp_path / "out.pt") as first, writing(tmp_path / "out.pt") as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+        assert sorted(tmp_path.iterdir()) == sorted([first, second, other])
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "out.pt", other])
+    assert (tmp_path / "out.pt").read_bytes() == b"first"  # it ended last
+
+
+def test_one_at_a_time_is_in_a_lock(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom torchvgg.convert.files import locked\n"
+        "with locked(Path(sys.argv[1])):\n    started = time.monotonic()\n    time.sleep(0.2)\n"
+        "    print(started, time.monotonic())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "claim")]
+    all_three = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    times = sorted(tuple(map(float, process.communicate()[0].split())) for process in all_three)
+    assert all(ended <= started for (_, ended), (started, _) in itertools.pairwise(times))
+    assert list(tmp_path.iterdir()) == []
+    with contextlib.suppress(ZeroDivisionError), locked(tmp_path / "claim"):
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
