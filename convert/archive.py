@@ -5,12 +5,16 @@ No member is extracted to where its name says; three are read, if each is what K
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import shutil
 import stat
 import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -32,11 +36,8 @@ class KerasArchive(NamedTuple):
 
 def is_archive(path: Path) -> bool:
     """Whether the content is that of a zip with a Keras model's weights in it."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(4) == b"PK\x03\x04" and WEIGHTS in zipfile.ZipFile(stream).namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error) as error:
-        raise ValueError(f"{path}: a damaged archive ({error})") from None
+    with open(path, "rb") as stream, _damage_told(path):
+        return stream.read(4) == b"PK\x03\x04" and WEIGHTS in zipfile.ZipFile(stream).namelist()
 
 
 def read_archive(path: Path, scratch: Path) -> KerasArchive:
@@ -45,27 +46,32 @@ def read_archive(path: Path, scratch: Path) -> KerasArchive:
     Raises:
         ValueError: a member is missing, or isn't as Keras writes it.
     """
+    with open(path, "rb") as stream, _damage_told(path), zipfile.ZipFile(stream) as archive:
+        members = _members(archive)
+        if missing := {CONFIG, METADATA, WEIGHTS} - members.keys():
+            raise ValueError(f"a damaged archive ({', '.join(sorted(missing))} missing)")
+        config = parse_json(_read(archive, members[CONFIG]), CONFIG)
+        version = parse_json(_read(archive, members[METADATA]), METADATA).get("keras_version")
+        if not isinstance(version, str):
+            raise ValueError(f"{METADATA}: expected the keras_version. Received: {version!r:.50}")
+        weights = members[WEIGHTS]
+        if weights.compress_type != zipfile.ZIP_STORED:
+            with open(scratch / WEIGHTS, "wb") as unpacked:
+                _unpack(archive, weights, unpacked)
+            return KerasArchive(config, version, scratch / WEIGHTS, 0, weights.file_size)
+        return KerasArchive(config, version, path, _start(stream, weights), weights.file_size)
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Turns all that `zipfile` raises over a damaged archive into a ValueError."""
     try:
-        with open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
-            members = _members(archive)
-            config = parse_json(_read(archive, members[CONFIG]), CONFIG)
-            version = str(parse_json(_read(archive, members[METADATA]), METADATA)["keras_version"])
-            weights = members[WEIGHTS]
-            if weights.compress_type != zipfile.ZIP_STORED:
-                with open(scratch / WEIGHTS, "wb") as unpacked:
-                    _unpack(archive, weights, unpacked)
-                return KerasArchive(config, version, scratch / WEIGHTS, 0, weights.file_size)
-            return KerasArchive(config, version, path, _start(stream, weights), weights.file_size)
-    except KeyError as error:
-        raise ValueError(f"{path}: a damaged archive ({error} is missing)") from None
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        NotImplementedError,
-        EOFError,
-        RuntimeError,
-        struct.error,
-    ) as error:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the beginning
+            raise
+        raise ValueError(f"{path}: a damaged archive (it points to where it isn't)") from None
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, struct.error, zlib.error) as error:
         raise ValueError(f"{path}: a damaged archive ({error})") from None
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None

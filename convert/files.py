@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
-import itertools
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import IO
 KERAS_SUFFIXES = (".weights.h5", ".h5")
 SUFFIXES = (".safetensors", ".pt", ".pth", *KERAS_SUFFIXES)
 LAYOUTS = ("torchvgg", "torchvision", "timm")
+_CLAIM = "claim"
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -63,35 +63,30 @@ def suffix_of(path: Path) -> str:
 
 @contextmanager
 def writing(target: Path) -> Iterator[Path]:
-    """A name to write under, beside `target`, that becomes `target` when all went well, and nothing when it didn't.
+    """A name to write under, near `target`, that becomes `target` when all went well, and nothing when it didn't.
 
-    What a process that was killed left beside it is cleared away; a link is followed, as `cp` does.
+    A link is followed, as `cp` does.
     """
     target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    suffix = suffix_of(target)
-    stem = target.name.removesuffix(suffix)
-    ours = re.compile(rf"\.{re.escape(stem)}\.\d+-\d+{re.escape(suffix)}")
-    for left in filter(lambda path: ours.fullmatch(path.name), target.parent.iterdir()):
-        if _is_abandoned(left):
-            left.unlink(missing_ok=True)
-    unfinished = target.with_name(f".{stem}.{os.getpid()}-{next(_NUMBERS)}{suffix}")
-    try:
-        with open(unfinished, "wb") as claim:
-            _lock(claim)
-            yield unfinished
-            unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with scratch_folder(target.parent, f".{target.name[:100]}-") as folder:
+        unfinished = folder / f"unfinished{suffix_of(target)}"
+        yield unfinished
+        shutil.copymode(folder / _CLAIM, unfinished)  # a file as any program makes one; safetensors makes a private one
+        unfinished.replace(target)
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A temporary folder. Those of processes that were killed are cleared away."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/claim"):
+def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Iterator[Path]:
+    """A folder for what is unfinished, by default among the machine's temporary files.
+
+    What processes that were killed left in such folders is cleared away; those of living ones are claimed by a lock.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    for left in parent.glob(f"{glob.escape(prefix)}*/{_CLAIM}"):
         if _is_abandoned(left):
             shutil.rmtree(left.parent, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder, open(Path(folder, "claim"), "wb") as claim:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder, open(Path(folder, _CLAIM), "wb") as claim:
         _lock(claim)
         yield Path(folder)
 
@@ -132,10 +127,6 @@ def _lock(claim: IO[bytes], wait: bool = False) -> bool:
     except OSError:
         return False
     return True
-
-
-_NUMBERS = itertools.count()
-_SCRATCH = "torchvgg-"
 
 
 @contextmanager

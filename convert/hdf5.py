@@ -1,4 +1,4 @@
-"""Tells what is in a Keras HDF5 file. A program of its own: `python -m torchvgg.convert.hdf5 PATH START LENGTH SPOOL`.
+"""Tells what is in a Keras HDF5 file. A program of its own: `python -m torchvgg.convert.hdf5 PATH START LENGTH SPOOL SECONDS`.
 
 A file from a stranger can send the HDF5 library into an endless loop, or crash it. So it runs in a process that can be
 killed, with limits on memory and time. It prints one JSON object: which arrays there are, their types and shapes, and
@@ -139,6 +139,7 @@ if __name__ == "__main__":
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[5]), int(sys.argv[5])))  # if nobody is left to kill it
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, ValueError, OSError):  # a system without such limits
         pass

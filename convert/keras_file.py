@@ -24,7 +24,7 @@ from .archive import is_archive, parse_json, read_archive
 from .files import scratch_folder
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-SECONDS = 8  # to tell what is in a file, and for each 100 MB of it as many tenths, where it is packed
+SECONDS = 8  # to tell what is in a file, and one more for each GB
 
 
 @dataclass(frozen=True)
@@ -148,22 +148,16 @@ def _ask_reader(path: Path, source: Path, start: int, length: int, spool: Path) 
         "import runpy, sys; sys.path[:] = sys.argv.pop().split('\\n'); "
         "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
     )
-    arguments = [
-        f"{__package__}.hdf5",
-        str(source.absolute()),
-        str(start),
-        str(length),
-        str(spool),
-        "\n".join(sys.path),
-    ]
+    seconds = SECONDS + math.ceil(length / 10**9)
+    arguments = [f"{__package__}.hdf5", *map(str, (source.absolute(), start, length, spool, 2 * seconds))]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}  # no filters from elsewhere
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", code, *arguments],
+            [sys.executable, "-I", "-c", code, *arguments, "\n".join(sys.path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=SECONDS + math.ceil(length / 10**9),
+            timeout=seconds,
             env=environment,
             check=False,
         )

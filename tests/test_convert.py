@@ -38,6 +38,13 @@ def test_each_format_and_type_loads(suffix: str, dtype: str, headless: Path, tmp
     assert torch.equal(model.block3_conv2.weight, expected)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".h5"])
+def test_others_may_read_what_is_written(suffix: str, headless: Path, tmp_path: Path) -> None:
+    (plain := tmp_path / "plain").touch()
+    convert(headless, tmp_path / f"out{suffix}", check=False)
+    assert (tmp_path / f"out{suffix}").stat().st_mode == plain.stat().st_mode
+
+
 def test_report(headless: Path, tmp_path: Path) -> None:
     report = convert(headless, tmp_path / "out.safetensors")
     assert report.source == str(headless)

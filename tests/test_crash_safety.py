@@ -248,13 +248,14 @@ def test_an_output_that_cannot_be_written(
 
 
 def test_what_a_dead_process_left_is_cleared_and_a_living_ones_kept(tmp_path: Path) -> None:
-    dead, other = tmp_path / ".out.1-0.pt", tmp_path / ".out.notes.pt"
-    dead.write_bytes(b"half")
-    other.write_bytes(b"the user's own")
+    dead, other = tmp_path / ".out.pt-dead", tmp_path / ".out.pt-notes"
+    for folder, name in ((dead, "claim"), (dead, "half"), (other, "the user's own")):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"something")
     with writing(tmp_path / "out.pt") as first, writing(tmp_path / "out.pt") as second:
         first.write_bytes(b"first")
         second.write_bytes(b"second")
-        assert sorted(tmp_path.iterdir()) == sorted([first, second, other])
+        assert sorted(tmp_path.iterdir()) == sorted([first.parent, second.parent, other])
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "out.pt", other])
     assert (tmp_path / "out.pt").read_bytes() == b"first"  # it ended last
 

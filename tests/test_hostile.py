@@ -380,9 +380,9 @@ KERAS: list[tuple[Callable[[Path], None], str]] = [
     (patched(W, 42, "<I", 10**6), "disagree|damaged"),  # where the member is
     (patched("config.json", 24, "<I", 10), "damaged"),
     (patched("config.json", 24, "<I", 10**5), "config.json: 100,000 bytes are declared"),
-    *((members({name: None}), f"{name}' is missing") for name in ("config.json", "metadata.json")),
+    *((members({name: None}), f"{name} missing") for name in ("config.json", "metadata.json")),
     (members({W: None}), "expected a Keras file"),
-    (members({"metadata.json": b"{}"}), "keras_version' is missing"),
+    (members({"metadata.json": b"{}"}), "metadata.json: expected the keras_version"),
     (members({"config.json": b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"}), "config.json: deeper than Keras"),
     (members({"config.json": b'{"class_name": "Sequential", ' + CONFIG[1:]}), "config.json: .*a key that comes twice"),
     *(
