@@ -104,10 +104,10 @@ class GuardedFile:
         if filters - FILTERS:
             raise RefusedError(f"{name}: packed by a filter that isn't known here ({min(filters - FILTERS)})")
         chunk = plist.get_chunk()
-        if math.prod(chunk) * dataset.dtype.itemsize > 1 << 28:
-            raise RefusedError(f"{name}: chunks of more than 256 MiB")
+        if math.prod(chunk) * dataset.dtype.itemsize > LARGEST_CHUNK:
+            raise RefusedError(f"{name}: chunks of more than {LARGEST_CHUNK:,} bytes")
         expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, chunk, strict=True))
-        if expected > 10**6 or dataset.id.get_num_chunks() != expected:
+        if expected > MOST_CHUNKS or dataset.id.get_num_chunks() != expected:
             raise RefusedError(f"{name}: {expected:,} chunks are declared, and not stored in the file")
 
     def names(self, group: h5py.Group, attribute: str) -> list[str]:
