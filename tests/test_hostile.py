@@ -166,6 +166,25 @@ def bomb(rows: int) -> Change:
     return change
 
 
+def declared(file: h5py.File) -> None:
+    """An array that says to be longer than the file is, in its shape and in the length of what is stored."""
+    offset = file[KERNEL].id.get_offset()
+    file.flush()
+    with open(file.filename, "rb+") as stream:
+        content = stream.read()
+        assert content.count(stored := struct.pack("<QQ", offset, 768)) == 1
+        content = content.replace(stored, struct.pack("<QQ", offset, 8 * 10**8))
+        stream.seek(0)
+        stream.write(content.replace(struct.pack("<QQ", 96, 2), struct.pack("<QQ", 10**8, 2)))
+
+
+def aliases(file: h5py.File) -> None:
+    """One array under many names, more than the file could hold."""
+    array = file.create_dataset("layers/dense/vars/2", data=np.ones(2**18, "f"))
+    for number in range(3, 9):
+        file[f"layers/dense/vars/{number}"] = array
+
+
 def cycle(file: h5py.File) -> None:
     file["layers/functional/layers/functional"] = file["layers/functional"]
 
@@ -212,6 +231,7 @@ OLD: list[tuple[Change, str]] = [  # with names
     (unknown_filter, "kernel:0: packed by a filter that isn't known"),
     (put(KERNEL, data=np.ones((96, 2), "f"), scaleoffset=2), "kernel:0: packed by a filter"),
     (put(KERNEL, (10**9, 1000), "f"), "kernel:0: 4,000,000,000,000 bytes are declared"),
+    (declared, "kernel:0: 800,000,000 bytes are declared|invalid dataset size"),
     (put(KERNEL, (10**9, 1000), "f", chunks=(1, 1)), "kernel:0: 1,000,000,000,000 chunks are declared"),
     (put(KERNEL, (10**9, 1000), "f", chunks=(10**4, 10**3)), "kernel:0: 100,000 chunks are declared"),
     (put(KERNEL, (96, 2), "f", maxshape=(None, 2), chunks=(10**8, 2)), "kernel:0: "),
@@ -243,6 +263,7 @@ NEW: list[tuple[Change, str]] = [  # by places
     ),
     (link("layers/dense/vars", "/layers", soft=True), "leads elsewhere"),
     (cycle, "nested deeper"),
+    (aliases, "1,048,576 bytes are declared, and not stored"),
     (diamonds, "more than 20000 groups"),
     (empty_groups, "more than 5000 members"),
     (put("layers/dense/vars/x", data=np.ones(2, "f")), "dense/vars: expected arrays 0, 1"),
