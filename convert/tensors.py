@@ -102,8 +102,9 @@ def chain_of_architecture(architecture: Mapping[str, Any]) -> Chain:
                 raise ValueError(
                     f"{layer.name}: settings of no {layer.class_name}, {sorted(unknown) or layer.trainable}"
                 )
-        if named_for_modules(layers) != layers:
-            raise ValueError(f"names that no layers can have: {', '.join(layer.name for layer in layers)}")
+        possible = named_for_modules(layers)
+        if wrong := [layer.name for layer, other in zip(layers, possible, strict=True) if layer != other]:
+            raise ValueError(f"names that no layers can have: {', '.join(wrong)}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"an architecture that `convert` didn't write ({type(error).__name__}: {error})") from None
     return chain
