@@ -554,6 +554,15 @@ def test_names_that_a_module_cannot_have(name: str, ours: Path, tmp_path: Path, 
     check_refused(path, f"names that no layers can have: {re.escape(name)}", load_model)
 
 
+def test_images_that_are_too_large_for_the_check(headless: Path, tmp_path: Path, check_refused: Refused) -> None:
+    convert(headless, path := tmp_path / "vgg.safetensors", check=False)
+    header, data = parts(path)
+    assert b"[3, null, null]" in header
+    write_safetensors(path, header.replace(b"[3, null, null]", b"[3, 90000, 90000]"), data)
+    check_refused(path, "block1_conv1: images of 90000×90000 are too large to be checked here; --no-check")
+    assert run(path, "-o", tmp_path / "out.pt", "--no-check", "-q") == 0
+
+
 @pytest.mark.parametrize("length", [0, 1, 10, 10**6, 10**8 + 1, 2**63 - 1, 2**64 - 1])
 def test_a_header_of_another_length(length: int, ours: Path, tmp_path: Path, check_refused: Refused) -> None:
     write_safetensors(path := tmp_path / "ours.safetensors", *parts(ours), length)
