@@ -26,7 +26,7 @@ from h5py import h5d, h5g, h5p, h5s, h5t, h5z
 from torch import Tensor
 
 from torchvgg import VGG16, load_model
-from torchvgg.convert import convert
+from torchvgg.convert import convert, keras_file
 
 from .command_line import run
 
@@ -303,6 +303,18 @@ def test_hostile_hdf5(source: str, change: Change, message: str, tmp_path: Path,
     watch = Watch(tmp_path / "right")
     check_refused(path, message, *([headless_vgg] if source == "trained.weights.h5" else [load_model]))
     assert not watch.was_opened()
+
+
+def test_a_file_in_which_the_library_finds_no_end(
+    tmp_path: Path, check_refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heap has free space (an object 0) of 0 bytes, over which HDF5 goes again and again."""
+    content = (KERAS2 / "trained.h5").read_bytes()
+    place = content.index(b"tensorflow") - 16
+    (path := tmp_path / "trained.h5").write_bytes(content[:place] + bytes(16) + content[place + 16 :])
+    assert keras_file.SECONDS + 1 < 10
+    monkeypatch.setattr(keras_file, "SECONDS", 1)
+    check_refused(path, "the HDF5 library finds no end", load_model)
 
 
 def test_the_right_file_is_right(tmp_path: Path) -> None:
