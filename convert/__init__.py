@@ -51,7 +51,8 @@ def convert(
         OSError: a file can't be read, written or fetched, or the output exists.
     """
     from . import published
-    from .files import check_dtype, check_form, check_size, check_target, scratch_folder, told_of
+    from .errors import told_of
+    from .files import check_dtype, check_form, check_size, check_target, scratch_folder
     from .report import Report
     from .source import open_source
     from .target import write_checked
@@ -79,10 +80,9 @@ def convert(
             target = Path(output) if output else default_output(path)
         check_form(layout, dtype, target)
         check_target(target, force, path)
-        with open_source(path, input_shape, base_only) as opened:
+        with told_of(path), open_source(path, input_shape, base_only) as opened:
             if not allow_nonfinite:
-                with told_of(path):
-                    opened.network.check_finite()
+                opened.network.check_finite()
             network, error, worst = write_checked(opened, target, layout, dtype, check)
             kept = output is not None or source != "demo"
             return Report.of(

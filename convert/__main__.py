@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import convert
+from .errors import one_line
 from .files import DTYPES, LAYOUTS, SUFFIXES, suffix_of
 
 DESCRIPTION = "Convert Keras models and weights of a VGG16 or VGG19 to PyTorch, or back, and check the result."
@@ -124,8 +125,8 @@ def _ended_tidily() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+        return one_line(f"{error.filename}: {error.strerror}")
+    return one_line(str(error))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
-LONGEST_JSON = 1 << 23
+LONGEST_JSON = 1 << 21
 UNPACKED_AT_MOST = (1 << 28, 8)  # of a deflated member: so many bytes, and so many times what is stored
 MOST_MEMBERS = 10_000
 
@@ -50,16 +50,17 @@ def read_archive(path: Path, scratch: Path) -> KerasArchive:
         members = _members(archive)
         if missing := {CONFIG, METADATA, WEIGHTS} - members.keys():
             raise ValueError(f"a damaged archive ({', '.join(sorted(missing))} missing)")
+        starts = {name: _start(stream, members[name]) for name in (CONFIG, METADATA, WEIGHTS)}
         config = parse_json(_read(archive, members[CONFIG]), CONFIG)
         version = parse_json(_read(archive, members[METADATA]), METADATA).get("keras_version")
-        if not isinstance(version, str):
+        if not isinstance(version, str) or len(version) > 50:
             raise ValueError(f"{METADATA}: expected the keras_version. Received: {version!r:.50}")
         weights = members[WEIGHTS]
         if weights.compress_type != zipfile.ZIP_STORED:
             with open(scratch / WEIGHTS, "wb") as unpacked:
                 _unpack(archive, weights, unpacked)
             return KerasArchive(config, version, scratch / WEIGHTS, 0, weights.file_size)
-        return KerasArchive(config, version, path, _start(stream, weights), weights.file_size)
+        return KerasArchive(config, version, path, starts[WEIGHTS], weights.file_size)
 
 
 @contextmanager
@@ -142,15 +143,40 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, into: IO[bytes]) ->
 
 
 def _start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: after its own header, which has to agree with the directory."""
+    """Where a member's bytes begin: after its own header, which has to agree with the directory."""
     stream.seek(info.header_offset)
     header = stream.read(30)
-    if len(header) < 30 or header[:4] != b"PK\x03\x04" or info.compress_size != info.file_size:
-        raise ValueError(f"{info.filename}: the archive's directory and the member disagree")
-    name_length, extra_length = struct.unpack("<HH", header[26:30])
-    if stream.read(name_length) != info.filename.encode() or struct.unpack("<H", header[8:10])[0] != 0:
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise ValueError(f"{info.filename}: there is no member where the archive's directory says")
+    _, flags, method, _, _, _, packed, unpacked, name_length, extra_length = struct.unpack("<HHHHHIIIHH", header[4:])
+    follows = (
+        flags & 8 or packed == unpacked == 0xFFFFFFFF
+    )  # its lengths come after it, or in an extra field, and count there
+    if (
+        stream.read(name_length) != info.filename.encode()
+        or method != info.compress_type
+        or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        or (method == zipfile.ZIP_STORED and info.compress_size != info.file_size)
+        or not (follows or (packed, unpacked) == (info.compress_size, info.file_size))
+    ):
         raise ValueError(f"{info.filename}: the archive's directory and the member disagree")
     start = info.header_offset + 30 + name_length + extra_length
-    if start + info.file_size > stream.seek(0, 2):
-        raise ValueError(f"{info.filename}: {info.file_size:,} bytes are declared, and not stored in the archive")
+    if start + info.compress_size > stream.seek(0, 2):
+        raise ValueError(f"{info.filename}: {info.compress_size:,} bytes are declared, and not stored in the archive")
     return start
+
+
+def read_pickle(path: Path) -> bytes:
+    """The pickle in a zip that PyTorch wrote, which says what lies in its other members.
+
+    Raises:
+        ValueError: it isn't one, or a member isn't as PyTorch writes it.
+    """
+    with open(path, "rb") as stream, _damage_told(path), zipfile.ZipFile(stream) as archive:
+        members = _members(archive)
+        pickles = [info for name, info in members.items() if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1 or any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+            raise ValueError("no archive that PyTorch writes")
+        for info in members.values():
+            _start(stream, info)
+        return _read(archive, pickles[0])

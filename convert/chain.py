@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .graph import LayerError, entries, in_order, name_of
+from .graph import LayerError, counted, entries, in_order, name_of
 from .operations import Entry
+from .validity import whole
 
 ALIASES = {f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)}  # TensorFlow 1's
 # Names that a model of ours uses itself, beyond those of every module.
@@ -79,10 +80,10 @@ def read_chain(model: Entry, keras_version: str = "3") -> Chain:
     if model["class_name"] not in MODELS:
         raise LayerError(name_of(model), model["class_name"], "a model of a class whose code isn't in the file")
     shape = _input_shape(model)
-    if len(shape) != 4 or not isinstance(shape[3], int):
+    if len(shape) != 4 or not whole(shape[3]) or not all(size is None or whole(size) for size in shape[1:3]):
         raise ValueError(f"expected a model of images, (N, height, width, channels). Received input shape: {shape}")
     _, height, width, channels = shape
-    layers = [layer for layer in _unfolded(model, keras_version) if layer.class_name not in AUGMENTATION]
+    layers = counted([layer for layer in _unfolded(model, keras_version) if layer.class_name not in AUGMENTATION])
     return Chain(name_of(model), (height, width, channels), named_for_modules(layers))
 
 
@@ -94,6 +95,8 @@ def _unfolded(model: Entry, keras_version: str, outer: Described | None = None) 
     for entry in in_order(model):
         class_name, name = entry["class_name"], name_of(entry)
         config = entry["config"] if isinstance(entry["config"], Mapping) else {}
+        if not isinstance(entry["config"], Mapping) and class_name not in MODELS:
+            raise LayerError(name, class_name, "it has no configuration")
         own = config.get("trainable", True) is not False
         layer = Described(
             str(ALIASES.get(class_name, class_name)),
@@ -161,4 +164,4 @@ def named_for_modules(layers: list[Described]) -> list[Described]:
 
 
 def _is_free(name: str, taken: Mapping[str, Any]) -> bool:
-    return name not in taken and name not in RESERVED and not hasattr(torch.nn.Module, name)
+    return bool(name) and name not in taken and name not in RESERVED and not hasattr(torch.nn.Module, name)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arrays import Shape
+from .arrays import Config, Shape
 from .kinds import KINDS
 from .network import Layer, Network
 from .reference import activate, layer_output
@@ -21,8 +21,8 @@ from .reference import activate, layer_output
 BOUNDS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 OPEN_SIZE = (64, 96)  # the image that is tried where any size goes in
-MOST_WORK = 2 * 10**11  # multiplications: some seconds of two cores
-MOST_NUMBERS = 2**26  # of one layer's output, over all the places of a window
+MOST_WORK = 10**11  # multiplications: some seconds of two cores
+MOST_NUMBERS = 2**24  # of one layer's map, over all the places of a window: 64 channels of 512×512
 
 # These change small differences into no larger ones. The others may be steep, softmax above all: they are compared by
 # themselves, on the model's own scores.
@@ -63,16 +63,24 @@ def check_work(network: Network) -> None:
     shape: Shape = (height or OPEN_SIZE[0], width or OPEN_SIZE[1], channels)
     work = 0
     for layer in network.layers:
-        shape = KINDS[layer.class_name].output(layer.config, shape)
+        before, shape = shape, KINDS[layer.class_name].output(layer.config, shape)
         numbers = math.prod(size or 0 for size in shape)
         places = math.prod(layer.config.get("pool_size", (1, 1)))
-        kernel = math.prod(layer.weights[0].shape[1:]) if layer.class_name in ("Conv2D", "Dense") else places
-        work += numbers * kernel
-        if work > MOST_WORK or numbers * places > MOST_NUMBERS:
+        work += numbers * (math.prod(layer.weights[0].shape[1:]) if layer.class_name in ("Conv2D", "Dense") else places)
+        if work > MOST_WORK or max(numbers, _padded(layer.config, before)) * places > MOST_NUMBERS:
             raise ValueError(
                 f"{layer.name}: images of {height or OPEN_SIZE[0]}×{width or OPEN_SIZE[1]} are too large to be checked here; "
                 "--no-check leaves the check out"
             )
+
+
+def _padded(config: Config, shape: Shape) -> int:
+    """How many numbers a map has with the margins that its layer may put around it."""
+    if len(shape) != 3:
+        return 0
+    size = config.get("kernel_size") or config.get("pool_size") or (1, 1)
+    spans = [length * step for length, step in zip(size, config.get("dilation_rate", (1, 1)), strict=True)]
+    return math.prod((length or 0) + span for length, span in zip(shape[:2], spans, strict=True)) * (shape[2] or 0)
 
 
 def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> None:

@@ -129,18 +129,6 @@ def _lock(claim: IO[bytes], wait: bool = False) -> bool:
     return True
 
 
-@contextmanager
-def explained_failure(folder: Path) -> Iterator[None]:
-    """Turns what the libraries raise when a file can't be written into one OSError that says where and what to do."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise OSError(f"{folder}: can't be written to ({reason}); make room there, or name another OUTPUT") from None
-
-
 def md5(path: Path) -> str:
     """The MD5 of a file, in hexadecimal."""
     digest = hashlib.md5(usedforsecurity=False)
@@ -148,15 +136,3 @@ def md5(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextmanager
-def told_of(path: Path) -> Iterator[None]:
-    """What goes wrong in a file, as one ValueError that names it."""
-    try:
-        yield
-    except ValueError as error:
-        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise ValueError(f"{path}: a configuration that Keras doesn't write ({reason})") from None

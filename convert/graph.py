@@ -7,10 +7,12 @@ form of their own in Keras 2 and 3).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from .operations import Entry, Operation, as_layer, operands
 
+T = TypeVar("T")
+MOST_LAYERS = 1000
 WAY_OUT = "save the model without it, or, where there is a whole VGG in it, convert that alone with --base-only"
 
 
@@ -24,7 +26,14 @@ class LayerError(ValueError):
 def entries(model: Entry) -> list[Entry]:
     """A model's layers, in the file's order."""
     config = model["config"]
-    return config if isinstance(config, list) else config["layers"]  # a list: a Sequential, before Keras 2.2.3
+    return counted(config if isinstance(config, list) else config["layers"])  # a list: a Sequential, before Keras 2.2.3
+
+
+def counted(layers: list[T]) -> list[T]:
+    """The layers, if they are as many as a network has. Some of what is done with them takes the square of their number."""
+    if len(layers) > MOST_LAYERS:
+        raise ValueError(f"{len(layers):,} layers; a chain of up to {MOST_LAYERS:,} can be converted")
+    return layers
 
 
 def name_of(entry: Entry) -> str:
@@ -54,6 +63,10 @@ def in_order(model: Entry) -> list[Entry]:
         entry = by_name[name]
         if len(entry["inbound_nodes"]) > 1 or len(backwards) > len(layers):
             raise LayerError(name, entry["class_name"], "called more than once, which makes no chain")
+        if any(_in_training(node) for node in entry["inbound_nodes"]):
+            raise LayerError(
+                name, entry["class_name"], "called with training=True, so that it never does what it infers"
+            )
         operation = as_layer(entry, by_name) or Operation(entry, _inputs(entry))
         backwards.append(operation.entry)
         if not operation.inputs:
@@ -67,6 +80,14 @@ def in_order(model: Entry) -> list[Entry]:
 def _inputs(entry: Entry) -> list[str]:
     """The layers that feed this one, each as often as it does."""
     return [found.layer for node in entry["inbound_nodes"] for found in operands(node) if found.layer is not None]
+
+
+def _in_training(node: Any) -> bool:
+    """Whether a Keras 2's call, `[["layer", 0, 0, {"training": true}]]`, fixes that. (Keras 3 doesn't heed it on loading.)"""
+    return isinstance(node, list) and any(
+        isinstance(part, list) and len(part) > 3 and isinstance(part[3], Mapping) and part[3].get("training") is True
+        for part in (node, *node)
+    )
 
 
 def _layer_names(ends: Any) -> list[str]:

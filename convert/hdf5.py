@@ -26,6 +26,7 @@ from .hdf5_guard import GuardedFile, RefusedError, has
 
 MEMORY = 1 << 30  # of address space, half of it the libraries'
 MOST_NESTED = 20  # models in models
+LONGEST_VERSION = 50
 
 
 class Slice:
@@ -66,8 +67,12 @@ class Reader(GuardedFile):
         """All that the file says of its arrays."""
         weights = self.group(self.root, "model_weights") if has(self.root, "model_weights") else self.root
         version = self.text(self.root, "keras_version") or self.text(weights, "keras_version")
+        if version and len(version) > LONGEST_VERSION:
+            raise RefusedError(f"keras_version: none that Keras writes ({version[:20]!r}…)")
         found: dict[str, Any] = {"config": self.text(self.root, "model_config")}
         if names := self.names(weights, "layer_names"):
+            if len(set(names)) < len(names):
+                raise RefusedError("layer_names: two layers of one name")
             found["layers"] = [self.named_layer(weights, name) for name in names]
             found["format"] = "weights .h5" if weights is self.root else "whole model .h5"
             return found | {"version": version or "1", "is_named": True}
@@ -81,7 +86,6 @@ class Reader(GuardedFile):
         if group is None:
             raise RefusedError(f"layer {name[:100]!r} is named, but has no group")
         names = self.names(group, "weight_names")
-        name = name[:100]
         if len(set(names)) < len(names):
             raise RefusedError(f"layer {name!r}: two arrays of one name, of which Keras has kept one")
         arrays = []
@@ -96,19 +100,19 @@ class Reader(GuardedFile):
     def numbered_layers(self, model: h5py.Group, depth: int) -> Iterator[tuple[str, list[Any], bool]]:
         if depth > MOST_NESTED:
             raise RefusedError(f"{model.name}: models nested deeper than {MOST_NESTED}, or in themselves")
-        layers = self.group(model, "layers")
-        for key in sorted(self.members(layers), key=natural):
-            group = self.group(layers, key)
-            if has(group, "layers"):
-                yield from self.numbered_layers(group, depth + 1)
-            elif has(group, "vars"):
-                variables = self.group(group, "vars")
-                keys = self.members(variables)
-                if not all(re.fullmatch(r"\d{1,6}", number) for number in keys):
-                    raise RefusedError(f"{variables.name}: expected arrays 0, 1, … Received: {keys[:3]}")
-                place = group.name[1:]
-                arrays = [self.array(variables, n, f"{place}/vars/{n}") for n in sorted(keys, key=int)]
-                yield place, arrays, "name" in variables.attrs
+        if has(model, "vars"):
+            variables = self.group(model, "vars")
+            keys = self.members(variables)
+            numbers = [str(number) for number in range(len(keys))]
+            if set(keys) != set(numbers):
+                raise RefusedError(f"{variables.name}: expected arrays 0, 1, … Received: {keys[:3]}")
+            place = model.name[1:]
+            arrays = [self.array(variables, n, f"{place}/vars/{n}".lstrip("/")) for n in numbers]
+            yield place, arrays, "name" in variables.attrs
+        if has(model, "layers"):
+            layers = self.group(model, "layers")
+            for key in sorted(self.members(layers), key=natural):
+                yield from self.numbered_layers(self.group(layers, key), depth + 1)
 
 
 def natural(key: str) -> tuple[str, int]:

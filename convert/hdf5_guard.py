@@ -7,6 +7,7 @@ that declares much more than it stores. Nothing else in this package opens what 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -18,10 +19,9 @@ MOST_MEMBERS = 5000  # of a group
 MOST_OBJECTS = 20_000  # looked at in all
 LONGEST_NAME = 1000
 LONGEST_ATTRIBUTE = 1 << 24
-FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF}
 UNPACKED_AT_MOST = (1 << 28, 8)  # so many bytes, and so many times what is stored: weights hardly compress
 LARGEST_CHUNK = 1 << 28
-MOST_CHUNKS = 10**6
+MOST_CHUNKS = 10**5
 BLOCK = 1 << 24  # bytes unpacked at a time
 
 
@@ -72,6 +72,8 @@ class GuardedFile:
         if not isinstance(found, h5py.Dataset):
             raise RefusedError(f"the array {name!r} is named, but isn't there")
         kind = number_type(found.id.get_type())
+        if kind == "V2" and self.text(found, "dtype") not in (None, "bfloat16"):
+            raise RefusedError(f"{name}: two bytes a number, and not said to be bfloat16")
         if kind is None:
             raise RefusedError(f"{name}: expected floating-point numbers. Received: {type_name(found.id.get_type())}")
         shape = found.shape
@@ -100,15 +102,27 @@ class GuardedFile:
         return [name, shape, kind, True, offset]
 
     def check_chunks(self, dataset: h5py.Dataset, plist: Any, name: str) -> None:
-        filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-        if filters - FILTERS:
-            raise RefusedError(f"{name}: packed by a filter that isn't known here ({min(filters - FILTERS)})")
-        chunk = plist.get_chunk()
-        if math.prod(chunk) * dataset.dtype.itemsize > LARGEST_CHUNK:
+        """Each chunk has to be there, and to unpack to its full length: what lacks HDF5 leaves as it was in memory."""
+        size = math.prod(dataset.chunks) * dataset.dtype.itemsize
+        if size > LARGEST_CHUNK:
             raise RefusedError(f"{name}: chunks of more than {LARGEST_CHUNK:,} bytes")
-        expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, chunk, strict=True))
+        filters = {code: values for code, _, values, _ in map(plist.get_filter, range(plist.get_nfilters()))}
+        shuffled = filters.pop(h5z.FILTER_SHUFFLE, None)
+        deflated = filters.pop(h5z.FILTER_DEFLATE, None)
+        if filters or shuffled not in (None, (dataset.dtype.itemsize,)):
+            raise RefusedError(f"{name}: packed by a filter that isn't known here; deflate and shuffle are")
+        expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
         if expected > MOST_CHUNKS or dataset.id.get_num_chunks() != expected:
             raise RefusedError(f"{name}: {expected:,} chunks are declared, and not stored in the file")
+
+        def check(chunk: Any) -> None:
+            mask, content = dataset.id.read_direct_chunk(chunk.chunk_offset)
+            if deflated is not None:
+                content = zlib.decompressobj().decompress(content, size + 1)
+            if mask or len(content) != size:
+                raise RefusedError(f"{name}: a chunk that isn't stored whole")
+
+        dataset.id.chunk_iter(check)
 
     def names(self, group: h5py.Group, attribute: str) -> list[str]:
         """A list of names; one too long for an HDF5 attribute is split into `attribute0`, `attribute1`, …"""
@@ -121,13 +135,13 @@ class GuardedFile:
             part += 1
         return names
 
-    def text(self, group: h5py.Group, attribute: str) -> str | None:
+    def text(self, group: h5py.Group | h5py.Dataset, attribute: str) -> str | None:
         if not h5a.exists(group.id, attribute.encode()):
             return None
         strings = self.strings(group, attribute)
         return strings[0] if strings else ""
 
-    def strings(self, group: h5py.Group, attribute: str) -> list[str]:
+    def strings(self, group: h5py.Group | h5py.Dataset, attribute: str) -> list[str]:
         """The strings of an attribute, one or many. Keras writes an empty list as an empty array of numbers."""
         found = h5a.open(group.id, attribute.encode())
         count = math.prod(found.shape)

@@ -24,7 +24,7 @@ from .archive import is_archive, parse_json, read_archive
 from .files import scratch_folder
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-SECONDS = 8  # to tell what is in a file, and one more for each GB
+SECONDS = 6  # to tell what is in a file, and one more for each GB
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import printable
 from .network import Network
 
 JSON_KEYS = ("source", "output", "format", "keras_version", "layers", "params", "max_relative_error", "seconds")
@@ -74,4 +75,4 @@ class Report:
         else:
             lines.append(f"largest relative error of any layer: {self.max_relative_error:.1e}, at {self.worst_layer}")
         lines.append(f"{self.output or 'not kept: name a file with -o'}  {self.seconds:.1f} s")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))

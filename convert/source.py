@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import told_of
+from .errors import told_of
 from .graph import LayerError
 from .keras_file import KerasFile, open_keras_file
 from .network import Network
@@ -54,12 +56,36 @@ def open_source(
         with told_of(path):
             file = read_torch_file(path)
             network = network_of_torch_file(file, input_shape, base_only)
-        yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown"), path, stamp)
+        yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown")[:50], path, stamp)
         return
     with open_keras_file(path) as keras_file:
         with told_of(path):
             network, assumed = _network_of(keras_file, input_shape, base_only, weights_only)
         yield Source(network, keras_file.format, keras_file.keras_version, path, stamp, assumed)
+
+
+def _check_order(keras_file: KerasFile) -> None:
+    """Raises a ValueError unless layers that have Keras's names, or numbers, lie in their order, and none is missing.
+
+    Keras goes by order alone; so where a name contradicts it, one of them is wrong.
+    """
+    blocks = [match[0] for layer in keras_file.layers if (match := re.fullmatch(r"block\d_conv\d", layer.name))]
+    if blocks != sorted(blocks):
+        raise ValueError(f"layers in another order than their names say: {', '.join(blocks)}")
+    if keras_file.is_named:
+        return
+    numbered: dict[str, set[int]] = defaultdict(set)
+    for layer in keras_file.layers:
+        match = re.fullmatch(r"(.*layers/(?:conv2d|dense))(?:_([1-9][0-9]*))?", layer.name)
+        if match:
+            numbered[match[1]].add(int(match[2] or 0))
+        elif any(len(array.shape) == 4 for array in layer.arrays):
+            raise ValueError(f"{layer.name}: a kernel in a layer that Keras doesn't call conv2d")
+    for place, numbers in numbered.items():
+        if numbers != set(range(len(numbers))):
+            raise ValueError(
+                f"{place}: expected layers numbered from 0 on. Received: {', '.join(map(str, sorted(numbers)))}"
+            )
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -79,6 +105,7 @@ def _network_of(
         except LayerError:
             if not base_only:
                 raise
+    _check_order(keras_file)
     arrays = [array for array in keras_file.arrays if array.is_floating]
     network = vgg_of_arrays(arrays, input_shape, base_only)
     if network.layers[-1].class_name != "Dense" or keras_file.config is not None:

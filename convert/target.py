@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from .check import check_output, check_work
-from .files import KERAS_SUFFIXES, explained_failure, suffix_of, told_of, writing
+from .errors import explained_failure
+from .files import KERAS_SUFFIXES, suffix_of, writing
 from .houses import check_house, from_house, to_house
 from .keras_file import open_keras_file
 from .keras_writer import write_keras
@@ -46,8 +47,7 @@ def write_checked(
         network = as_plain_vgg(network, f"--layout {layout}")
         check_house(network, layout)
     if check:
-        with told_of(source.path):
-            check_work(network)
+        check_work(network)
     with writing(target) as unfinished:
         if suffix in KERAS_SUFFIXES:
             with explained_failure(target.parent):

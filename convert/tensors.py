@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .arrays import Spec
 from .chain import Chain, Described, named_for_modules
-from .graph import LayerError
+from .graph import LayerError, counted
 from .kinds import KINDS
 from .layout import Layout
 from .network import Layer, Network, assemble
@@ -90,7 +90,7 @@ def chain_of_architecture(architecture: Mapping[str, Any]) -> Chain:
         channels, height, width = architecture["input_shape"]
         layers = [
             Described(entry["class_name"], entry["name"], entry["config"], entry.get("trainable", True))
-            for entry in architecture["layers"]
+            for entry in counted(architecture["layers"])
         ]
         chain = Chain(architecture["name"], (height, width, channels), layers)
         sizes_are_whole = whole(channels) and all(size is None or whole(size) for size in (height, width))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import pickle
+import pickletools
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from .archive import LONGEST_JSON, parse_json, read_pickle
 
 
 class TorchFile(NamedTuple):
@@ -29,6 +31,8 @@ class TorchFile(NamedTuple):
 
 def is_torch_file(path: Path) -> bool:
     """Whether the content is a `.safetensors`'s or a pickle's: neither HDF5 nor a zip with a Keras model."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: no plain file")
     with open(path, "rb") as stream:
         head = stream.read(9)
     if not head:
@@ -67,33 +71,58 @@ def _read_safetensors(path: Path) -> TorchFile:
     from safetensors import SafetensorError, safe_open
 
     try:
+        _check_header(path)
         with safe_open(path, "pt") as file:
             found = TorchFile({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
         found.architecture  # noqa: B018  # it is JSON, or the file is damaged
-    except (SafetensorError, ValueError, RuntimeError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path}: a damaged .safetensors file ({error})") from None
     return found
+
+
+def _check_header(path: Path) -> None:
+    """What the library doesn't look for: an endless header, a name that comes twice, tensors that overlap."""
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = parse_json(stream.read(min(length, LONGEST_JSON + 1)), "header")
+    places = sorted(tensor["data_offsets"] for name, tensor in header.items() if name != "__metadata__")
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(places)):
+        raise ValueError("tensors that overlap")
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     expected = f"{path}: expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
     try:
         with open(path, "rb") as stream:
-            is_zip = stream.read(2) == b"PK"  # PyTorch's own format since 1.6, which can be mapped
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about pickles of other versions
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:  # which is long, and tells how to run the code all the same
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"a pickle that names {named[1][:100]}, which isn't run" if named else "no pickle of tensors alone"
-        raise ValueError(f"{expected}. Received: {reason} (read with weights_only=True)") from None
+            if stream.read(4) != b"PK\x03\x04":
+                raise ValueError(
+                    "none of them, nor one of PyTorch's before 1.6, which aren't read: torch.save it again"
+                )
+        _check_pickle(read_pickle(path))
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except OSError:
         raise
     except Exception as error:  # whatever a damaged pickle leads to
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{expected}. Received: no pickle of tensors alone ({reason})") from None
+        reason = " ".join(f"{error}".split())[:200] or type(error).__name__
+        raise ValueError(
+            f"{expected}. Received: {reason.removeprefix(f'{path}: ')} (read with weights_only=True)"
+        ) from None
     if not isinstance(tensors, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
     ):
         raise ValueError(f"{expected}. Received: a pickle that isn't a dict of tensors")
     return tensors
+
+
+def _check_pickle(content: bytes) -> None:
+    """Raises a ValueError if a pickle names anything but tensors. Even what PyTorch deems safe may ask for any memory."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("INST", "OBJ", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "NEWOBJ", "NEWOBJ_EX", "BYTEARRAY8"):
+            raise ValueError(f"a pickle with {opcode.name}, which isn't run")
+        if opcode.name == "GLOBAL" and not _OF_TENSORS.fullmatch(str(argument)):
+            raise ValueError(f"a pickle that names {str(argument).replace(' ', '.')}, which isn't run")
+
+
+_OF_TENSORS = re.compile(
+    r"collections OrderedDict|torch \w+Storage|torch\.storage UntypedStorage|torch\._utils _rebuild_(tensor_v2|parameter)"
+)

@@ -29,13 +29,17 @@ def network_of_whole_model(keras_file: KerasFile, config: Mapping[str, Any]) -> 
         for described, specs in wanted:
             if specs:
                 groups[described.path[0] if keras_file.is_named else described.place].append((described, specs))
+        in_file = [layer.name for layer in keras_file.layers if layer.name in groups]
+        if keras_file.is_named and in_file != [group for group in groups if group in left]:
+            raise ValueError(f"layers in another order than the architecture has them: {', '.join(in_file[:20])}")
         found: dict[tuple[str, ...], list[KerasArray]] = {}
         for group, layers in groups.items():
             found |= _distributed(layers, left.pop(group, []))
         return (found.get(described.path, []) for described, _ in wanted)
 
     network = assemble(read_chain(config, keras_file.keras_version), hand_out, keras_file.keras_version)
-    if surplus := [array.name for arrays in left.values() for array in arrays if array.is_floating]:
+    # A Dropout may have its random generator's state with it.
+    if surplus := [a.name for arrays in left.values() for a in arrays if a.is_floating or "seed" not in a.name]:
         raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")
     return network
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,14 +19,14 @@ def tensors_of(network: Network, dtype: str) -> dict[str, Tensor]:
     """The network's tensors by name, in the type that is asked for; whole numbers stay whole.
 
     Raises:
-        ValueError: float16 has no room for a number.
+        ValueError: the type has no room for a number.
     """
     tensors = {}
     for key, weight in network.weights():
         tensor = weight.tensor()
         tensors[key] = (tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor).contiguous()
-        if dtype == "float16" and not torch.equal(tensors[key].isinf(), tensor.isinf()):
-            raise ValueError(f"{weight.array.name}: values beyond the range of float16; bfloat16 has room for them")
+        if tensors[key].dtype != tensor.dtype and not torch.equal(tensors[key].isinf(), tensor.isinf()):
+            raise ValueError(f"{weight.array.name}: values beyond the range of {dtype}")
     return tensors
 
 
@@ -44,7 +45,7 @@ def metadata(network: Network, path: Path, keras_version: str, layout: str) -> d
     ours = {"architecture": json.dumps(network.architecture())} if layout == "torchvgg" else {"layout": layout}
     return {
         "format": "pt",
-        "source": path.name,
+        "source": os.fsencode(path.name).decode("utf-8", "replace"),
         "source_md5": md5(path),
         "keras_version": keras_version,
         "torchvgg_version": _our_version(),

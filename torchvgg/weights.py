@@ -40,7 +40,7 @@ def read_model(path: Path) -> Weights:
         ValueError: the file is neither, or is damaged, or its model can't be converted.
         OSError: it can't be read.
     """
-    from .convert.files import told_of
+    from .convert.errors import told_of
     from .convert.tensors import network_of_torch_file
     from .convert.torch_file import is_torch_file, read_torch_file
 
