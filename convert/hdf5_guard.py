@@ -91,11 +91,11 @@ class GuardedFile:
                 raise RefusedError(f"{name}: {size:,} bytes are declared, and not stored in the file")
             return [name, shape, kind, False, self.start + (offset or 0)]
         self.packed, self.unpacked = self.packed + stored, self.unpacked + size
-        if plist.get_layout() == h5d.CHUNKED:
-            self.check_chunks(found, plist, name)
         least, times = UNPACKED_AT_MOST
         if stored > self.length or self.packed > self.length or self.unpacked > least + times * self.packed:
             raise RefusedError(f"{name}: {size:,} bytes are declared, and only {stored:,} stored in the file")
+        if plist.get_layout() == h5d.CHUNKED:
+            self.check_chunks(found, plist, name)
         offset = self.spool.tell()
         for block in blocks(found):
             self.spool.write(np.ascontiguousarray(block).tobytes())
@@ -116,10 +116,11 @@ class GuardedFile:
             raise RefusedError(f"{name}: {expected:,} chunks are declared, and not stored in the file")
 
         def check(chunk: Any) -> None:
-            mask, content = dataset.id.read_direct_chunk(chunk.chunk_offset)
+            length = chunk.size
             if deflated is not None:
-                content = zlib.decompressobj().decompress(content, size + 1)
-            if mask or len(content) != size:
+                _, content = dataset.id.read_direct_chunk(chunk.chunk_offset)
+                length = len(zlib.decompressobj().decompress(content, size + 1))
+            if chunk.filter_mask or length != size:
                 raise RefusedError(f"{name}: a chunk that isn't stored whole")
 
         dataset.id.chunk_iter(check)

@@ -21,12 +21,16 @@ def tensors_of(network: Network, dtype: str) -> dict[str, Tensor]:
     Raises:
         ValueError: the type has no room for a number.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
+    memory = set()  # of tensors that share theirs each gets its own: a .safetensors has no such thing
     for key, weight in network.weights():
         tensor = weight.tensor()
         tensors[key] = (tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor).contiguous()
         if tensors[key].dtype != tensor.dtype and not torch.equal(tensors[key].isinf(), tensor.isinf()):
             raise ValueError(f"{weight.array.name}: values beyond the range of {dtype}")
+        if (start := tensors[key].untyped_storage().data_ptr()) in memory:
+            tensors[key] = tensors[key].clone()
+        memory.add(start)
     return tensors
 
 

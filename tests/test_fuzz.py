@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from torchvgg import load_model
 from torchvgg.convert import convert
@@ -22,7 +21,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("whole")
     for suffix in (".safetensors", ".pt"):
         convert(KERAS2 / "trained.h5", folder / f"ours{suffix}")
-    torch.save(torch.load(folder / "ours.pt"), folder / "old.pt", _use_new_zipfile_serialization=False)
     return [*sorted(KERAS2.glob("*.h5")), *sorted(KERAS2.glob("*.keras")), *sorted(folder.iterdir())]
 
 

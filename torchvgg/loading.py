@@ -32,10 +32,12 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             f"{path}: tensors without an architecture; expected a Keras file or a .safetensors that `convert` wrote. "
             "Weights alone go into a model: VGG16(weights=path)"
         )
-    from .convert.errors import told_of
-
-    with told_of(Path(path)):
+    try:
         return build(architecture, tensors)
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, RuntimeError) as error:
+        raise ValueError(f"{path}: an architecture that `convert` didn't write ({error!r})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def load_weights(model: VGG, weights: str | os.PathLike[str]) -> None:
