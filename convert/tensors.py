@@ -51,7 +51,7 @@ def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, 
     Raises:
         ValueError: a tensor is missing or left over, or they are no VGG's.
     """
-    if file.architecture:
+    if file.architecture is not None:
         network = network_of_tensors(chain_of_architecture(file.architecture), file.tensors)
         return base_of(network) if base_only else network
     own = {key: tensor for key, tensor in file.tensors.items() if not base_only or _OF_BASE.match(key)}
@@ -78,9 +78,7 @@ def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
     network = assemble(chain, lambda wanted: ([pick(layer.name, spec) for spec in specs] for layer, specs in wanted))
     if left:
         names = ", ".join(list(left)[:3])
-        raise ValueError(
-            f"tensors that belong to no layer: {names}; without an architecture, as in a .pt, only a plain VGG's are known"
-        )
+        raise ValueError(f"tensors that belong to no layer: {names}")
     return network
 
 

@@ -117,6 +117,11 @@ def test_kill_9_in_a_download(server: Server, tmp_path: Path, temporary: Path) -
     assert [path.name for path in home.iterdir()] == [FILENAME]
 
 
+def heed() -> None:
+    """SIGINT as in a terminal: what runs in the background inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_for_a_file(folder: Path) -> None:
     deadline = time.monotonic() + 60
     while not list(folder.iterdir()):
@@ -138,7 +143,7 @@ def test_signals_clear_up(
     (folder := tmp_path / "out").mkdir()
     command = [sys.executable, "-m", "convert", str(headless), "-o", str(folder / "out.safetensors")]
     for stage in (temporary, folder):  # while the file is read, and while the output is written
-        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
             wait_for_a_file(stage)
             process.send_signal(number)
             assert process.communicate()[1] == told

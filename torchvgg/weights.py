@@ -46,7 +46,7 @@ def read_model(path: Path) -> Weights:
 
     if is_torch_file(path):
         file = read_torch_file(path)
-        if not file.architecture:
+        if file.architecture is None:
             return Weights(file.tensors, None)
         with told_of(path):
             return Weights(file.tensors, network_of_torch_file(file, None, base_only=False).architecture())
