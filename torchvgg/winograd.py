@@ -1,0 +1,70 @@
+"""Winograd's fast convolution, F(4×4, 3×3): a 4×4 tile of results of a 3×3 kernel takes 36 products instead of 144.
+
+After Lavin and Gray, 2015 (arXiv 1509.09308). For a 6×6 patch d of the image and a kernel g,
+
+    y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A
+
+where ⊙, over many channels, is 36 matrix products. Here are the matrices, and the convolution in PyTorch's own operators;
+`winograd.cpp` has it in C++.
+
+Maps are channels last and padded: `(N, 4 rows + 2, 4 columns + 2, C)` for so many tiles, the image at (1, 1), zeros around it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TILE = 4
+POINTS = (0, 5 / 8, -5 / 8, 5 / 4, -5 / 4)  # exact in binary; with 0, ±1, ±2, the usual ones, errors are half as large again
+
+
+def _matrices() -> tuple[Tensor, Tensor, Tensor]:
+    """Aᵀ (4×6), G (6×3) and Bᵀ (6×6), by Toom and Cook: polynomials are multiplied by their values at points.
+
+    A kernel is a polynomial of degree 2, whose values at the points (and at infinity: its last coefficient) G gives. The
+    transposed problem's interpolation, by Lagrange's polynomials, is Bᵀ; its evaluation is Aᵀ.
+    """
+    others = [[q for q in POINTS if q != p] for p in POINTS]
+    at = [[p**i for p in POINTS] + [float(i == TILE - 1)] for i in range(TILE)]
+    g = [[p**k / math.prod(p - q for q in rest) for k in range(3)] for p, rest in zip(POINTS, others, strict=True)]
+    bt = [[*np.polynomial.polynomial.polyfromroots(rest), 0.0] for rest in others]
+    infinity = np.polynomial.polynomial.polyfromroots(POINTS)
+    return tuple(torch.tensor(np.array(rows), dtype=torch.float64) for rows in (at, [*g, [0, 0, 1]], [*bt, infinity]))  # type: ignore[return-value]
+
+
+AT, G, BT = _matrices()
+
+
+class Map(NamedTuple):
+    """A padded map, and the size of the image in it."""
+
+    padded: Tensor
+    height: int
+    width: int
+
+    @property
+    def image(self) -> Tensor:
+        """`(N, H, W, C)`, the image itself."""
+        return self.padded[:, 1 : self.height + 1, 1 : self.width + 1]
+
+
+def tiles(size: int) -> int:
+    """How many tiles cover so many pixels."""
+    return -(-size // TILE)
+
+
+def padded_shape(n: int, height: int, width: int, channels: int) -> tuple[int, int, int, int]:
+    """Of a map for images of that size."""
+    return n, TILE * tiles(height) + 2, TILE * tiles(width) + 2, channels
+
+
+def transformed(kernel: Tensor) -> Tensor:
+    """U = G g Gᵀ: `(K, C, 3, 3)` → `(36, C, K)`, computed in double precision."""
+    u = torch.einsum("ai,kcij,bj->abck", G, kernel.detach().double(), G)
+    return u.flatten(0, 1).to(kernel.dtype)
