@@ -68,3 +68,59 @@ def transformed(kernel: Tensor) -> Tensor:
     """U = G g Gᵀ: `(K, C, 3, 3)` → `(36, C, K)`, computed in double precision."""
     u = torch.einsum("ai,kcij,bj->abck", G, kernel.detach().double(), G)
     return u.flatten(0, 1).to(kernel.dtype)
+
+
+class PackedKernel(NamedTuple):
+    """U, packed as the 36 products in PyTorch's operators want it, and C."""
+
+    weight: Tensor
+    channels: int
+    is_packed: bool
+
+
+def pack(u: Tensor) -> PackedKernel:
+    """Packs U for `convolve`: as a 1×1 convolution in 36 groups for oneDNN, where PyTorch has those private operators."""
+    groups, channels, filters = u.shape
+    grouped = u.transpose(1, 2).reshape(groups * filters, channels, 1, 1)
+    try:
+        one, zero = [1, 1], [0, 0]
+        packed = torch.ops.mkldnn._reorder_convolution_weight(
+            grouped.to_mkldnn(), zero, one, one, groups, [1, groups * channels, 1, TILE * TILE]
+        )
+        kernel = PackedKernel(packed, channels, True)
+        _products(torch.zeros(TILE * TILE, groups, channels), kernel)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return PackedKernel(u, channels, False)
+    return kernel
+
+
+def _products(v: Tensor, kernel: PackedKernel) -> Tensor:
+    """M = V U: `(tiles, 36, C)` → `(tiles, 36, K)`."""
+    count, groups, channels = v.shape
+    if not kernel.is_packed:
+        return torch.bmm(v.transpose(0, 1), kernel.weight).transpose(0, 1)
+    image = v.view(1, count, 1, groups * channels).permute(0, 3, 1, 2)
+    m = torch.ops.mkldnn._convolution_pointwise(
+        image, kernel.weight, None, [0, 0], [1, 1], [1, 1], groups, "none", [], ""
+    )
+    return m.permute(0, 2, 3, 1).reshape(count, groups, -1)
+
+
+_INPUT = torch.kron(BT, BT).float()  # (36, 36): Bᵀ d B for a patch whose 36 numbers lie in a row
+_OUTPUT = torch.kron(AT, AT).float()  # (16, 36)
+
+
+def convolve(x: Map, kernel: PackedKernel, bias: Tensor, relu: bool, pool: bool) -> Tensor:
+    """A layer in PyTorch's operators: convolution, 2×2 max pool, bias, ReLU → `(N, H, W, K)`."""
+    n, height, width, channels = x.padded.shape
+    rows, columns = height // TILE, width // TILE
+    sn, sh, sw, sc = x.padded.stride()
+    patches = x.padded.as_strided((n, rows, columns, 6, 6, channels), (sn, TILE * sh, TILE * sw, sh, sw, sc))
+    v = torch.matmul(_INPUT, patches.reshape(-1, 36, channels))
+    y = torch.matmul(_OUTPUT, _products(v, kernel)).view(n, rows, columns, TILE, TILE, -1)
+    size = TILE
+    if pool:  # before bias and ReLU: fewer of them, and the same
+        y, size = y.view(n, rows, columns, 2, 2, 2, 2, -1).amax((4, 6)), TILE // 2
+    y = y.transpose(2, 3).reshape(n, rows * size, columns * size, -1)
+    y = y[:, : x.height // (TILE // size), : x.width // (TILE // size)] + bias
+    return y.relu_() if relu else y
