@@ -11,11 +11,12 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .winograd import AT, BT, Map
+from .winograd import AT, BT, TILE, Map
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-shared", "-fPIC", "-fopenmp")
@@ -80,36 +81,89 @@ def _folder() -> Path:
 
 
 class Kernels:
-    """The functions of a library, for tensors: float32, on the CPU, channels last. Threads as PyTorch has them."""
+    """The functions of a library, for tensors: float32, on the CPU, channels last. Threads are as many as PyTorch's."""
+
+    name = "native"
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self._columns: int = self._library.columns()
-        self._rows: int = self._library.rows()
 
     def fits(self, channels: int, filters: int) -> bool:
-        """Whether `convolve` takes such a layer: whole vectors."""
+        """Whether Winograd's convolution here takes such a layer: whole vectors of channels."""
         return channels % (self._columns // 2) == 0 and filters % self._columns == 0
 
-    def pack(self, matrices: Tensor) -> Tensor:
-        """`(…, D, K)` → `(…, K / columns, D, columns)`: what a block of the product reads lies in a row. K may need zeros."""
-        *others, depth, filters = matrices.shape
-        panels = -(-filters // self._columns)
-        padded = torch.nn.functional.pad(matrices, (0, panels * self._columns - filters))
-        return padded.view(*others, depth, panels, self._columns).transpose(-3, -2).contiguous()
+    def pack(self, u: Tensor) -> Tensor:
+        """U, `(36, C, K)`, as `convolve` wants it."""
+        return self._panels(u)
+
+    def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> None:
+        """Convolution, bias, ReLU and 2×2 max pool of a padded map, into `y`, a view `(N, H, W, K)`."""
+        n, height, width, channels = x.padded.shape
+        rows, columns, filters = height // TILE, width // TILE, len(bias)
+        threads = torch.get_num_threads()
+        chunk, alone = _chunk(n * rows * columns, channels, filters, threads)
+        scratch = torch.empty(chunk * 36 * (channels + filters) * (threads if alone else 1))
+        self._library.convolve(
+            *(_pointer(x.padded), n, rows, columns, channels, filters, _pointer(u), _pointer(scratch), chunk, alone, threads),
+            *(*_image(y), _pointer(bias), relu, pool),
+        )
+
+    def pack_few(self, kernel: Tensor) -> Tensor:
+        """`(K, C, 3, 3)` as `convolve_few` wants it."""
+        return self._panels(kernel.flatten(1).t())
+
+    def convolve_few(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool, y: Tensor) -> None:
+        """A convolution of few channels, from `(N, C, H, W)` with any strides."""
+        n, channels, height, width = x.shape
+        strides = map(ctypes.c_long, x.stride())
+        self._library.convolve_few(
+            *(_pointer(x), *strides, n, height, width, channels, len(bias), _pointer(packed), torch.get_num_threads()),
+            *(*_image(y)[:-2], _pointer(bias), relu),
+        )
+
+    def pack_dense(self, weight: Tensor) -> Tensor:
+        """`(K, D)` as `dense` wants it."""
+        return self._panels(weight.t())
+
+    def dense(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool) -> Tensor:
+        """`(N, D)` → `(N, K)`, K as the padded bias has it."""
+        x = x.contiguous()
+        y = x.new_empty(len(x), len(bias))
+        self._library.dense(
+            _pointer(x), *x.shape, len(bias), _pointer(packed), torch.get_num_threads(), _pointer(y), _pointer(bias), relu
+        )
+        return y
 
     def padded(self, bias: Tensor) -> Tensor:
-        """A bias with as many zeros."""
+        """A bias with zeros up to a whole panel."""
         return torch.nn.functional.pad(bias, (0, -len(bias) % self._columns)).contiguous()
 
-    def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor, scratch: Scratch) -> None:
-        """Winograd's convolution of a padded map; `u` is packed, `y` a view `(N, H, W, K)` to write to."""
-        n, height, width, channels = x.padded.shape
-        rows, columns, filters = height // 4, width // 4, len(bias)
-        threads = torch.get_num_threads()
-        chunk, alone = self.chunk(n * rows * columns, channels, filters, threads)
-        numbers = scratch(chunk * 36 * (channels + filters) * (threads if alone else 1))
-        self._library.convolve(
-            _pointer(x.padded), n, rows, columns, channels, filters, _pointer(u), _pointer(numbers), chunk, alone, threads,
-            *_image(y), _pointer(bias), relu, pool,
-        )  # fmt: skip
+    def _panels(self, matrices: Tensor) -> Tensor:
+        """`(…, D, K)` → `(…, K / columns, D, columns)`: what a block of the product reads lies in a row."""
+        *others, depth, filters = matrices.shape
+        panels = -(-filters // self._columns)
+        whole = torch.nn.functional.pad(matrices, (0, panels * self._columns - filters))
+        return whole.reshape(*others, depth, panels, self._columns).transpose(-3, -2).contiguous()
+
+
+def _chunk(tiles: int, channels: int, filters: int, threads: int) -> tuple[int, bool]:
+    """How many tiles are computed at a time, and whether each thread takes tiles of its own.
+
+    Of small layers U stays in every core's cache, and so do V and M of some tiles. Of large ones each thread has a part of U
+    and of M, for as many tiles as there are, so that U is read once.
+    """
+    if channels * filters <= 128 * 128:
+        return max(1, min(48, -(-tiles // threads))), True
+    return min(196, tiles), False
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _image(y: Tensor) -> tuple[Any, ...]:
+    """A view to write to: where it begins, its strides, its height and width."""
+    n, height, width, channels = y.stride()
+    assert channels == 1
+    return _pointer(y), *map(ctypes.c_long, (n, height, width)), y.shape[1], y.shape[2]

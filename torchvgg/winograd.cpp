@@ -144,7 +144,7 @@ static Range share(long count, int rank, int team) { return {count * rank / team
 
 extern "C" {
 
-int lanes() { return LANES; }
+int columns() { return COLUMNS; }
 
 // x: padded map. u: (36, K / COLUMNS, C, COLUMNS). scratch: threads x chunk x 36 x (C + K) numbers.
 void convolve(const float* x, int N, int TH, int TW, int C, int K, const float* u, float* scratch, int chunk, int alone,
