@@ -63,3 +63,133 @@ def _engine(native: bool | None) -> Any:
             if native:
                 raise RuntimeError(f"native=True: {error}") from None
     return winograd.Operators()
+
+
+class Memory:
+    """The padded maps of one forward pass, which the next one of the same size finds again: their zeros stay."""
+
+    def __init__(self) -> None:
+        self._maps: dict[tuple[int, ...], list[Map]] = {}
+
+    def map_for(self, features: Features) -> Map:
+        """A map with these features in it. The one that they are computed from stays as it is."""
+        n, channels, height, width = features.shape
+        maps = self._maps.setdefault((n, channels, height, width), [])
+        free = [found for found in maps if found is not features.source]
+        if not free:
+            free = [Map(torch.zeros(padded_shape(n, height, width, channels)), height, width)]
+            maps += free
+        features.write(free[0].image)
+        return free[0]
+
+
+class Features:
+    """What goes from layer to layer: a tensor, `(N, C, H, W)` or `(N, C)`."""
+
+    source: object = None
+
+    def __init__(self, tensor: Tensor, memory: Memory) -> None:
+        self._tensor, self.memory = tensor, memory
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._tensor.shape
+
+    def tensor(self) -> Tensor:
+        return self._tensor
+
+    def write(self, y: Tensor) -> None:
+        """Into a view `(N, H, W, C)`."""
+        y.copy_(self._tensor.permute(0, 2, 3, 1))
+
+
+class Promise(Features):
+    """A convolution that is computed when the next layer says where to, pooled if that layer is a pooling."""
+
+    def __init__(self, layer: FastConv2D, source: Map | Tensor, shape: tuple[int, ...], memory: Memory) -> None:
+        self._layer, self.source, self._shape, self.memory, self._pool = layer, source, torch.Size(shape), memory, False
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._shape
+
+    def tensor(self) -> Tensor:
+        n, channels, height, width = self._shape
+        y = torch.empty(n, height, width, channels)
+        self.write(y)
+        return y.permute(0, 3, 1, 2)
+
+    def write(self, y: Tensor) -> None:
+        self._layer.compute(self.source, self._pool, y)
+
+    def pooled(self) -> Promise | None:
+        """The same after a 2×2 max pool, if the layer can do that by the way."""
+        if self._pool or not self._layer.pools:
+            return None
+        n, channels, height, width = self._shape
+        other = Promise(self._layer, self.source, (n, channels, height // 2, width // 2), self.memory)
+        other._pool = True
+        return other
+
+
+class FastConv2D(nn.Module):
+    """A 3×3 convolution: by Winograd's algorithm, or, of few channels, straight from its patches."""
+
+    def __init__(self, layer: Conv2D, engine: Any) -> None:
+        super().__init__()
+        self._engine, self._relu = engine, layer.activation is relu_of_layers
+        self.pools = layer.in_channels > FEW
+        bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach().clone()
+        self._bias = bias
+        weight = layer.weight.detach()
+        self._packed = engine.pack(winograd.transformed(weight)) if self.pools else engine.pack_few(weight)
+
+    def forward(self, features: Features) -> Features:
+        n, _, height, width = features.shape
+        source = features.memory.map_for(features) if self.pools else features.tensor()
+        return Promise(self, source, (n, len(self._bias), height, width), features.memory)
+
+    def compute(self, source: Any, pool: bool, y: Tensor) -> None:
+        if self.pools:
+            self._engine.convolve(source, self._packed, self._bias, self._relu, pool, y)
+        else:
+            self._engine.convolve_few(source, self._packed, self._bias, self._relu, y)
+
+
+class FastDense(nn.Module):
+    """A dense layer with packed weights, on flat features."""
+
+    def __init__(self, layer: Dense, engine: Any) -> None:
+        super().__init__()
+        self._engine, self._units = engine, layer.out_features
+        self._relu = layer.activation is relu_of_layers
+        self._activation = None if self._relu else layer.activation
+        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+        self._bias, self._packed = engine.padded(bias), engine.pack_dense(layer.weight.detach())
+
+    def forward(self, features: Features) -> Features:
+        y = self._engine.dense(features.tensor(), self._packed, self._bias, self._relu)[:, : self._units]
+        return Features(self._activation(y) if self._activation else y, features.memory)
+
+
+class FusedPooling(nn.Module):
+    """A 2×2 max pool, computed by the convolution before it where there is one."""
+
+    def __init__(self, layer: MaxPooling2D) -> None:
+        super().__init__()
+        self.layer = copy.deepcopy(layer)
+
+    def forward(self, features: Features) -> Features:
+        pooled = features.pooled() if isinstance(features, Promise) else None
+        return pooled or Features(self.layer(features.tensor()), features.memory)
+
+
+class Plain(nn.Module):
+    """Any other layer, as it is."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = copy.deepcopy(layer)
+
+    def forward(self, features: Features) -> Features:
+        return Features(self.layer(features.tensor()), features.memory)
