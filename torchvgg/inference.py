@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from . import winograd
-from .layers import Conv2D, Dense, MaxPooling2D
+from .activations import linear
+from .layers import Conv2D, Dense, MaxPooling2D, relu_in_place
 from .model import Model
 from .winograd import Map, padded_shape
 
 FEW = 16  # channels up to which a convolution is computed straight from its patches
 
 
-def optimize_for_inference(model: Model, native: bool | None = None) -> Model:
+def optimize_for_inference(model: Model, native: bool | None = None) -> OptimizedModel | Model:
     """A twin of a model for inference: the same outputs, `extract` and refusals, without gradients.
 
     On a CPU, 3×3 convolutions are computed by Winograd's algorithm (see `winograd`), in float32: by kernels that the machine's
@@ -32,7 +31,7 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Model:
             kernels where they can be built.
 
     Returns:
-        A `Model` with the same layers' names, in `eval()`. Its memory is up to 1.5 times the model's.
+        The twin, with the model's `extract`, `summary` and shapes, in `eval()`. Its memory is up to 1.5 times the model's.
 
     Raises:
         RuntimeError: `native=True`, and the kernels can't be built.
@@ -137,7 +136,7 @@ class FastConv2D(nn.Module):
 
     def __init__(self, layer: Conv2D, engine: Any) -> None:
         super().__init__()
-        self._engine, self._relu = engine, layer.activation is relu_of_layers
+        self._engine, self._relu = engine, layer.activation is relu_in_place
         self.pools = layer.in_channels > FEW
         bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach().clone()
         self._bias = bias
@@ -162,13 +161,16 @@ class FastDense(nn.Module):
     def __init__(self, layer: Dense, engine: Any) -> None:
         super().__init__()
         self._engine, self._units = engine, layer.out_features
-        self._relu = layer.activation is relu_of_layers
+        self._relu = layer.activation is relu_in_place
         self._activation = None if self._relu else layer.activation
         bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
         self._bias, self._packed = engine.padded(bias), engine.pack_dense(layer.weight.detach())
 
     def forward(self, features: Features) -> Features:
-        y = self._engine.dense(features.tensor(), self._packed, self._bias, self._relu)[:, : self._units]
+        x = features.tensor()
+        places = x.movedim(1, -1)  # on a map, each place by itself
+        y = self._engine.dense(places.flatten(0, -2), self._packed, self._bias, self._relu)[:, : self._units]
+        y = y.unflatten(0, places.shape[:-1]).movedim(-1, 1)
         return Features(self._activation(y) if self._activation else y, features.memory)
 
 
@@ -193,3 +195,96 @@ class Plain(nn.Module):
 
     def forward(self, features: Features) -> Features:
         return Features(self.layer(features.tensor()), features.memory)
+
+
+def _twin(layer: nn.Module, engine: Any) -> nn.Module:
+    """What computes a layer in the twin."""
+    if isinstance(layer, Conv2D) and _is_3x3(layer):
+        few = layer.in_channels <= FEW
+        if engine.fits_few(layer.out_channels) if few else engine.fits(layer.in_channels, layer.out_channels):
+            return FastConv2D(layer, engine)
+    if isinstance(layer, Dense):
+        return FastDense(layer, engine)
+    if isinstance(layer, MaxPooling2D) and (layer.kernel_size, layer.stride) == ((2, 2), (2, 2)) and not layer.pads_as_keras:
+        return FusedPooling(layer)
+    return Plain(layer)
+
+
+def _is_3x3(layer: Conv2D) -> bool:
+    """Whether it is a convolution as a VGG has them: padded, in steps of 1, with ReLU or nothing after it."""
+    return (
+        (layer.kernel_size, layer.stride, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), 1)
+        and layer.padding == "same"
+        and layer.activation in (relu_in_place, linear)
+    )
+
+
+class OptimizedModel(nn.Module):
+    """What `optimize_for_inference` makes on a CPU: the same chain, most of whose layers are computed in another way."""
+
+    def __init__(self, model: Model, engine: Any) -> None:
+        super().__init__()
+        # The model without its numbers: it says what goes in, and how it looks.
+        memo = {id(t): t.detach().to("meta") for t in model.buffers()}
+        memo |= {id(t): nn.Parameter(t.detach().to("meta"), False) for t in model.parameters()}
+        self.described: Model = copy.deepcopy(model, memo).eval()
+        self.layers = nn.ModuleDict({name: _twin(layer, engine) for name, layer in model.named_children()})
+        self._engine, self._free = engine, {}
+        self.requires_grad_(False).eval()
+
+    name = property(lambda self: self.described.name)
+    input_shape = property(lambda self: self.described.input_shape)
+    output_shape = property(lambda self: self.described.output_shape)
+
+    def extra_repr(self) -> str:
+        return f"computed by {self._engine.name}"
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """As the model's `forward`."""
+        self._check_input(x)
+        free = self._free.setdefault(x.shape, [])
+        if len(self._free) > 1:  # only maps of the last size are kept
+            self._free = {x.shape: free}
+        memory = free.pop() if free else Memory()  # one for each thread that is in here
+        features = Features(x, memory)
+        for layer in self.layers.values():
+            features = layer(features)
+        y = features.tensor()
+        free.append(memory)
+        return y
+
+    @torch.no_grad()
+    def extract(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """As the model's `extract`."""
+        wanted = self.described.known(layers)
+        self._check_input(x)
+        features = Features(x, Memory())
+        outputs: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            if len(outputs) == len(wanted):
+                break
+            features = layer(features)
+            if name in wanted:
+                outputs[name] = features.tensor()
+                features = Features(outputs[name], features.memory)
+        return outputs
+
+    def count_params(self) -> int:
+        return self.described.count_params()
+
+    def summary(self, *arguments: Any, **keywords: Any) -> None:
+        self.described.summary(*arguments, **keywords)
+
+    def train(self, mode: bool = True) -> OptimizedModel:
+        if mode:
+            raise RuntimeError("a model that is optimized for inference can't be trained; train the model itself")
+        return super().train(False)
+
+    def _apply(self, *_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError("a model that is optimized for inference stays as it is; move or cast the model itself, then optimize it")
+
+    def _check_input(self, x: Tensor) -> None:
+        self.described._check_input(x)
+        if x.dtype != torch.float32 or x.device.type != "cpu":
+            raise ValueError(f"expected a tensor like the weights, torch.float32 on cpu. Received: {x.dtype} on {x.device}")

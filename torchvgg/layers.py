@@ -97,10 +97,10 @@ def _check_alike(x: Tensor, weight: Tensor) -> None:
 
 def _fused(activation: Activation) -> ActivationFunction:
     """The activation for a layer that calls it on its own fresh result, which ReLU may overwrite: no second buffer."""
-    return _relu if activation == "relu" else get_activation(activation)
+    return relu_in_place if activation == "relu" else get_activation(activation)
 
 
-def _relu(x: Tensor) -> Tensor:
+def relu_in_place(x: Tensor) -> Tensor:
     return F.relu(x, inplace=True)
 
 

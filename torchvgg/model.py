@@ -54,10 +54,7 @@ class Model(nn.Module):
         Raises:
             ValueError: a name isn't one of this model's layers; or `x` is refused, as by `forward`.
         """
-        wanted = {layers} if isinstance(layers, str) else set(layers)
-        names = [name for name, _ in self.named_children()]
-        if unknown := [name for name in wanted if name not in names]:
-            raise ValueError(f"unknown layers: expected names out of {', '.join(names)}. Received: {unknown}")
+        wanted = self.known(layers)
         self._check_input(x)
         outputs: dict[str, Tensor] = {}
         for name, layer in self.named_children():
@@ -67,6 +64,14 @@ class Model(nn.Module):
             if name in wanted:
                 outputs[name] = x
         return outputs
+
+    def known(self, layers: Iterable[str]) -> set[str]:
+        """Some layers' names. Raises a ValueError if one isn't of this model."""
+        wanted = {layers} if isinstance(layers, str) else set(layers)
+        names = [name for name, _ in self.named_children()]
+        if unknown := [name for name in wanted if name not in names]:
+            raise ValueError(f"unknown layers: expected names out of {', '.join(names)}. Received: {unknown}")
+        return wanted
 
     @property
     def output_shape(self) -> Shape:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -92,6 +92,15 @@ class Kernels:
     def fits(self, channels: int, filters: int) -> bool:
         """Whether Winograd's convolution here takes such a layer: whole vectors of channels."""
         return channels % (self._columns // 2) == 0 and filters % self._columns == 0
+
+    def fits_few(self, filters: int) -> bool:
+        return filters % self._columns == 0
+
+    def __deepcopy__(self, memo: Any) -> Kernels:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a model with compiled kernels can't be pickled; save the model itself, and optimize it again")
 
     def pack(self, u: Tensor) -> Tensor:
         """U, `(36, C, K)`, as `convolve` wants it."""

@@ -70,57 +70,56 @@ def transformed(kernel: Tensor) -> Tensor:
     return u.flatten(0, 1).to(kernel.dtype)
 
 
-class PackedKernel(NamedTuple):
-    """U, packed as the 36 products in PyTorch's operators want it, and C."""
-
-    weight: Tensor
-    channels: int
-    is_packed: bool
-
-
-def pack(u: Tensor) -> PackedKernel:
-    """Packs U for `convolve`: as a 1×1 convolution in 36 groups for oneDNN, where PyTorch has those private operators."""
-    groups, channels, filters = u.shape
-    grouped = u.transpose(1, 2).reshape(groups * filters, channels, 1, 1)
-    try:
-        one, zero = [1, 1], [0, 0]
-        packed = torch.ops.mkldnn._reorder_convolution_weight(
-            grouped.to_mkldnn(), zero, one, one, groups, [1, groups * channels, 1, TILE * TILE]
-        )
-        kernel = PackedKernel(packed, channels, True)
-        _products(torch.zeros(TILE * TILE, groups, channels), kernel)
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return PackedKernel(u, channels, False)
-    return kernel
-
-
-def _products(v: Tensor, kernel: PackedKernel) -> Tensor:
-    """M = V U: `(tiles, 36, C)` → `(tiles, 36, K)`."""
-    count, groups, channels = v.shape
-    if not kernel.is_packed:
-        return torch.bmm(v.transpose(0, 1), kernel.weight).transpose(0, 1)
-    image = v.view(1, count, 1, groups * channels).permute(0, 3, 1, 2)
-    m = torch.ops.mkldnn._convolution_pointwise(
-        image, kernel.weight, None, [0, 0], [1, 1], [1, 1], groups, "none", [], ""
-    )
-    return m.permute(0, 2, 3, 1).reshape(count, groups, -1)
-
-
 _INPUT = torch.kron(BT, BT).float()  # (36, 36): Bᵀ d B for a patch whose 36 numbers lie in a row
 _OUTPUT = torch.kron(AT, AT).float()  # (16, 36)
 
 
-def convolve(x: Map, kernel: PackedKernel, bias: Tensor, relu: bool, pool: bool) -> Tensor:
-    """A layer in PyTorch's operators: convolution, 2×2 max pool, bias, ReLU → `(N, H, W, K)`."""
-    n, height, width, channels = x.padded.shape
-    rows, columns = height // TILE, width // TILE
-    sn, sh, sw, sc = x.padded.stride()
-    patches = x.padded.as_strided((n, rows, columns, 6, 6, channels), (sn, TILE * sh, TILE * sw, sh, sw, sc))
-    v = torch.matmul(_INPUT, patches.reshape(-1, 36, channels))
-    y = torch.matmul(_OUTPUT, _products(v, kernel)).view(n, rows, columns, TILE, TILE, -1)
-    size = TILE
-    if pool:  # before bias and ReLU: fewer of them, and the same
-        y, size = y.view(n, rows, columns, 2, 2, 2, 2, -1).amax((4, 6)), TILE // 2
-    y = y.transpose(2, 3).reshape(n, rows * size, columns * size, -1)
-    y = y[:, : x.height // (TILE // size), : x.width // (TILE // size)] + bias
-    return y.relu_() if relu else y
+class Operators:
+    """The convolution, and what goes with it, in PyTorch's operators: for float32 tensors on the CPU."""
+
+    name = "operators"
+
+    def fits(self, channels: int, filters: int) -> bool:
+        """Whether `convolve` gains anything."""
+        return channels >= 32 and filters >= 32
+
+    def fits_few(self, filters: int) -> bool:
+        return True
+
+    def pack(self, u: Tensor) -> Tensor:
+        """U, `(36, C, K)`, as `convolve` wants it."""
+        return u.contiguous()
+
+    def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> None:
+        """Convolution, bias, ReLU and 2×2 max pool of a padded map, into `y`, a view `(N, H, W, K)`."""
+        n, height, width, channels = x.padded.shape
+        rows, columns = height // TILE, width // TILE
+        sn, sh, sw, sc = x.padded.stride()
+        patches = x.padded.as_strided((n, rows, columns, 6, 6, channels), (sn, TILE * sh, TILE * sw, sh, sw, sc))
+        v = torch.matmul(_INPUT, patches.reshape(-1, 36, channels))
+        m = torch.bmm(v.transpose(0, 1), u)
+        out = torch.matmul(_OUTPUT, m.transpose(0, 1)).view(n, rows, columns, TILE, TILE, -1)
+        size = TILE
+        if pool:  # before bias and ReLU: fewer of them, and the same
+            out, size = out.view(n, rows, columns, 2, 2, 2, 2, -1).amax((4, 6)), TILE // 2
+        out = out.transpose(2, 3).reshape(n, rows * size, columns * size, -1)[:, : y.shape[1], : y.shape[2]] + bias
+        y.copy_(out.relu_() if relu else out)
+
+    def pack_few(self, kernel: Tensor) -> Tensor:
+        return kernel.contiguous(memory_format=torch.channels_last)
+
+    def convolve_few(self, x: Tensor, kernel: Tensor, bias: Tensor, relu: bool, y: Tensor) -> None:
+        """A convolution of few channels, from `(N, C, H, W)` with any strides."""
+        out = F.conv2d(x.contiguous(memory_format=torch.channels_last), kernel, bias, padding=1)
+        y.copy_((out.relu_() if relu else out).permute(0, 2, 3, 1))
+
+    def pack_dense(self, weight: Tensor) -> Tensor:
+        return weight.clone()
+
+    def dense(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+        """`(N, D)` → `(N, K)`."""
+        y = F.linear(x, weight, bias)
+        return y.relu_() if relu else y
+
+    def padded(self, bias: Tensor) -> Tensor:
+        return bias.clone()
