@@ -39,7 +39,9 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
     parameter = next(model.parameters(), torch.empty(0))
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         if native:
-            raise RuntimeError(f"native=True: the kernels are for float32 on a CPU. Received: a model of {parameter.dtype} on {parameter.device}")
+            raise RuntimeError(
+                f"native=True: the kernels are for float32 on a CPU. Received: a model of {parameter.dtype} on {parameter.device}"
+            )
         return _plain(model)
     return OptimizedModel(model, _engine(native))
 
@@ -205,7 +207,11 @@ def _twin(layer: nn.Module, engine: Any) -> nn.Module:
             return FastConv2D(layer, engine)
     if isinstance(layer, Dense):
         return FastDense(layer, engine)
-    if isinstance(layer, MaxPooling2D) and (layer.kernel_size, layer.stride) == ((2, 2), (2, 2)) and not layer.pads_as_keras:
+    if (
+        isinstance(layer, MaxPooling2D)
+        and (layer.kernel_size, layer.stride) == ((2, 2), (2, 2))
+        and not layer.pads_as_keras
+    ):
         return FusedPooling(layer)
     return Plain(layer)
 
@@ -282,9 +288,13 @@ class OptimizedModel(nn.Module):
         return super().train(False)
 
     def _apply(self, *_: Any, **__: Any) -> NoReturn:
-        raise RuntimeError("a model that is optimized for inference stays as it is; move or cast the model itself, then optimize it")
+        raise RuntimeError(
+            "a model that is optimized for inference stays as it is; move or cast the model itself, then optimize it"
+        )
 
     def _check_input(self, x: Tensor) -> None:
         self.described._check_input(x)
         if x.dtype != torch.float32 or x.device.type != "cpu":
-            raise ValueError(f"expected a tensor like the weights, torch.float32 on cpu. Received: {x.dtype} on {x.device}")
+            raise ValueError(
+                f"expected a tensor like the weights, torch.float32 on cpu. Received: {x.dtype} on {x.device}"
+            )

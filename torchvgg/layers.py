@@ -105,7 +105,8 @@ def relu_in_place(x: Tensor) -> Tensor:
 
 
 def _name(activation: ActivationFunction) -> str:
-    return getattr(activation, "__name__", type(activation).__name__).lstrip("_")
+    name: str = getattr(activation, "__name__", type(activation).__name__)
+    return name.removesuffix("_in_place")
 
 
 def _initialise_as_keras(layer: nn.Conv2d | nn.Linear) -> None:

@@ -114,7 +114,19 @@ class Kernels:
         chunk, alone = _chunk(n * rows * columns, channels, filters, threads)
         scratch = torch.empty(chunk * 36 * (channels + filters) * (threads if alone else 1))
         self._library.convolve(
-            *(_pointer(x.padded), n, rows, columns, channels, filters, _pointer(u), _pointer(scratch), chunk, alone, threads),
+            *(
+                _pointer(x.padded),
+                n,
+                rows,
+                columns,
+                channels,
+                filters,
+                _pointer(u),
+                _pointer(scratch),
+                chunk,
+                alone,
+                threads,
+            ),
             *(*_image(y), _pointer(bias), relu, pool),
         )
 
@@ -140,7 +152,14 @@ class Kernels:
         x = x.contiguous()
         y = x.new_empty(len(x), len(bias))
         self._library.dense(
-            _pointer(x), *x.shape, len(bias), _pointer(packed), torch.get_num_threads(), _pointer(y), _pointer(bias), relu
+            _pointer(x),
+            *x.shape,
+            len(bias),
+            _pointer(packed),
+            torch.get_num_threads(),
+            _pointer(y),
+            _pointer(bias),
+            relu,
         )
         return y
 
