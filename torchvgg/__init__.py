@@ -9,18 +9,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import vgg16, vgg19
     from .imagenet import decode_predictions, preprocess_input
+    from .inference import optimize_for_inference
     from .loading import load_model
     from .vgg16 import VGG16
     from .vgg19 import VGG19
 
 __version__ = "0.1.0"
-__all__ = ["VGG16", "VGG19", "decode_predictions", "load_model", "preprocess_input", "vgg16", "vgg19"]
+__all__ = [
+    "VGG16",
+    "VGG19",
+    "decode_predictions",
+    "load_model",
+    "optimize_for_inference",
+    "preprocess_input",
+    "vgg16",
+    "vgg19",
+]
 
 _HOME = {
     "VGG16": "vgg16",
     "VGG19": "vgg19",
     "decode_predictions": "imagenet",
     "load_model": "loading",
+    "optimize_for_inference": "inference",
     "preprocess_input": "imagenet",
 }
 

@@ -233,10 +233,12 @@ class OptimizedModel(nn.Module):
         # The model without its numbers: it says what goes in, and how it looks.
         memo = {id(t): t.detach().to("meta") for t in model.buffers()}
         memo |= {id(t): nn.Parameter(t.detach().to("meta"), False) for t in model.parameters()}
-        self.described: Model = copy.deepcopy(model, memo).eval()
+        self.__dict__["described"] = copy.deepcopy(model, memo).eval()  # which is no part of this module
         self.layers = nn.ModuleDict({name: _twin(layer, engine) for name, layer in model.named_children()})
         self._engine, self._free = engine, {}
         self.requires_grad_(False).eval()
+
+    described: Model
 
     name = property(lambda self: self.described.name)
     input_shape = property(lambda self: self.described.input_shape)

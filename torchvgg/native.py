@@ -183,7 +183,7 @@ def _chunk(tiles: int, channels: int, filters: int, threads: int) -> tuple[int, 
     """
     if channels * filters <= 128 * 128:
         return max(1, min(48, -(-tiles // threads))), True
-    return min(196, tiles), False
+    return max(1, min(196, tiles)), False
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -102,7 +102,7 @@ class Operators:
         rows, columns = height // TILE, width // TILE
         sn, sh, sw, sc = x.padded.stride()
         patches = x.padded.as_strided((n, rows, columns, 6, 6, channels), (sn, TILE * sh, TILE * sw, sh, sw, sc))
-        v = torch.matmul(_INPUT, patches.reshape(-1, 36, channels))
+        v = torch.matmul(_INPUT, patches.reshape(n * rows * columns, 36, channels))
         m = torch.bmm(v.transpose(0, 1), u)
         out = torch.matmul(_OUTPUT, m.transpose(0, 1)).view(n, rows, columns, TILE, TILE, -1)
         size = TILE

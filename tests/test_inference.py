@@ -1,0 +1,250 @@
+"""The fast path computes what the model does: every layer, every size, whatever it is computed by."""
+
+import copy
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from torchvgg import VGG16, VGG19, load_model, native, optimize_for_inference
+from torchvgg.inference import FastConv2D, FastDense, OptimizedModel
+from torchvgg.model import Model
+
+KERAS2 = Path(__file__).with_name("data") / "keras2"
+HAS_COMPILER = any(map(shutil.which, native.COMPILERS))
+WAYS = [pytest.param(True, marks=pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")), False]
+
+
+def alive(model: Model) -> Model:
+    """With numbers as trained networks have them: nothing dies out on the way down."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+        else:
+            nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> VGG16:
+    torch.manual_seed(0)
+    return alive(VGG16(weights=None, include_top=False))  # type: ignore[return-value]
+
+
+def error(received: torch.Tensor, expected: torch.Tensor) -> float:
+    assert received.shape == expected.shape
+    return float((received - expected).abs().max() / expected.abs().max())
+
+
+def exact(model: Model, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Every layer's output, in double precision."""
+    names = [name for name, _ in model.named_children()]
+    with torch.no_grad():
+        return copy.deepcopy(model).double().extract(x.double(), names)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", range(32, 41))
+def test_every_layer_at_every_size(way: bool, size: int, model: VGG16) -> None:
+    twin = optimize_for_inference(model, native=way)
+    for batch in (1, 2, 3):
+        x = torch.randn(batch, 3, size, 72 - size)
+        expected = exact(model, x)
+        received = twin.extract(x, list(expected))
+        assert list(received) == list(expected)
+        for name, output in received.items():
+            assert error(output, expected[name]) < 1e-5, name
+        assert error(twin(x), expected["block5_pool"]) < 1e-5
+
+
+def test_fast_layers_are_fast_ones(model: VGG16) -> None:
+    """Only what has no weights is left as it is."""
+    twin = optimize_for_inference(model, native=False)
+    assert isinstance(twin, OptimizedModel)
+    for name, layer in model.named_children():
+        assert isinstance(twin.layers[name], FastConv2D) == isinstance(layer, nn.Conv2d)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_vgg19_with_its_top(way: bool) -> None:
+    model = alive(VGG19(weights=None, classes=5, input_shape=(3, 64, 32)))
+    x = torch.randn(2, 3, 64, 32)
+    expected = exact(model, x)
+    twin = optimize_for_inference(model, native=way)
+    for name, output in twin.extract(x, list(expected)).items():
+        assert error(output, expected[name]) < 1e-5, name
+    assert torch.allclose(twin(x), model(x), rtol=1e-3, atol=1e-6)
+    assert not any(isinstance(twin.layers[name], FastDense) != name.startswith(("fc", "pred")) for name in twin.layers)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("file", ["trained.h5", "functional.h5", "flat.h5"])
+def test_heads_of_files(way: bool, file: str) -> None:
+    model = load_model(KERAS2 / file)
+    x = torch.rand(3, *model.input_shape[1:])  # type: ignore[arg-type]
+    twin = optimize_for_inference(model, native=way)
+    for name, output in twin.extract(x, [name for name, _ in model.named_children()]).items():
+        assert error(output, exact(model, x)[name]) < 1e-5, name
+    with torch.no_grad():
+        assert torch.allclose(twin(x), model(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_inputs_of_any_kind(way: bool, model: VGG16) -> None:
+    twin = optimize_for_inference(model, native=way)
+    large = torch.randn(2, 4, 80, 66)
+    x = large[1:, :3, ::2, 1::2]
+    before = large.clone()
+    same = twin(x.contiguous())
+    assert torch.allclose(twin(x), same, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(twin(x.contiguous(memory_format=torch.channels_last)), same, rtol=1e-4, atol=1e-5)
+    assert torch.equal(large, before)
+    assert twin(x[:0]).shape == (0, 512, 1, 1)
+    assert twin(x * torch.nan).isnan().all()
+    assert not twin(x.requires_grad_()).requires_grad
+    for other, message in (
+        (x[:, :, :31], "32 or more"),
+        (x[0], "lacks the batch axis"),
+        (x.int(), "floating-point"),
+        (x.double(), r"like the weights, torch.float32 on cpu. Received: torch.float64"),
+        (x.to("meta"), "Received: torch.float32 on meta"),
+    ):
+        for call in (twin, lambda x: twin.extract(x, "block1_conv1")):
+            with pytest.raises(ValueError, match=message):
+                call(other)
+    with pytest.raises(ValueError, match="unknown layers"):
+        twin.extract(x, ["block9"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_size_after_another_and_many_threads(way: bool, model: VGG16) -> None:
+    """Memory that is used again holds nothing of the last image."""
+    twin = optimize_for_inference(model, native=way)
+    images = [torch.randn(1 + i % 2, 3, 32 + 5 * i, 50 - i) for i in range(4)]
+    expected = [twin(x) for x in images]
+    for _ in range(2):
+        for x, y in zip(images, expected, strict=True):
+            assert torch.equal(twin(x), y)
+    received: list[tuple[int, torch.Tensor]] = []
+
+    def compute(i: int) -> None:
+        received.extend((i, twin(images[i])) for _ in range(3))
+
+    threads = [threading.Thread(target=compute, args=(i,)) for i in (0, 1, 0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(received) == 12
+    assert all(torch.allclose(y, expected[i], rtol=1e-4, atol=1e-5) for i, y in received)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_any_number_of_threads(way: bool, model: VGG16) -> None:
+    twin, x, before = optimize_for_inference(model, native=way), torch.randn(1, 3, 64, 64), torch.get_num_threads()
+    expected = twin(x)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert torch.allclose(twin(x), expected, rtol=1e-4, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_model_is_left_as_it_was_and_the_twin_as_it_is() -> None:
+    model = alive(VGG16(weights=None, include_top=False)).train()
+    state, x = copy.deepcopy(model.state_dict()), torch.randn(1, 3, 32, 32)
+    twin = optimize_for_inference(model)
+    expected = twin(x)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(twin(x), expected)
+    assert torch.equal(copy.deepcopy(twin)(x), expected)
+    with pytest.raises(RuntimeError, match="can't be trained"):
+        twin.train()
+    with pytest.raises(RuntimeError, match="stays as it is"):
+        twin.double()
+
+
+def test_it_looks_like_the_model(model: VGG16, capsys: pytest.CaptureFixture[str]) -> None:
+    twin = optimize_for_inference(model)
+    twin.summary()
+    ours = capsys.readouterr().out
+    model.summary()
+    assert capsys.readouterr().out == ours
+    assert (twin.input_shape, twin.output_shape, twin.name) == (model.input_shape, model.output_shape, model.name)
+    assert twin.count_params() == model.count_params()
+
+
+def test_other_types_are_channels_last() -> None:
+    model = alive(VGG16(weights=None, include_top=False)).bfloat16()
+    twin, x = optimize_for_inference(model), torch.randn(1, 3, 40, 40).bfloat16()
+    assert twin(x).dtype == torch.bfloat16
+    assert error(twin(x).float(), model(x).float()) < 2e-2
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    with pytest.raises(
+        RuntimeError, match=r"native=True: the kernels are for float32 on a CPU. Received: .* torch.bfloat16"
+    ):
+        optimize_for_inference(model, native=True)
+
+
+# The kernels
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, and nothing built yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.kernels.cache_clear()
+    return tmp_path / "torchvgg"
+
+
+def test_without_a_compiler(fresh: Path, model: VGG16, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RuntimeError, match=r"native=True: no C\+\+ compiler: neither \$CXX nor c\+\+"):
+        optimize_for_inference(model, native=True)
+    x = torch.randn(1, 3, 32, 32)
+    twin = optimize_for_inference(model)
+    assert "operators" in repr(twin)
+    assert error(twin(x), exact(model, x)["block5_pool"]) < 1e-5
+
+
+def test_with_a_compiler_that_fails(fresh: Path, model: VGG16, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", shutil.which("false") or "")
+    with pytest.raises(RuntimeError, match="native=True: .*false fails"):
+        optimize_for_inference(model, native=True)
+    assert "operators" in repr(optimize_for_inference(model))
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
+def test_the_cache_is_the_users_own(fresh: Path, model: VGG16) -> None:
+    optimize_for_inference(model, native=True)
+    (library,) = fresh.iterdir()
+    assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
+    built = library.stat().st_mtime_ns
+    native.kernels.cache_clear()
+    optimize_for_inference(model, native=True)
+    assert library.stat().st_mtime_ns == built
+    native.kernels.cache_clear()
+    fresh.chmod(0o777)
+    with pytest.raises(RuntimeError, match="others can write to it; chmod 700"):
+        optimize_for_inference(model, native=True)
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
+def test_two_processes_build_at_once(fresh: Path) -> None:
+    code = "from torchvgg.native import kernels; print(kernels().fits(64, 64))"
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0] for process in both] == ["True\n"] * 2
+    assert len(list(fresh.iterdir())) == 1
