@@ -222,7 +222,7 @@ def test_without_a_compiler(fresh: Path, model: VGG16, monkeypatch: pytest.Monke
 
 def test_with_a_compiler_that_fails(fresh: Path, model: VGG16, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", shutil.which("false") or "")
-    with pytest.raises(RuntimeError, match="native=True: .*false fails"):
+    with pytest.raises(RuntimeError, match=r"native=True: .*false fails"):
         optimize_for_inference(model, native=True)
     assert "operators" in repr(optimize_for_inference(model))
 

@@ -197,21 +197,25 @@ void convolve_few(const float* x, long sn, long sc, long sh, long sw, int N, int
                   int threads, float* y, long image, long row, long pixel, const float* bias, int relu) {
   Output out = {y, image, row, pixel, H, W, bias, relu, 0};
   constexpr int STEP = 4 * ROWS;
-  int depth = 9 * C;
+  int depth = 9 * C, width = W + 2;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> patches(STEP * depth), sums(STEP * COLUMNS);
+    std::vector<float> lines(3 * C * width), patches(STEP * depth), sums(STEP * COLUMNS);
 #pragma omp for collapse(2)
     for (int n = 0; n < N; n++)
-      for (int i = 0; i < H; i++)
+      for (int i = 0; i < H; i++) {
+        for (int c = 0; c < C; c++)
+          for (int a = 0; a < 3; a++) {  // the three rows that row i sees, with a zero at either end
+            float* line = &lines[(3 * c + a) * width];
+            const float* p = x + n * sn + c * sc + (i + a - 1) * sh;
+            bool outside = i + a < 1 || i + a > H;
+            for (int j = 0; j < W; j++) line[j + 1] = outside ? 0 : p[j * sw];
+          }
         for (int first = 0; first < W; first += STEP) {
           int count = std::min(STEP, W - first);
-          float* p = patches.data();
-          for (int j = first; j < first + count; j++)
-            for (int c = 0; c < C; c++)
-              for (int a = i - 1; a <= i + 1; a++)
-                for (int b = j - 1; b <= j + 1; b++)
-                  *p++ = a < 0 || b < 0 || a >= H || b >= W ? 0 : x[n * sn + c * sc + a * sh + b * sw];
+          for (int j = 0; j < count; j++)
+            for (int l = 0; l < 3 * C; l++)
+              for (int b = 0; b < 3; b++) patches[j * depth + 3 * l + b] = lines[l * width + first + j + b];
           for (int k = 0; k < K; k += COLUMNS) {
             product(patches.data(), depth, w + (long)k * depth, depth, sums.data(), COLUMNS, count);
             for (int j = 0; j < count; j++)
@@ -219,6 +223,7 @@ void convolve_few(const float* x, long sn, long sc, long sh, long sw, int N, int
                 store(out, y + n * image + i * row + (first + j) * pixel, at(sums.data() + j * COLUMNS + l), k + l);
           }
         }
+      }
   }
 }
 
