@@ -289,6 +289,14 @@ class OptimizedModel(nn.Module):
             raise RuntimeError("a model that is optimized for inference can't be trained; train the model itself")
         return super().train(False)
 
+    def __deepcopy__(self, memo: object) -> OptimizedModel:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a model that is optimized for inference can't be saved; save the model itself, and optimize it again"
+        )
+
     def _apply(self, *_: Any, **__: Any) -> NoReturn:
         raise RuntimeError(
             "a model that is optimized for inference stays as it is; move or cast the model itself, then optimize it"

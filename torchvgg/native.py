@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,12 +95,6 @@ class Kernels:
 
     def fits_few(self, filters: int) -> bool:
         return filters % self._columns == 0
-
-    def __deepcopy__(self, memo: Any) -> Kernels:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a model with compiled kernels can't be pickled; save the model itself, and optimize it again")
 
     def pack(self, u: Tensor) -> Tensor:
         """U, `(36, C, K)`, as `convolve` wants it."""

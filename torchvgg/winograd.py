@@ -60,14 +60,14 @@ class Map(NamedTuple):
         return self.padded[:, 1 : self.height + 1, 1 : self.width + 1]
 
 
-def tiles(size: int) -> int:
+def tiles_over(size: int) -> int:
     """How many tiles cover so many pixels."""
     return -(-size // TILE)
 
 
 def padded_shape(n: int, height: int, width: int, channels: int) -> tuple[int, int, int, int]:
     """Of a map for images of that size."""
-    return n, TILE * tiles(height) + 2, TILE * tiles(width) + 2, channels
+    return n, TILE * tiles_over(height) + 2, TILE * tiles_over(width) + 2, channels
 
 
 def transformed(kernel: Tensor) -> Tensor:
@@ -78,6 +78,16 @@ def transformed(kernel: Tensor) -> Tensor:
 
 _INPUT = torch.kron(BT, BT).float()  # (36, 36): Bᵀ d B for a patch whose 36 numbers lie in a row
 _OUTPUT = torch.kron(AT, AT).float()  # (16, 36)
+
+
+def _products(v: Tensor, u: Tensor) -> Tensor:
+    """M = V U: `(tiles, 36, C)` → `(tiles, 36, K)`."""
+    if u.layout == torch.strided:
+        return torch.bmm(v.transpose(0, 1), u).transpose(0, 1)
+    tiles, groups, channels = v.shape  # 36 matrix products are a 1×1 convolution in 36 groups
+    image = v.view(1, tiles, 1, groups * channels).permute(0, 3, 1, 2)
+    m = torch.ops.mkldnn._convolution_pointwise(image, u, None, [0, 0], [1, 1], [1, 1], groups, "none", [], "")
+    return m.permute(0, 2, 3, 1).reshape(tiles, groups, -1)  # type: ignore[no-any-return]
 
 
 class Operators:
@@ -93,8 +103,16 @@ class Operators:
         return True
 
     def pack(self, u: Tensor) -> Tensor:
-        """U, `(36, C, K)`, as `convolve` wants it."""
-        return u.contiguous()
+        """U, `(36, C, K)`, as `convolve` wants it: packed by oneDNN, where PyTorch has its private operators for that."""
+        groups, channels, filters = u.shape
+        try:
+            grouped = u.transpose(1, 2).reshape(groups * filters, channels, 1, 1)
+            image = [1, groups * channels, 1, TILE * TILE]
+            packed = torch.ops.mkldnn._reorder_convolution_weight(grouped, [0, 0], [1, 1], [1, 1], groups, image)
+            _products(torch.zeros(1, groups, channels), packed)
+        except (AttributeError, RuntimeError, NotImplementedError):
+            return u.contiguous()
+        return packed  # type: ignore[no-any-return]
 
     def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> None:
         """Convolution, bias, ReLU and 2×2 max pool of a padded map, into `y`, a view `(N, H, W, K)`."""
@@ -103,8 +121,7 @@ class Operators:
         sn, sh, sw, sc = x.padded.stride()
         patches = x.padded.as_strided((n, rows, columns, 6, 6, channels), (sn, TILE * sh, TILE * sw, sh, sw, sc))
         v = torch.matmul(_INPUT, patches.reshape(n * rows * columns, 36, channels))
-        m = torch.bmm(v.transpose(0, 1), u)
-        out = torch.matmul(_OUTPUT, m.transpose(0, 1)).view(n, rows, columns, TILE, TILE, -1)
+        out = torch.matmul(_OUTPUT, _products(v, u)).view(n, rows, columns, TILE, TILE, -1)
         size = TILE
         if pool:  # before bias and ReLU: fewer of them, and the same
             out, size = out.view(n, rows, columns, 2, 2, 2, 2, -1).amax((4, 6)), TILE // 2
