@@ -45,7 +45,7 @@ def operators(model: VGG16, folder: Path) -> Run:
 
 
 def plain(model: VGG16, folder: Path) -> Run:
-    return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+    return model.to(memory_format=torch.channels_last)
 
 
 def torchvision(model: VGG16, folder: Path) -> Run:

@@ -7,21 +7,24 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
 from torch import nn
 
 from torchvgg import VGG16, VGG19, load_model, native, optimize_for_inference
-from torchvgg.inference import FastConv2D, FastDense, OptimizedModel
+from torchvgg.fast_layers import FastConv2D, FastDense
+from torchvgg.inference import OptimizedModel
 from torchvgg.model import Model
 
+M = TypeVar("M", bound=Model)
 KERAS2 = Path(__file__).with_name("data") / "keras2"
 HAS_COMPILER = any(map(shutil.which, native.COMPILERS))
 WAYS = [pytest.param(True, marks=pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")), False]
 
 
-def alive(model: Model) -> Model:
+def alive(model: M) -> M:
     """With numbers as trained networks have them: nothing dies out on the way down."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -34,7 +37,7 @@ def alive(model: Model) -> Model:
 @pytest.fixture(scope="module")
 def model() -> VGG16:
     torch.manual_seed(0)
-    return alive(VGG16(weights=None, include_top=False))  # type: ignore[return-value]
+    return alive(VGG16(weights=None, include_top=False))
 
 
 def error(received: torch.Tensor, expected: torch.Tensor) -> float:
@@ -87,7 +90,7 @@ def test_vgg19_with_its_top(way: bool) -> None:
 @pytest.mark.parametrize("file", ["trained.h5", "functional.h5", "flat.h5"])
 def test_heads_of_files(way: bool, file: str) -> None:
     model = load_model(KERAS2 / file)
-    x = torch.rand(3, *model.input_shape[1:])  # type: ignore[arg-type]
+    x = torch.rand(3, *model.input_shape[1:])
     twin = optimize_for_inference(model, native=way)
     for name, output in twin.extract(x, [name for name, _ in model.named_children()]).items():
         assert error(output, exact(model, x)[name]) < 1e-5, name

@@ -40,8 +40,12 @@ def _matrices() -> tuple[Tensor, Tensor, Tensor]:
     at = [[p**i for p in POINTS] + [float(i == TILE - 1)] for i in range(TILE)]
     g = [[p**k / math.prod(p - q for q in rest) for k in range(3)] for p, rest in zip(POINTS, others, strict=True)]
     bt = [[*np.polynomial.polynomial.polyfromroots(rest), 0.0] for rest in others]
-    infinity = np.polynomial.polynomial.polyfromroots(POINTS)
-    return tuple(torch.tensor(np.array(rows), dtype=torch.float64) for rows in (at, [*g, [0, 0, 1]], [*bt, infinity]))  # type: ignore[return-value]
+    bt.append([*np.polynomial.polynomial.polyfromroots(POINTS)])
+    return (
+        torch.tensor(at, dtype=torch.float64),
+        torch.tensor([*g, [0.0, 0.0, 1.0]], dtype=torch.float64),
+        torch.tensor(np.array(bt)),
+    )
 
 
 AT, G, BT = _matrices()
@@ -87,7 +91,7 @@ def _products(v: Tensor, u: Tensor) -> Tensor:
     tiles, groups, channels = v.shape  # 36 matrix products are a 1×1 convolution in 36 groups
     image = v.view(1, tiles, 1, groups * channels).permute(0, 3, 1, 2)
     m = torch.ops.mkldnn._convolution_pointwise(image, u, None, [0, 0], [1, 1], [1, 1], groups, "none", [], "")
-    return m.permute(0, 2, 3, 1).reshape(tiles, groups, -1)  # type: ignore[no-any-return]
+    return m.permute(0, 2, 3, 1).reshape(tiles, groups, -1)
 
 
 class Operators:
@@ -112,7 +116,7 @@ class Operators:
             _products(torch.zeros(1, groups, channels), packed)
         except (AttributeError, RuntimeError, NotImplementedError):
             return u.contiguous()
-        return packed  # type: ignore[no-any-return]
+        return packed
 
     def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> None:
         """Convolution, bias, ReLU and 2×2 max pool of a padded map, into `y`, a view `(N, H, W, K)`."""
