@@ -21,13 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TILE = 4
-POINTS = (
-    0,
-    5 / 8,
-    -5 / 8,
-    5 / 4,
-    -5 / 4,
-)  # exact in binary; with 0, ±1, ±2, the usual ones, errors are half as large again
+# Exact in binary. With the usual ones, 0, ±1, ±2, errors are half as large again.
+POINTS = (0, 5 / 8, -5 / 8, 5 / 4, -5 / 4)
 
 
 def _matrices() -> tuple[Tensor, Tensor, Tensor]:
