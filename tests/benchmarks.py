@@ -23,16 +23,16 @@ from torch import Tensor, nn
 
 from torchvgg import VGG16, optimize_for_inference
 
-Run = Callable[[Tensor], Any]  # images, (N, 3, H, W) → the probabilities, as an array or a tensor
+Run = Callable[[Tensor], Any]  # images, (N, 3, H, W) → the logits, as an array or a tensor
 
 
 def ours() -> VGG16:
     """VGG16 with numbers as trained networks have them."""
     torch.manual_seed(0)
-    model = VGG16(weights=None).eval()
-    for name, parameter in model.named_parameters():
+    model = VGG16(weights=None, classifier_activation=None).eval()
+    for parameter in model.parameters():
         if parameter.dim() > 1:
-            nn.init.kaiming_normal_(parameter, nonlinearity="linear" if name.startswith("predictions") else "relu")
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
     return model
 
 
@@ -54,7 +54,7 @@ def torchvision(model: VGG16, folder: Path) -> Run:
     peer = vgg16(weights=None).eval()
     peer.load_state_dict(dict(zip(peer.state_dict(), model.state_dict().values(), strict=True)))
     peer = peer.to(memory_format=torch.channels_last)
-    return lambda x: peer(x.contiguous(memory_format=torch.channels_last)).softmax(1)
+    return lambda x: peer(x.contiguous(memory_format=torch.channels_last))
 
 
 def onnxruntime(model: VGG16, folder: Path) -> Run:

@@ -69,7 +69,7 @@ class OptimizedModel(nn.Module):
         super().__init__()
         # The model without its numbers: it says what goes in, and how it looks.
         memo = {id(t): t.detach().to("meta") for t in model.buffers()}
-        memo |= {id(t): nn.Parameter(t.detach().to("meta"), False) for t in model.parameters()}
+        memo |= {id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) for t in model.parameters()}
         self.__dict__["described"] = copy.deepcopy(model, memo).eval()  # which is no part of this module
         self.layers = nn.ModuleDict({name: fast(layer, engine) for name, layer in model.named_children()})
         self._engine = engine

@@ -79,14 +79,21 @@ _INPUT = torch.kron(BT, BT).float()  # (36, 36): Bᵀ d B for a patch whose 36 n
 _OUTPUT = torch.kron(AT, AT).float()  # (16, 36)
 
 
-def _products(v: Tensor, u: Tensor) -> Tensor:
-    """M = V U: `(tiles, 36, C)` → `(tiles, 36, K)`."""
-    if u.layout == torch.strided:
-        return torch.bmm(v.transpose(0, 1), u).transpose(0, 1)
-    tiles, groups, channels = v.shape  # 36 matrix products are a 1×1 convolution in 36 groups
-    image = v.view(1, tiles, 1, groups * channels).permute(0, 3, 1, 2)
-    m = torch.ops.mkldnn._convolution_pointwise(image, u, None, [0, 0], [1, 1], [1, 1], groups, "none", [], "")
-    return m.permute(0, 2, 3, 1).reshape(tiles, groups, -1)
+CHUNK = 2**21  # numbers of V, or of M
+
+
+def _convolved(x: Tensor, u: Tensor, pool: bool) -> Tensor:
+    """A part of a padded map → the results over all of its tiles, pooled or not: `(N, H, W, K)`."""
+    n, height, width, channels = x.shape
+    rows, columns = height // TILE, width // TILE
+    sn, sh, sw, sc = x.stride()
+    patches = x.as_strided((6, 6, n, rows, columns, channels), (sh, sw, sn, TILE * sh, TILE * sw, sc))
+    v = (_INPUT @ patches.reshape(36, n * rows * columns * channels)).view(36, n * rows * columns, channels)
+    y = (_OUTPUT @ torch.bmm(v, u).flatten(1)).view(TILE, TILE, n, rows, columns, -1)
+    size = TILE
+    if pool:  # before bias and ReLU: fewer of them, and the same
+        y, size = y.view(2, 2, 2, 2, n, rows, columns, -1).amax((1, 3)), TILE // 2
+    return y.permute(2, 3, 0, 4, 1, 5).reshape(n, rows * size, columns * size, -1)
 
 
 class Operators:
@@ -102,30 +109,24 @@ class Operators:
         return True
 
     def pack(self, u: Tensor) -> Tensor:
-        """U, `(36, C, K)`, as `convolve` wants it: packed by oneDNN, where PyTorch has its private operators for that."""
-        groups, channels, filters = u.shape
-        try:
-            grouped = u.transpose(1, 2).reshape(groups * filters, channels, 1, 1)
-            image = [1, groups * channels, 1, TILE * TILE]
-            packed = torch.ops.mkldnn._reorder_convolution_weight(grouped, [0, 0], [1, 1], [1, 1], groups, image)
-            _products(torch.zeros(1, groups, channels), packed)
-        except (AttributeError, RuntimeError, NotImplementedError):
-            return u.contiguous()
-        return packed
+        """U, `(36, C, K)`, as `convolve` wants it."""
+        return u.contiguous()
 
     def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> None:
         """Convolution, bias, ReLU and 2×2 max pool of a padded map, into `y`, a view `(N, H, W, K)`."""
-        n, height, width, channels = x.padded.shape
+        n, height, width, _ = x.padded.shape
         rows, columns = height // TILE, width // TILE
-        sn, sh, sw, sc = x.padded.stride()
-        patches = x.padded.as_strided((n, rows, columns, 6, 6, channels), (sn, TILE * sh, TILE * sw, sh, sw, sc))
-        v = torch.matmul(_INPUT, patches.reshape(n * rows * columns, 36, channels))
-        out = torch.matmul(_OUTPUT, _products(v, u)).view(n, rows, columns, TILE, TILE, -1)
-        size = TILE
-        if pool:  # before bias and ReLU: fewer of them, and the same
-            out, size = out.view(n, rows, columns, 2, 2, 2, 2, -1).amax((4, 6)), TILE // 2
-        out = out.transpose(2, 3).reshape(n, rows * size, columns * size, -1)[:, : y.shape[1], : y.shape[2]] + bias
-        y.copy_(out.relu_() if relu else out)
+        size = TILE // 2 if pool else TILE
+        tiles = CHUNK // (36 * max(u.shape[1:]))  # that are computed at a time: the memory stays in the caches
+        images = max(1, tiles // (rows * columns))
+        step = max(1, tiles // columns)
+        for image in range(0, n, images):
+            for row in range(0, rows, step):
+                maps = x.padded[image : image + images, TILE * row : TILE * min(row + step, rows) + 2]
+                out = _convolved(maps, u, pool)
+                y_part = y[image : image + images, size * row : size * (row + step)]
+                out = out[:, : y_part.shape[1], : y_part.shape[2]] + bias
+                y_part.copy_(out.relu_() if relu else out)
 
     def pack_few(self, kernel: Tensor) -> Tensor:
         return kernel.contiguous(memory_format=torch.channels_last)
