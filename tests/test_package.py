@@ -122,7 +122,7 @@ def test_help_needs_no_torch() -> None:
 
 def test_every_name_is_offered() -> None:
     names = python("import torchvgg; print([getattr(torchvgg, n).__name__ for n in torchvgg.__all__], dir(torchvgg))")
-    assert "'VGG16', 'VGG19', 'decode_predictions', 'load_model', 'preprocess_input'" in names
+    assert "'VGG16', 'VGG19', 'decode_predictions', 'load_model', 'optimize_for_inference', 'preprocess_input'" in names
 
 
 def test_no_file_is_long() -> None:
