@@ -161,6 +161,19 @@ def test_one_size_after_another_and_many_threads(way: bool, model: VGG16) -> Non
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_whatever_pytorchs_defaults_are(way: bool, model: VGG16) -> None:
+    twin, x, before = optimize_for_inference(model, native=way), torch.randn(1, 3, 40, 40), torch.get_default_dtype()
+    expected = twin(x)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(optimize_for_inference(model, native=way)(x), expected)
+        assert torch.equal(twin(x[..., 1:]).new_zeros(1), x.new_zeros(1))
+        assert torch.equal(twin(x), expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_any_number_of_threads(way: bool, model: VGG16) -> None:
     twin, x, before = optimize_for_inference(model, native=way), torch.randn(1, 3, 64, 64), torch.get_num_threads()
     expected = twin(x)

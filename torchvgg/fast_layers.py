@@ -18,6 +18,7 @@ from .layers import Conv2D, Dense, MaxPooling2D, relu_in_place
 from .winograd import Map, padded_shape
 
 FEW = 16  # channels up to which a convolution is computed straight from its patches
+_NUMBERS: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever PyTorch's defaults are
 
 
 class Memory:
@@ -32,7 +33,7 @@ class Memory:
         maps = self._maps.setdefault((n, channels, height, width), [])
         free = [found for found in maps if found is not features.source]
         if not free:
-            free = [Map(torch.zeros(padded_shape(n, height, width, channels)), height, width)]
+            free = [Map(torch.zeros(padded_shape(n, height, width, channels), **_NUMBERS), height, width)]
             maps += free
         features.write(free[0].image)
         return free[0]
@@ -71,7 +72,7 @@ class Promise(Features):
 
     def tensor(self) -> Tensor:
         n, channels, height, width = self._shape
-        y = torch.empty(n, height, width, channels)
+        y = torch.empty(n, height, width, channels, **_NUMBERS)
         self.write(y)
         return y.permute(0, 3, 1, 2)
 
@@ -95,9 +96,8 @@ class FastConv2D(nn.Module):
         super().__init__()
         self._engine, self._relu = engine, layer.activation is relu_in_place
         self.pools = layer.in_channels > FEW
-        bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach().clone()
-        self._bias = bias
         weight = layer.weight.detach()
+        self._bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().clone()
         self._packed = engine.pack(winograd.transformed(weight)) if self.pools else engine.pack_few(weight)
 
     def forward(self, features: Features) -> Features:
@@ -120,8 +120,9 @@ class FastDense(nn.Module):
         self._engine, self._units = engine, layer.out_features
         self._relu = layer.activation is relu_in_place
         self._activation = None if self._relu else layer.activation
-        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
-        self._bias, self._packed = engine.padded(bias), engine.pack_dense(layer.weight.detach())
+        weight = layer.weight.detach()
+        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+        self._bias, self._packed = engine.padded(bias), engine.pack_dense(weight)
 
     def forward(self, features: Features) -> Features:
         x = features.tensor()

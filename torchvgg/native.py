@@ -106,7 +106,7 @@ class Kernels:
         rows, columns, filters = height // TILE, width // TILE, len(bias)
         threads = torch.get_num_threads()
         chunk, alone = _chunk(n * rows * columns, channels, filters, threads)
-        scratch = torch.empty(chunk * 36 * (channels + filters) * (threads if alone else 1))
+        scratch = bias.new_empty(chunk * 36 * (channels + filters) * (threads if alone else 1))
         self._library.convolve(
             *(
                 _pointer(x.padded),
