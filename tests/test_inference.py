@@ -167,7 +167,7 @@ def test_whatever_pytorchs_defaults_are(way: bool, model: VGG16) -> None:
     try:
         torch.set_default_dtype(torch.float64)
         assert torch.equal(optimize_for_inference(model, native=way)(x), expected)
-        assert torch.equal(twin(x[..., 1:]).new_zeros(1), x.new_zeros(1))
+        assert twin(x[..., 1:]).dtype == torch.float32
         assert torch.equal(twin(x), expected)
     finally:
         torch.set_default_dtype(before)

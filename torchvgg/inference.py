@@ -32,19 +32,18 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
     Raises:
         RuntimeError: `native=True`, and the kernels can't be built.
     """
-    parameter = next(model.parameters(), torch.empty(0))
-    if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+    kinds = {f"{parameter.dtype} on {parameter.device.type}" for parameter in model.parameters()}
+    if kinds - {"torch.float32 on cpu"}:
         if native:
-            raise RuntimeError(
-                f"native=True: the kernels are for float32 on a CPU. Received: a model of {parameter.dtype} on {parameter.device}"
-            )
+            received = ", ".join(sorted(kinds))
+            raise RuntimeError(f"native=True: the kernels are for float32 on a CPU. Received: a model of {received}")
         return _plain(model)
     return OptimizedModel(model, _engine(native))
 
 
 def _plain(model: Model) -> Model:
     twin = copy.deepcopy(model).requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if next(twin.parameters(), torch.empty(0)).device.type != "cpu":
+    if any(parameter.device.type != "cpu" for parameter in twin.parameters()):
         twin.compile()
     return twin
 
