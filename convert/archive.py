@@ -20,7 +20,8 @@ from typing import IO, Any, NamedTuple
 
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
 LONGEST_JSON = 1 << 21
-UNPACKED_AT_MOST = (1 << 28, 8)  # of a deflated member: so many bytes, and so many times what is stored
+LONGEST_VERSION = 50
+UNPACKED_AT_MOST = (1 << 28, 8)  # so many bytes, and so many times what is stored: weights hardly compress
 MOST_MEMBERS = 10_000
 
 
@@ -53,7 +54,7 @@ def read_archive(path: Path, scratch: Path) -> KerasArchive:
         starts = {name: _start(stream, members[name]) for name in (CONFIG, METADATA, WEIGHTS)}
         config = parse_json(_read(archive, members[CONFIG]), CONFIG)
         version = parse_json(_read(archive, members[METADATA]), METADATA).get("keras_version")
-        if not isinstance(version, str) or len(version) > 50:
+        if not isinstance(version, str) or len(version) > LONGEST_VERSION:
             raise ValueError(f"{METADATA}: expected the keras_version. Received: {version!r:.50}")
         weights = members[WEIGHTS]
         if weights.compress_type != zipfile.ZIP_STORED:
@@ -72,7 +73,7 @@ def _damage_told(path: Path) -> Iterator[None]:
         if error.errno != errno.EINVAL:  # a place before the beginning
             raise
         raise ValueError(f"{path}: a damaged archive (it points to where it isn't)") from None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, struct.error, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, struct.error, zlib.error) as error:
         raise ValueError(f"{path}: a damaged archive ({error})") from None
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -149,15 +150,14 @@ def _start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise ValueError(f"{info.filename}: there is no member where the archive's directory says")
     _, flags, method, _, _, _, packed, unpacked, name_length, extra_length = struct.unpack("<HHHHHIIIHH", header[4:])
-    follows = (
-        flags & 8 or packed == unpacked == 0xFFFFFFFF
-    )  # its lengths come after it, or in an extra field, and count there
+    # Its lengths may come after it, or in an extra field; then the directory's count.
+    elsewhere = flags & 8 or packed == unpacked == 0xFFFFFFFF
     if (
         stream.read(name_length) != info.filename.encode()
         or method != info.compress_type
         or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
         or (method == zipfile.ZIP_STORED and info.compress_size != info.file_size)
-        or not (follows or (packed, unpacked) == (info.compress_size, info.file_size))
+        or not (elsewhere or (packed, unpacked) == (info.compress_size, info.file_size))
     ):
         raise ValueError(f"{info.filename}: the archive's directory and the member disagree")
     start = info.header_offset + 30 + name_length + extra_length

@@ -15,8 +15,8 @@ from typing import IO
 KERAS_SUFFIXES = (".weights.h5", ".h5")
 SUFFIXES = (".safetensors", ".pt", ".pth", *KERAS_SUFFIXES)
 LAYOUTS = ("torchvgg", "torchvision", "timm")
-_CLAIM = "claim"
 DTYPES = ("float32", "float16", "bfloat16")
+_CLAIM = "claim"  # the file in a scratch folder that its owner has locked
 
 
 def check_dtype(dtype: str) -> None:

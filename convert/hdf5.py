@@ -22,11 +22,11 @@ from typing import IO, Any
 
 import h5py
 
+from .archive import LONGEST_VERSION
 from .hdf5_guard import GuardedFile, RefusedError, has
 
 MEMORY = 1 << 30  # of address space, half of it the libraries'
 MOST_NESTED = 20  # models in models
-LONGEST_VERSION = 50
 
 
 class Slice:
@@ -117,7 +117,7 @@ class Reader(GuardedFile):
 
 def natural(key: str) -> tuple[str, int]:
     """`conv2d_2` before `conv2d_10`, and `conv2d` before both."""
-    match = re.fullmatch(r"(.*?)(?:_(\d{1,9}))?", key, re.DOTALL)
+    match = re.fullmatch(r"(.*?)(?:_([0-9]{1,9}))?", key, re.DOTALL)
     return (match[1], int(match[2] or 0)) if match else (key, 0)
 
 

@@ -15,11 +15,12 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5t, h5z
 
+from .archive import UNPACKED_AT_MOST
+
 MOST_MEMBERS = 5000  # of a group
 MOST_OBJECTS = 20_000  # looked at in all
 LONGEST_NAME = 1000
 LONGEST_ATTRIBUTE = 1 << 24
-UNPACKED_AT_MOST = (1 << 28, 8)  # so many bytes, and so many times what is stored: weights hardly compress
 LARGEST_CHUNK = 1 << 28
 MOST_CHUNKS = 10**5
 BLOCK = 1 << 24  # bytes unpacked at a time

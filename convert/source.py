@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from .archive import LONGEST_VERSION
 from .errors import told_of
 from .graph import LayerError
 from .keras_file import KerasFile, open_keras_file
@@ -56,7 +57,7 @@ def open_source(
         with told_of(path):
             file = read_torch_file(path)
             network = network_of_torch_file(file, input_shape, base_only)
-        yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown")[:50], path, stamp)
+        yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown")[:LONGEST_VERSION], path, stamp)
         return
     with open_keras_file(path) as keras_file:
         with told_of(path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import pickletools
 import re
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ class TorchFile(NamedTuple):
     def architecture(self) -> dict[str, Any] | None:
         """What builds the model that the tensors belong to, where the file says it."""
         text = self.metadata.get("architecture")
-        return json.loads(text) if text else None
+        return parse_json(text, "architecture") if text else None
 
 
 def is_torch_file(path: Path) -> bool:

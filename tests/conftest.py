@@ -5,16 +5,21 @@ import os
 os.environ["KERAS_BACKEND"] = "torch"  # before anything imports Keras
 
 import hashlib
+import re
 import resource
+import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from torchvgg.convert import published
+from torchvgg.convert import convert, published
 
+from .command_line import run
+from .hostile import KERAS2, Refused
 from .keras_models import keras_model, write_twin
 from .server import Server
 
@@ -64,3 +69,39 @@ def server(headless: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def check_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Checks how a file is refused on the command line, and by `readers`."""
+
+    def check(path: Path, message: str, *readers: Callable[[Path], object]) -> None:
+        (temporary := tmp_path / "temporary").mkdir(exist_ok=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        before, target = sorted(tmp_path.iterdir()), tmp_path / "out.safetensors"
+        for read in readers:
+            started = time.monotonic()
+            with pytest.raises(ValueError, match=message) as caught:
+                read(path)
+            assert str(path) in str(caught.value)
+            assert time.monotonic() - started < 10
+        started = time.monotonic()
+        assert run(path, "-o", target) == 1
+        assert time.monotonic() - started < 10
+        out, error = capsys.readouterr()
+        assert (out, error[:7], error.count("\n")) == ("", "error: ", 1)
+        assert str(path) in error
+        assert re.search(message, error)
+        assert len(error) < 3000
+        assert sorted(tmp_path.iterdir()) == before
+        assert list(temporary.iterdir()) == []
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """trained.h5, converted."""
+    path = tmp_path_factory.mktemp("ours") / "ours.safetensors"
+    convert(KERAS2 / "trained.h5", path)
+    return path

@@ -7,7 +7,7 @@ to be written, into its own padded map, say, and whether it is pooled on the way
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from . import winograd
 from .activations import linear
 from .layers import Conv2D, Dense, MaxPooling2D, relu_in_place
-from .winograd import Map, padded_shape
+from .winograd import Map, Operators, padded_shape
+
+if TYPE_CHECKING:
+    from .native import Kernels
+
+    Engine = Kernels | Operators  # what computes: both have the same functions
 
 FEW = 16  # channels up to which a convolution is computed straight from its patches
 _NUMBERS: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever PyTorch's defaults are
@@ -58,13 +63,24 @@ class Features:
         """Into a view `(N, H, W, C)`."""
         y.copy_(self._tensor.permute(0, 2, 3, 1))
 
+    def pooled(self) -> Features | None:
+        """The same after a 2×2 max pool, if that can be had by the way."""
+        return None
+
 
 class Promise(Features):
     """A convolution that is computed when the next layer says where to, pooled if that layer is a pooling."""
 
-    def __init__(self, layer: FastConv2D, source: Map | Tensor | None, shape: tuple[int, ...], memory: Memory) -> None:
+    def __init__(
+        self,
+        layer: FastConv2D,
+        source: Map | Tensor | None,
+        shape: tuple[int, ...],
+        memory: Memory,
+        pool: bool = False,
+    ) -> None:
         self._layer, self.source, self._shape, self.memory = layer, source, torch.Size(shape), memory
-        self._pool = False
+        self._pool = pool
 
     @property
     def shape(self) -> torch.Size:
@@ -79,20 +95,17 @@ class Promise(Features):
     def write(self, y: Tensor) -> None:
         self._layer.compute(self.source, self._pool, y)
 
-    def pooled(self) -> Promise | None:
-        """The same after a 2×2 max pool, if the layer can do that by the way."""
+    def pooled(self) -> Features | None:
         if self._pool or not self._layer.pools:
             return None
         n, channels, height, width = self._shape
-        other = Promise(self._layer, self.source, (n, channels, height // 2, width // 2), self.memory)
-        other._pool = True
-        return other
+        return Promise(self._layer, self.source, (n, channels, height // 2, width // 2), self.memory, pool=True)
 
 
 class FastConv2D(nn.Module):
     """A 3×3 convolution: by Winograd's algorithm, or, of few channels, straight from its patches."""
 
-    def __init__(self, layer: Conv2D, engine: Any) -> None:
+    def __init__(self, layer: Conv2D, engine: Engine) -> None:
         super().__init__()
         self._engine, self._relu = engine, layer.activation is relu_in_place
         self.pools = layer.in_channels > FEW
@@ -115,7 +128,7 @@ class FastConv2D(nn.Module):
 class FastDense(nn.Module):
     """A dense layer with packed weights, on flat features."""
 
-    def __init__(self, layer: Dense, engine: Any) -> None:
+    def __init__(self, layer: Dense, engine: Engine) -> None:
         super().__init__()
         self._engine, self._units = engine, layer.out_features
         self._relu = layer.activation is relu_in_place
@@ -132,18 +145,6 @@ class FastDense(nn.Module):
         return Features(self._activation(y) if self._activation else y, features.memory)
 
 
-class FusedPooling(nn.Module):
-    """A 2×2 max pool, computed by the convolution before it where there is one."""
-
-    def __init__(self, layer: MaxPooling2D) -> None:
-        super().__init__()
-        self.layer = copy.deepcopy(layer)
-
-    def forward(self, features: Features) -> Features:
-        pooled = features.pooled() if isinstance(features, Promise) else None
-        return pooled or Features(self.layer(features.tensor()), features.memory)
-
-
 class Plain(nn.Module):
     """Any other layer, as it is."""
 
@@ -155,7 +156,14 @@ class Plain(nn.Module):
         return Features(self.layer(features.tensor()), features.memory)
 
 
-def fast(layer: nn.Module, engine: Any) -> nn.Module:
+class FusedPooling(Plain):
+    """A 2×2 max pool, computed by the convolution before it where there is one."""
+
+    def forward(self, features: Features) -> Features:
+        return features.pooled() or super().forward(features)
+
+
+def fast(layer: nn.Module, engine: Engine) -> nn.Module:
     """What computes a layer in the twin."""
     if isinstance(layer, Conv2D) and _is_3x3(layer):
         few = layer.in_channels <= FEW

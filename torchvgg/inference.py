@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from . import winograd
 from .fast_layers import Features, Memory, fast
 from .model import Model
+from .winograd import Operators
+
+if TYPE_CHECKING:
+    from .fast_layers import Engine
 
 
 def optimize_for_inference(model: Model, native: bool | None = None) -> OptimizedModel | Model:
@@ -48,7 +51,7 @@ def _plain(model: Model) -> Model:
     return twin
 
 
-def _engine(native: bool | None) -> Any:
+def _engine(native: bool | None) -> Engine:
     """What computes: the kernels, or PyTorch's operators, with the same functions."""
     if native is not False:
         from .native import MissingError, kernels
@@ -58,13 +61,13 @@ def _engine(native: bool | None) -> Any:
         except MissingError as error:
             if native:
                 raise RuntimeError(f"native=True: {error}") from None
-    return winograd.Operators()
+    return Operators()
 
 
 class OptimizedModel(nn.Module):
     """What `optimize_for_inference` makes on a CPU: the same chain, most of whose layers are computed in another way."""
 
-    def __init__(self, model: Model, engine: Any) -> None:
+    def __init__(self, model: Model, engine: Engine) -> None:
         super().__init__()
         # The model without its numbers: it says what goes in, and how it looks.
         memo = {id(t): t.detach().to("meta") for t in model.buffers()}

@@ -11,7 +11,6 @@
 // BT and AT are given as macros, so that the compiler drops what is multiplied by zero.
 
 #include <algorithm>
-#include <cstring>
 #include <omp.h>
 #include <vector>
 
@@ -161,9 +160,8 @@ void convolve(const float* x, int N, int TH, int TW, int C, int K, const float* 
     float* v = scratch + (alone ? (long)me * chunk * 36 * (C + K) : 0);
     float* m = v + (long)chunk * 36 * C;
     for (long i = alone ? me : 0; i < chunks; i += alone ? all : 1) {
-      Range mine = share(chunks, 0, 1);
       long first = tiles * i / chunks, count = tiles * (i + 1) / chunks - first;
-      mine = share(count, rank, team);
+      Range mine = share(count, rank, team);
       for (long t = mine.first; t < mine.last; t++) {
         long tile = first + t, n = tile / (TH * TW), r = tile / TW % TH, s = tile % TW;
         transform_input(x + n * x_image + 4 * r * x_row + 4 * s * C, x_row, C, v + t * C, count * C);

@@ -77,9 +77,7 @@ def transformed(kernel: Tensor) -> Tensor:
 
 _INPUT = torch.kron(BT, BT).float()  # (36, 36): Bᵀ d B for a patch whose 36 numbers lie in a row
 _OUTPUT = torch.kron(AT, AT).float()  # (16, 36)
-
-
-CHUNK = 2**21  # numbers of V, or of M
+CHUNK = 2**21  # numbers of V, or of M, that are computed at a time: the memory stays in the caches
 
 
 def _convolved(x: Tensor, u: Tensor, pool: bool) -> Tensor:
@@ -117,7 +115,7 @@ class Operators:
         n, height, width, _ = x.padded.shape
         rows, columns = height // TILE, width // TILE
         size = TILE // 2 if pool else TILE
-        tiles = CHUNK // (36 * max(u.shape[1:]))  # that are computed at a time: the memory stays in the caches
+        tiles = CHUNK // (36 * max(u.shape[1:]))
         images = max(1, tiles // (rows * columns))
         step = max(1, tiles // columns)
         for image in range(0, n, images):

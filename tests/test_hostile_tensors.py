@@ -1,0 +1,236 @@
+"""`.safetensors` and `.pt` files from strangers: headers, architectures and pickles."""
+
+import json
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from torchvgg import VGG16, load_model
+from torchvgg.convert import convert
+
+from .command_line import run
+from .hostile import Refused, headless_vgg
+
+
+def deep(layers: int) -> str:
+    return '{"class_name": "Activation", "config": {"activation": ' * layers + '"relu"' + "}}" * layers
+
+
+TENSORS: list[tuple[str, dict[str, Any], str]] = [
+    ("dense.bias", {"data_offsets": [0, 8], "shape": [2]}, "damaged .saf"),
+    *(("dense.bias", {"data_offsets": o}, "damaged .saf") for o in ([0, 8], [8, 0], [-8, 0], [10**12, 10**12 + 8])),
+    ("dense.bias", {"shape": [2**62, 4]}, "damaged .saf"),
+    ("dense.bias", {"dtype": "O"}, "damaged .saf"),
+    ("dense.weight", {"shape": [96, 2]}, "dense.weight: expected shape"),
+    *(("dense.weight", {"dtype": kind}, "dense.weight") for kind in ("I32", "U32")),
+    ("dense.weight", {"dtype": "C64", "shape": [2, 48]}, "dense.weight"),
+    ("__metadata__", {"architecture": 3}, "damaged .saf"),
+    *(
+        ("__metadata__", {"architecture": text}, "ours.saf")
+        for text in ("{", "[]", "[1]", "3", '"dense"', "{}", "[" * 10**5)
+    ),
+]
+SETTINGS: list[tuple[str, str, list[Any]]] = [  # a layer, its setting, and values that it can't have
+    ("dense", "class_name", ["system", "Model", "__import__", ["Dense"], "Lambda"]),
+    ("dense", "activation", ["eval", ["relu"], {"class_name": "Dense", "config": {"units": 2}}, "DEEP", 3]),
+    ("dense", "units", [10**9, "2", -2, 0, 2.5, None, 10**30]),
+    ("dense", "name", [3, ""]),
+    ("dense", "trainable", [[], "no"]),
+    ("block1_conv1", "kernel_size", [10**9, [10**9, 10**9], "33", [3], [3, -3]]),
+    ("block1_conv1", "padding", ["evil", 3]),
+    ("block1_conv1", "groups", [0, 2.5, 10**9]),
+    ("block1_pool", "pool_size", [[0, 0], [2**40, 1], "22"]),
+    ("rescaling", "scale", ["x", [1] * 10, {}]),
+    ("", "input_shape", ["abc", [3, -16, 24], [3, 10**12, 10**12], [], 3]),
+    ("", "layers", [{}, [], "dense", [3]]),
+    ("", "name", [[], 3]),
+]
+
+
+def write_safetensors(path: Path, header: bytes, data: bytes, length: int | None = None) -> None:
+    path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + data)
+
+
+def parts(path: Path) -> tuple[bytes, bytes]:
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return content[8 : 8 + length], content[8 + length :]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), TENSORS)
+def test_a_hostile_header(
+    name: str, changes: dict[str, Any], message: str, ours: Path, tmp_path: Path, check_refused: Refused
+) -> None:
+    header, data = parts(ours)
+    changed_header = json.loads(header)
+    changed_header[name] |= changes
+    write_safetensors(path := tmp_path / "ours.safetensors", json.dumps(changed_header).encode(), data)
+    check_refused(path, message, load_model)
+
+
+@pytest.mark.parametrize(
+    ("layer", "setting", "value"), [(a, b, value) for a, b, values in SETTINGS for value in values]
+)
+def test_a_hostile_architecture(
+    layer: str, setting: str, value: Any, ours: Path, tmp_path: Path, check_refused: Refused
+) -> None:
+    header, data = parts(ours)
+    changed_header = json.loads(header)
+    architecture = json.loads(changed_header["__metadata__"]["architecture"])
+    entry = next((entry for entry in architecture["layers"] if entry["name"] == layer), architecture)
+    (entry if setting in (*entry, "trainable") else entry["config"])[setting] = value
+    text = json.dumps(architecture).replace('"DEEP"', deep(10_000))
+    changed_header["__metadata__"]["architecture"] = text
+    write_safetensors(path := tmp_path / "ours.safetensors", json.dumps(changed_header).encode(), data)
+    check_refused(path, "ours.safetensors", load_model)
+
+
+@pytest.mark.parametrize("name", ["training", "a.b", "block1_conv1", "__class__"])
+def test_names_that_a_module_cannot_have(name: str, ours: Path, tmp_path: Path, check_refused: Refused) -> None:
+    header, data = parts(ours)
+    hostile = header.replace(b'\\"dense\\"', rf"\"{name}\"".encode())
+    write_safetensors(path := tmp_path / "ours.safetensors", hostile, data)
+    check_refused(path, f"names that no layers can have: {re.escape(name)}", load_model)
+
+
+def test_images_that_are_too_large_for_the_check(headless: Path, tmp_path: Path, check_refused: Refused) -> None:
+    convert(headless, path := tmp_path / "vgg.safetensors", check=False)
+    header, data = parts(path)
+    assert b"[3, null, null]" in header
+    write_safetensors(path, header.replace(b"[3, null, null]", b"[3, 90000, 90000]"), data)
+    check_refused(path, "block1_conv1: images of 90000×90000 are too large to be checked here; --no-check")
+    assert run(path, "-o", tmp_path / "out.pt", "--no-check", "-q") == 0
+
+
+@pytest.mark.parametrize("length", [0, 1, 10, 10**6, 10**8 + 1, 2**63 - 1, 2**64 - 1])
+def test_a_header_of_another_length(length: int, ours: Path, tmp_path: Path, check_refused: Refused) -> None:
+    write_safetensors(path := tmp_path / "ours.safetensors", *parts(ours), length)
+    check_refused(path, "damaged .safetensors", load_model, headless_vgg)
+
+
+def test_a_name_that_comes_twice(ours: Path, tmp_path: Path, check_refused: Refused) -> None:
+    header, data = parts(ours)
+    double = header.replace(
+        b'"dense.bias":', b'"dense.bias":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"dense.bias":'
+    )
+    write_safetensors(path := tmp_path / "ours.safetensors", double, data)
+    check_refused(path, "damaged .safetensors file .*a key that comes twice", load_model, headless_vgg)
+
+
+@pytest.mark.parametrize("start", [0, 8])
+def test_tensors_that_overlap(start: int, ours: Path, tmp_path: Path, check_refused: Refused) -> None:
+    header = json.loads(parts(ours)[0])
+    tensors = sorted((key for key in header if key != "__metadata__"), key=lambda key: header[key]["data_offsets"])
+    first, last = header[tensors[0]]["data_offsets"], header[tensors[-1]]["data_offsets"]
+    last[:] = [first[0] + start, first[0] + start + last[1] - last[0]]
+    write_safetensors(path := tmp_path / "ours.safetensors", json.dumps(header).encode(), parts(ours)[1])
+    check_refused(path, "damaged .safetensors", load_model, headless_vgg)
+
+
+@pytest.mark.parametrize("size", [3, 60])
+def test_a_header_without_an_end(size: int, ours: Path, tmp_path: Path, check_refused: Refused) -> None:
+    header, data = parts(ours)
+    write_safetensors(path := tmp_path / "ours.safetensors", header + b" " * (size << 20), data)
+    check_refused(path, "damaged .safetensors file .*header: longer", load_model, headless_vgg)
+
+
+@pytest.mark.parametrize("header", [b"{", b"{]", b'{"a": 3}', b"{" + b'"a":{' * 10**5, b"{\xff}", b"[]", b"\x80\x02."])
+def test_a_header_that_is_none(header: bytes, ours: Path, tmp_path: Path, check_refused: Refused) -> None:
+    write_safetensors(path := tmp_path / "ours.safetensors", header, parts(ours)[1])
+    check_refused(path, "damaged .safetensors|expected a Keras file", load_model, headless_vgg)
+
+
+class Evil:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.marker}",)
+
+
+def save_old(evil: Any, path: Path) -> None:
+    torch.save(evil, path, _use_new_zipfile_serialization=False)
+
+
+SAVES: list[tuple[Callable[..., Any], str]] = [
+    (torch.save, "a pickle that names posix.system, which isn't run .*weights_only=True"),
+    (save_old, "before 1.6, which aren't read.*weights_only=True"),
+    (lambda evil, path: path.write_bytes(pickle.dumps(evil, 2)), "before 1.6, which aren't read"),
+]
+
+
+@pytest.mark.parametrize(("save", "message"), SAVES)
+def test_code_in_a_pickle_is_not_run(
+    save: Callable[..., None], message: str, tmp_path: Path, check_refused: Refused
+) -> None:
+    path, marker = tmp_path / "evil.pt", tmp_path / "marker"
+    save({"block1_conv1.weight": Evil(marker)}, path)
+    check_refused(path, message, load_model, headless_vgg)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Evil(marker)))
+    assert marker.exists()
+
+
+PICKLED: list[tuple[Callable[[Tensor], Any], str]] = [
+    (lambda x: torch.zeros(1).expand(x.shape), "no plain tensor"),
+    (lambda x: torch.zeros(1).expand(10**6, 10**6), "no plain tensor"),
+    (lambda x: x.to_sparse(), "names torch._utils._rebuild_sparse_tensor, which isn't run"),
+    (lambda x: x.to(torch.complex64), "no plain tensor"),
+    (lambda x: torch.quantize_per_tensor(x, 1, 0, torch.qint8), "no plain tensor|Received"),
+    (lambda x: x.to("meta"), "names torch._utils._rebuild_meta_tensor_no_storage"),
+    (lambda x: x.int(), "block1_conv1.weight"),
+    (lambda x: x.bool(), "block1_conv1.weight"),
+    (lambda x: x.transpose(0, 1), "block1_conv1.weight: expected shape"),
+    (lambda x: x.reshape(-1), "block1_conv1.weight|expected the tensors"),
+    (lambda x: 3, "isn't a dict of tensors"),
+    (lambda x: [x], "isn't a dict of tensors"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning", "ignore:.*TypedStorage:UserWarning")
+@pytest.mark.parametrize(("change", "message"), PICKLED)
+def test_hostile_tensors(change: Callable[[Tensor], Any], message: str, tmp_path: Path, check_refused: Refused) -> None:
+    tensors = {key: value.detach() for key, value in VGG16(weights=None, include_top=False).state_dict().items()}
+    tensors["block1_conv1.weight"] = change(tensors["block1_conv1.weight"])
+    torch.save(tensors, path := tmp_path / "evil.pt")
+    check_refused(path, message, headless_vgg)
+
+
+BOMBS: list[tuple[bytes, bool, str]] = [
+    (b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", False, "names builtins.bytearray, which isn't run"),
+    (b"\x80\x02ctorch\nTensor\nJ\xff\xff\xff\x7f\x85R.", False, "names torch.Tensor, which isn't run"),
+    (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", False, "a pickle with STACK_GLOBAL"),
+    (b"\x80\x02](" + b"]" * 40_000_000 + b"e.", False, "data.pkl: longer"),
+    (b"\x80\x02](" + b"]" * 1_000_000 + b"e.", True, "no archive that PyTorch writes"),
+]
+
+
+@pytest.mark.parametrize(("content", "deflated", "message"), BOMBS)
+def test_pickles_that_grow(
+    content: bytes, deflated: bool, message: str, tmp_path: Path, check_refused: Refused
+) -> None:
+    compression = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path := tmp_path / "evil.pt", "w", compression) as archive:
+        archive.writestr("evil/data.pkl", content)
+        archive.writestr("evil/version", b"3\n")
+    check_refused(path, message, load_model, headless_vgg)
+
+
+def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
+    tensors = {key: value.detach() for key, value in VGG16(weights=None, include_top=False).state_dict().items()}
+    tensors["block5_conv2.weight"] = tensors["block5_conv3.weight"]
+    torch.save(tensors, path := tmp_path / "shared.pt")
+    assert run(path, "--no-check", "-q") == 0
+    assert torch.equal(
+        VGG16(weights=tmp_path / "shared.safetensors", include_top=False).block5_conv2.weight,
+        tensors["block5_conv3.weight"],
+    )
