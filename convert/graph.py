@@ -65,7 +65,7 @@ def in_order(model: Entry) -> list[Entry]:
             raise LayerError(name, entry["class_name"], "called more than once, which makes no chain")
         if any(_in_training(node) for node in entry["inbound_nodes"]):
             raise LayerError(
-                name, entry["class_name"], "called with training=True, so that it never does what it infers"
+                name, entry["class_name"], "called with training=True, which makes it work as in training"
             )
         operation = as_layer(entry, by_name) or Operation(entry, _inputs(entry))
         backwards.append(operation.entry)

@@ -235,6 +235,8 @@ PACKED: list[tuple[Change, str]] = [
 ]
 HDF5 = [("trained.h5", *row) for row in OLD] + [("trained.weights.h5", *row) for row in NEW]
 HDF5 += [("trained.keras", *row) for row in PACKED]
+TRAINED = config(lambda layers: layers[-1]["inbound_nodes"][0][0][3].update(training=True))
+HDF5 += [("functional.h5", TRAINED, "called with training=True")]
 HDF5 += [("functional.h5", put(MEAN, data=np.ones(4, "i4")), "functional.h5")]
 
 
