@@ -64,9 +64,7 @@ def in_order(model: Entry) -> list[Entry]:
         if len(entry["inbound_nodes"]) > 1 or len(backwards) > len(layers):
             raise LayerError(name, entry["class_name"], "called more than once, which makes no chain")
         if any(_in_training(node) for node in entry["inbound_nodes"]):
-            raise LayerError(
-                name, entry["class_name"], "called with training=True, which makes it work as in training"
-            )
+            raise LayerError(name, entry["class_name"], "called with training=True, which makes it work as in training")
         operation = as_layer(entry, by_name) or Operation(entry, _inputs(entry))
         backwards.append(operation.entry)
         if not operation.inputs:

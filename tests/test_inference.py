@@ -12,8 +12,9 @@ from typing import TypeVar
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from torchvgg import VGG16, VGG19, load_model, native, optimize_for_inference
+from torchvgg import VGG16, VGG19, load_model, native, optimize_for_inference, winograd
 from torchvgg.fast_layers import FastConv2D, FastDense
 from torchvgg.inference import OptimizedModel
 from torchvgg.model import Model
@@ -79,6 +80,30 @@ def test_from_end_to_end(way: bool) -> None:
     model = alive(VGG16(weights=None, classifier_activation=None))
     x = 60 * torch.randn(1, 3, 224, 224)
     assert error(optimize_for_inference(model, native=way)(x), exact(model, x)["predictions"]) < 5e-6
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_layer_that_is_computed_in_parts_reads_nothing_that_it_wrote(way: bool, model: VGG16) -> None:
+    """Where all outputs are tensors of their own, as in `extract`, no layer can."""
+    twin, x = optimize_for_inference(model, native=way), torch.randn(2, 3, 224, 256)
+    names = [name for name, _ in model.named_children()]
+    assert torch.equal(twin(x), twin.extract(x, names)["block5_pool"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_pool_loses_nan(way: bool) -> None:
+    engine = native.kernels() if way else winograd.Operators()
+    kernel, bias = torch.randn(32, 32, 3, 3), torch.zeros(32)
+    u, y = engine.pack(winograd.transformed(kernel)), torch.empty(1, 4, 4, 32)
+    for place in range(64):
+        x = torch.randn(1, 32, 8, 8)
+        x[0, 5].view(-1)[place] = torch.nan
+        padded = winograd.Map(torch.zeros(winograd.padded_shape(1, 8, 8, 32)), 8, 8)
+        padded.image.copy_(x.permute(0, 2, 3, 1))
+        engine.convolve(padded, u, bias, True, True, y)
+        expected = F.max_pool2d(F.conv2d(x, kernel, padding=1).relu(), 2)
+        assert expected.isnan().any()
+        assert y.permute(0, 3, 1, 2)[expected.isnan()].isnan().all()
 
 
 def test_fast_layers_are_fast_ones(model: VGG16) -> None:
