@@ -5,10 +5,11 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -85,10 +86,24 @@ def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Ite
     parent = parent or Path(tempfile.gettempdir())
     for left in parent.glob(f"{glob.escape(prefix)}*/{_CLAIM}"):
         if _is_abandoned(left):
-            shutil.rmtree(left.parent, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder, open(Path(folder, _CLAIM), "wb") as claim:
-        _lock(claim)
-        yield Path(folder)
+            _clear(left.parent)
+    folder = parent / f"{prefix}{secrets.token_hex(8)}"  # named before it is made: a signal may come in between
+    try:
+        folder.mkdir(mode=0o700)
+        with open(folder / _CLAIM, "wb") as claim:
+            _lock(claim)
+            yield folder
+    finally:
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Removes a scratch folder, its claim last: until then the next run knows it for one."""
+    for path in folder.glob("*"):
+        if path.name != _CLAIM:
+            with suppress(OSError):
+                path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

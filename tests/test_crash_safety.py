@@ -152,6 +152,20 @@ def test_signals_clear_up(
         assert list(temporary.iterdir()) == []
 
 
+def test_a_signal_right_after_a_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = Path.mkdir
+
+    def mkdir_and_be_interrupted(path: Path, **options: Any) -> None:
+        mkdir(path, **options)
+        if path.parent == tmp_path:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", mkdir_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "out.pt"):
+        pytest.fail("reached")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_conversions_into_one_cache(server: Server, tmp_path: Path, temporary: Path) -> None:
     """The file is fetched once, and both get it."""
     server.pause = 0.003
