@@ -87,10 +87,13 @@ def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> N
     """Raises a ValueError unless each tensor, laid out as Keras does, is its source bit for bit."""
     left = dict(written)
     for key, weight in network.weights():
-        source = weight.array.read()
-        source = source.to(getattr(torch, dtype)) if source.is_floating_point() else source
-        if key not in left or not _same_bits(weight.layout.to_keras(left.pop(key)), source):
-            raise ValueError(f"the check failed: {key} isn't what {weight.array.name} holds")
+        tensor = left.pop(key, torch.empty(0))
+        for units in weight.parts():
+            source = weight.array.read(units)
+            source = source.to(getattr(torch, dtype)) if source.is_floating_point() else source
+            part = tensor if units is None else tensor[units]
+            if tensor.shape != weight.shape or not _same_bits(weight.layout.to_keras(part), source):
+                raise ValueError(f"the check failed: {key} isn't what {weight.array.name} holds")
     if left:
         raise ValueError(f"the check failed: tensors without a source: {', '.join(left)}")
 
@@ -146,14 +149,16 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
     Values that aren't finite where they are expected (NaN is no number, be it the same) don't count; elsewhere they are
     an infinite error, and so is another number of values.
     """
-    finite = expected.isfinite()
-    computed = computed.reshape(-1)
-    if computed.numel() != expected.numel() or not torch.equal(computed.isfinite(), finite.reshape(-1)):
+    if computed.numel() != expected.numel():
         return float("inf")
-    computed, expected = computed[finite.reshape(-1)], expected[finite]
+    computed, expected = computed.reshape(-1), expected.reshape(-1)
+    finite = expected.isfinite()
+    if not torch.equal(computed.isfinite(), finite):
+        return float("inf")
     if not expected.numel():
         return 0.0
-    return float((computed - expected).abs().max() / expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+    largest = expected.where(finite, 0).abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((computed - expected).where(finite, 0).abs_().max() / largest)
 
 
 def _arrays(layer: Layer, theano: bool) -> list[Tensor]:

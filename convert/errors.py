@@ -34,11 +34,9 @@ def told_of(path: Path) -> Iterator[None]:
 
 @contextmanager
 def explained_failure(folder: Path) -> Iterator[None]:
-    """Turns what the libraries raise when a file can't be written into one OSError that says where and what to do."""
-    from safetensors import SafetensorError
-
+    """Turns what is raised when a file can't be written into one OSError that says where and what to do."""
     try:
         yield
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (RuntimeError, OSError) as error:
         reason = one_line(str(error)) or type(error).__name__
         raise OSError(f"{folder}: can't be written to ({reason}); make room there, or name another OUTPUT") from None

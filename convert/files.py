@@ -8,7 +8,9 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -73,7 +75,6 @@ def writing(target: Path) -> Iterator[Path]:
     with scratch_folder(target.parent, f".{target.name[:100]}-") as folder:
         unfinished = folder / f"unfinished{suffix_of(target)}"
         yield unfinished
-        shutil.copymode(folder / _CLAIM, unfinished)  # a file as any program makes one; safetensors makes a private one
         unfinished.replace(target)
 
 
@@ -144,10 +145,22 @@ def _lock(claim: IO[bytes], wait: bool = False) -> bool:
     return True
 
 
-def md5(path: Path) -> str:
-    """The MD5 of a file, in hexadecimal."""
+def md5(path: Path, is_wanted: Callable[[], bool] = lambda: True) -> str:
+    """The MD5 of a file, in hexadecimal, unless it isn't wanted any more."""
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
+        while (block := stream.read(1 << 20)) and is_wanted():
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def md5_meanwhile(path: Path) -> Iterator[Callable[[], str]]:
+    """Computes a file's MD5 in a thread of its own; what is yielded waits for it and returns it."""
+    is_left = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(md5, path, lambda: not is_left.is_set())
+        try:
+            yield digest.result
+        finally:
+            is_left.set()

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class KerasArray:
 
     name: str
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    stored: np.dtype[Any]
     path: Path
     offset: int
 
@@ -43,26 +44,28 @@ class KerasArray:
         return "".join(self.name.split("/")[-2:-1])
 
     @property
-    def is_floating(self) -> bool:
-        return self.dtype.kind in "fV"
+    def dtype(self) -> torch.dtype:
+        return _tensor_of(np.empty(0, self.stored)).dtype
 
-    def read(self) -> torch.Tensor:
-        """The array as Keras laid it out.
+    def read(self, units: slice | None = None) -> torch.Tensor:
+        """The array as Keras laid it out, or a part of it, see `network.Array`. It is mapped from the file.
 
         Raises:
             ValueError: the file no longer holds it.
         """
-        numbers = np.empty(self.shape, self.dtype)
-        with open(self.path, "rb", buffering=0) as stream:
-            stream.seek(self.offset)
-            left = numbers.reshape(-1).view(np.uint8).data
-            while left and (count := stream.readinto(left)):
-                left = left[count:]
-        if left:
-            raise ValueError(f"{self.name}: the file ends before the array does")
-        if self.dtype.kind == "V":  # bfloat16, which neither HDF5 nor numpy knows
-            return torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(numbers.astype(self.dtype.newbyteorder("="), copy=False))
+        try:
+            if self.path.stat().st_size < self.offset + math.prod(self.shape) * self.stored.itemsize:
+                raise ValueError("it ends before the array does")
+            numbers = self._mapped
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.name}: can't be read from the file any more ({error})") from None
+        return _tensor_of(numbers if units is None else numbers[..., units])
+
+    @cached_property
+    def _mapped(self) -> np.ndarray:
+        if not math.prod(self.shape):
+            return np.empty(self.shape, self.stored)
+        return np.memmap(self.path, self.stored, "c", self.offset, self.shape)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,13 @@ class KerasFile:
     @property
     def arrays(self) -> list[KerasArray]:
         return [array for layer in self.layers for array in layer.arrays]
+
+
+def _tensor_of(numbers: np.ndarray) -> torch.Tensor:
+    """A tensor of an array that may have its bytes in another order."""
+    if numbers.dtype.kind == "V":  # bfloat16, which neither HDF5 nor numpy knows
+        return torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("="), copy=False))
 
 
 def is_keras_file(path: Path) -> bool:

@@ -57,6 +57,6 @@ def _write_numbered(network: Network, file: h5py.File, dtype: str) -> None:
 
 def _arrays(layer: Layer, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     for weight in layer.weights:
-        array = weight.array.read().to(getattr(torch, dtype)).contiguous()
+        array = weight.keras_array(getattr(torch, dtype))
         numbers = array.view(torch.int16).numpy().view("V2") if dtype == "bfloat16" else array.numpy()
         yield KERAS_NAMES[weight.name], numbers

@@ -1,6 +1,7 @@
 """How Keras lays an array out and how PyTorch does: for each change a pure function and its inverse.
 
-All take a tensor and return a tensor, a view where that is possible. Keras is channels-last, PyTorch channels-first.
+All take a tensor and return a tensor, a view where that is possible; but a kernel's long rows are moved together before
+they are transposed, which is faster by far. Keras is channels-last, PyTorch channels-first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from torch import Tensor
 
 def conv2d_kernel_to_torch(kernel: Tensor) -> Tensor:
     """`(kh, kw, in, out)` → `(out, in, kh, kw)`."""
-    return kernel.permute(3, 2, 0, 1)
+    height, width, channels, units = kernel.shape
+    return kernel.movedim(2, 0).reshape(-1, units).t().unflatten(1, (channels, height, width))
 
 
 def conv2d_kernel_to_keras(weight: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ def theano_kernel_to_keras(weight: Tensor) -> Tensor:
 
 def dense_kernel_to_torch(kernel: Tensor) -> Tensor:
     """`(in, out)` → `(out, in)`."""
-    return kernel.t()
+    return kernel.contiguous().t()
 
 
 def dense_kernel_to_keras(weight: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def flattened_dense_kernel_to_torch(kernel: Tensor, height: int, width: int) -> 
 
 def flattened_dense_kernel_to_keras(weight: Tensor, height: int, width: int) -> Tensor:
     """`(out, c * h * w)` → `(h * w * c, out)`."""
-    return flattened_to_keras(weight.t(), height, width)
+    return flattened_to_keras(weight.t().contiguous(), height, width)
 
 
 def features_to_torch(array: Tensor) -> Tensor:
@@ -77,16 +79,21 @@ def unchanged(array: Tensor) -> Tensor:
 
 
 class Layout(NamedTuple):
-    """A change of layout and the way back."""
+    """A change of layout and the way back.
+
+    `by_units` says that the part for some units, Keras's last axis and PyTorch's first, is an array of the same layout, so
+    that a large one can be taken in parts.
+    """
 
     to_torch: Callable[[Tensor], Tensor]
     to_keras: Callable[[Tensor], Tensor]
+    by_units: bool = False
 
 
 UNCHANGED = Layout(unchanged, unchanged)
-CONV2D_KERNEL = Layout(conv2d_kernel_to_torch, conv2d_kernel_to_keras)
+CONV2D_KERNEL = Layout(conv2d_kernel_to_torch, conv2d_kernel_to_keras, by_units=True)
 THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_keras)
-DENSE_KERNEL = Layout(dense_kernel_to_torch, dense_kernel_to_keras)
+DENSE_KERNEL = Layout(dense_kernel_to_torch, dense_kernel_to_keras, by_units=True)
 FEATURES = Layout(features_to_torch, features_to_keras)
 
 
@@ -103,4 +110,5 @@ def flattened_dense_kernel(height: int, width: int) -> Layout:
     return Layout(
         lambda kernel: flattened_dense_kernel_to_torch(kernel, height, width),
         lambda weight: flattened_dense_kernel_to_keras(weight, height, width),
+        by_units=True,
     )

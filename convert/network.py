@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from .arrays import Config, Features, Shape, Spec
 from .chain import Chain, Described
@@ -17,6 +19,8 @@ from .graph import LayerError
 from .kinds import ANY_ORDER, KINDS
 from .layout import THEANO_KERNEL, Layout
 from .settings import settings, shortened
+
+PART = 1 << 21  # numbers, of a large kernel that is taken in parts
 
 
 class Array(Protocol):
@@ -29,26 +33,63 @@ class Array(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     @property
-    def is_floating(self) -> bool: ...
+    def dtype(self) -> torch.dtype: ...
 
-    def read(self) -> torch.Tensor: ...
+    def read(self, units: slice | None = None) -> Tensor:
+        """All of it, or the part for some units of a kernel."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor to be: its PyTorch name (`weight`, `bias`), the Keras array, and the change of layout between them."""
+    """A tensor to be: its PyTorch name (`weight`, `bias`), the Keras array, and the change of layout between them.
+
+    Unless it `allows_nonfinite`, a NaN or an infinity in the array is a ValueError where its numbers are taken.
+    """
 
     name: str
     array: Array
     layout: Layout
+    allows_nonfinite: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the tensor."""
         return tuple(self.layout.to_torch(torch.empty(self.array.shape, device="meta")).shape)
 
-    def tensor(self) -> torch.Tensor:
-        return self.layout.to_torch(self.array.read())
+    def parts(self) -> Iterator[slice | None]:
+        """Which units to take at a time, a kernel in parts of some MB: of the tensor's first axis. None is all there is."""
+        units = self.shape[0] if self.layout.by_units else 0
+        step = max(1, units * PART // max(1, math.prod(self.shape)))
+        yield from (slice(first, first + step) for first in range(0, units, step)) if step < units else (None,)
+
+    def tensor(self) -> Tensor:
+        """The tensor, in memory of its own."""
+        tensor = torch.empty(self.shape, dtype=self.array.dtype)
+        for units in self.parts():
+            self.copy_to(tensor if units is None else tensor[units], units)
+        return tensor
+
+    def copy_to(self, tensor: Tensor, units: slice | None = None) -> None:
+        """Fills a tensor, of any floating type, with this one, or with the part of it for some units."""
+        own = self.layout.to_torch(self.array.read(units))
+        self._check(tensor.copy_(own), own)
+
+    def keras_array(self, dtype: torch.dtype) -> Tensor:
+        """The array as Keras lays it out, in a type."""
+        own = self.array.read()
+        self._check(numbers := own.to(dtype).contiguous(), own)
+        return numbers
+
+    def _check(self, numbers: Tensor, own: Tensor) -> None:
+        """Raises a ValueError if there are values that weren't allowed, or that got lost in another type."""
+        if not self.allows_nonfinite and own.numel():
+            source = numbers if numbers.dtype == own.dtype else own
+            if not all(bound.isfinite() for bound in source.aminmax()):
+                raise ValueError(
+                    f"{self.array.name}: NaN or infinity among its values; --allow-nonfinite converts it all the same"
+                )
+        if numbers.dtype != own.dtype and not torch.equal(numbers.isinf(), own.isinf()):
+            raise ValueError(f"{self.array.name}: values beyond the range of {str(numbers.dtype)[6:]}")
 
 
 @dataclass(frozen=True)
@@ -92,13 +133,13 @@ class Network:
         layers = [layer.description() for layer in self.layers]
         return {"name": self.name, "input_shape": [channels, height, width], "layers": layers}
 
-    def check_finite(self) -> None:
-        """Raises a ValueError that names the first array with a NaN or an infinity."""
-        for _, weight in self.weights():
-            if not torch.isfinite(weight.array.read()).all():
-                raise ValueError(
-                    f"{weight.array.name}: NaN or infinity among its values; --allow-nonfinite converts it all the same"
-                )
+    def refusing_nonfinite(self) -> Network:
+        """The same, with weights that allow no NaN and no infinity."""
+        layers = [
+            replace(layer, weights=[replace(weight, allows_nonfinite=False) for weight in layer.weights])
+            for layer in self.layers
+        ]
+        return replace(self, layers=layers)
 
 
 Wanted = tuple[Described, list[Spec]]  # a layer, and the arrays that it wants, in Keras's order
@@ -139,7 +180,7 @@ def assemble(
         for spec, array in zip(specs, arrays, strict=True):
             if array.shape != spec.shape:
                 raise ValueError(f"{array.name[:100]}: expected shape {spec.shape}. Received: {array.shape}")
-            if not array.is_floating and spec.name != "count":
+            if not array.dtype.is_floating_point and spec.name != "count":
                 raise ValueError(f"{array.name[:100]}: expected floating-point numbers. Received: whole ones")
         weights = [Weight(spec.name, array, spec.layout) for spec, array in zip(specs, arrays, strict=True)]
         layers.append(Layer(described.class_name, described.name, config, weights, described.trainable))

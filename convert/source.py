@@ -30,6 +30,10 @@ class Source(NamedTuple):
     stamp: tuple[int, ...]
     assumed: str = ""
 
+    def refusing_nonfinite(self) -> Source:
+        """The same, with weights that allow no NaN and no infinity."""
+        return self._replace(network=self.network.refusing_nonfinite())
+
     def check_unchanged(self) -> None:
         """Raises a ValueError if the file isn't what it was when it was opened."""
         if _stamp(self.path) != self.stamp:
@@ -107,7 +111,7 @@ def _network_of(
             if not base_only:
                 raise
     _check_order(keras_file)
-    arrays = [array for array in keras_file.arrays if array.is_floating]
+    arrays = [array for array in keras_file.arrays if array.dtype.is_floating_point]
     network = vgg_of_arrays(arrays, input_shape, base_only)
     if network.layers[-1].class_name != "Dense" or keras_file.config is not None:
         return network, ""

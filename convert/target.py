@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from .check import check_output, check_work
 from .errors import explained_failure
 from .files import KERAS_SUFFIXES, suffix_of, writing
-from .houses import check_house, from_house, to_house
+from .houses import check_house, from_house
 from .keras_file import open_keras_file
 from .keras_writer import write_keras
 from .network import Network
@@ -17,11 +18,11 @@ from .source import Source
 from .tensors import as_plain_vgg
 from .torch_file import read_torch_file
 from .vgg import vgg_of_arrays
-from .writer import metadata, tensors_of, write_torch
+from .writer import metadata, tensors_on_disk, write_pickle, write_safetensors
 
 
 def write_checked(
-    source: Source, target: Path, layout: str, dtype: str, check: bool
+    source: Source, target: Path, layout: str, dtype: str, md5: Callable[[], str], check: bool
 ) -> tuple[Network, float | None, str | None]:
     """Writes `target`, whole or not at all.
 
@@ -30,6 +31,7 @@ def write_checked(
         target: the file to write; its suffix says in which form.
         layout: "torchvgg", or another house's.
         dtype: of the numbers written.
+        md5: returns the source's MD5.
         check: whether the file is read again and checked.
 
     Returns:
@@ -49,22 +51,22 @@ def write_checked(
     if check:
         check_work(network)
     with writing(target) as unfinished:
-        if suffix in KERAS_SUFFIXES:
-            with explained_failure(target.parent):
+        with explained_failure(target.parent):
+            if suffix in KERAS_SUFFIXES:
                 write_keras(network, unfinished, suffix, dtype)
-        else:
-            tensors = to_house(tensors_of(network, dtype), network, layout)
-            ours = metadata(network, source.path, source.keras_version, layout)
-            with explained_failure(target.parent):
-                write_torch(tensors, unfinished, ours)
+            elif suffix == ".safetensors":
+                ours = metadata(network, source.path, source.keras_version, layout)
+                write_safetensors(network, unfinished, layout, dtype, ours, md5)
+            else:
+                write_pickle(network, unfinished, layout, dtype)
         error, worst = None, None
         if check:
-            error, worst = check_output(network, _read_back(unfinished, suffix, network, layout), dtype)
+            error, worst = check_output(network, _read_back(unfinished, suffix, network, layout, dtype), dtype)
         source.check_unchanged()
     return network, error, worst
 
 
-def _read_back(path: Path, suffix: str, network: Network, layout: str) -> dict[str, Tensor]:
+def _read_back(path: Path, suffix: str, network: Network, layout: str, dtype: str) -> dict[str, Tensor]:
     """The tensors of the written file under our names, by the way that any reader takes."""
     if suffix not in KERAS_SUFFIXES:
         return from_house(read_torch_file(path).tensors, network, layout)
@@ -72,4 +74,4 @@ def _read_back(path: Path, suffix: str, network: Network, layout: str) -> dict[s
     with open_keras_file(path) as keras_file:
         size = (height, width) if height and width else None
         written = vgg_of_arrays(keras_file.arrays, size, base_only=False)
-        return {key: weight.tensor().contiguous() for key, weight in written.weights()}
+        return tensors_on_disk(written, path.with_name("back"), dtype)

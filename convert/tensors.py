@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -38,11 +38,11 @@ class TorchArray:
         return tuple(self.layout.to_keras(torch.empty(self.tensor.shape, device="meta")).shape)
 
     @property
-    def is_floating(self) -> bool:
-        return self.tensor.is_floating_point()
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
 
-    def read(self) -> Tensor:
-        return self.layout.to_keras(self.tensor)
+    def read(self, units: slice | None = None) -> Tensor:
+        return self.layout.to_keras(self.tensor if units is None else self.tensor[units])
 
 
 def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
@@ -166,7 +166,10 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
             name = layer.name if layer else plain.name
             what = "isn't there" if layer is None else f"({layer.class_name}) isn't part of it"
             raise ValueError(f"{purpose} takes Keras's own VGG16 and VGG19, and layer {name!r} {what}; see --base-only")
-    return network_of_tensors(chain, _renamed(layers, chain))
+    if network.theano:  # whose arrays are laid out in another way
+        return network_of_tensors(chain, _renamed(layers, chain))
+    own = [replace(layer, name=plain.name, trainable=True) for layer, plain in zip(layers, chain.layers, strict=True)]
+    return Network(chain.name, chain.input_shape, own)
 
 
 def _renamed(layers: Iterable[Layer], chain: Chain) -> dict[str, Tensor]:

@@ -39,7 +39,9 @@ def network_of_whole_model(keras_file: KerasFile, config: Mapping[str, Any]) -> 
 
     network = assemble(read_chain(config, keras_file.keras_version), hand_out, keras_file.keras_version)
     # A Dropout may have its random generator's state with it.
-    if surplus := [a.name for arrays in left.values() for a in arrays if a.is_floating or "seed" not in a.name]:
+    if surplus := [
+        a.name for arrays in left.values() for a in arrays if a.dtype.is_floating_point or "seed" not in a.name
+    ]:
         raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")
     return network
 

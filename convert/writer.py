@@ -1,47 +1,126 @@
-"""PyTorch weights as files: a `.safetensors` with its metadata, or a pickled dict of tensors."""
+"""A network → PyTorch weights as a file: a `.safetensors` with its metadata, or a pickled dict of tensors.
+
+The arrays go from file to file in parts, so that little of them is in memory at a time.
+"""
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
-from .files import md5
+from .houses import to_house
 from .network import Network
 
+# The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+}
 
-def tensors_of(network: Network, dtype: str) -> dict[str, Tensor]:
-    """The network's tensors by name, in the type that is asked for; whole numbers stay whole.
 
-    Raises:
-        ValueError: the type has no room for a number.
+def write_safetensors(
+    network: Network, path: Path, layout: str, dtype: str, metadata: Mapping[str, str], md5: Callable[[], str]
+) -> None:
+    """Writes a `.safetensors`: the header's length in 8 bytes, the header as JSON, the tensors one after the other.
+
+    Args:
+        network: what is written.
+        path: the file.
+        layout: the house whose names and shapes the tensors get.
+        dtype: of the numbers; whole ones stay whole.
+        metadata: strings that the header carries.
+        md5: returns the source's MD5, which the header carries too; it is asked last.
     """
-    tensors: dict[str, Tensor] = {}
-    memory = set()  # of tensors that share theirs each gets its own: a .safetensors has no such thing
-    for key, weight in network.weights():
-        tensor = weight.tensor()
-        tensors[key] = (tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor).contiguous()
-        if tensors[key].dtype != tensor.dtype and not torch.equal(tensors[key].isinf(), tensor.isinf()):
-            raise ValueError(f"{weight.array.name}: values beyond the range of {dtype}")
-        if (start := tensors[key].untyped_storage().data_ptr()) in memory:
-            tensors[key] = tensors[key].clone()
-        memory.add(start)
+    forms = _forms(network, dtype)
+
+    def header(digest: str) -> bytes:
+        fields: dict[str, object] = {"__metadata__": {**metadata, "source_md5": digest}}
+        start = 0
+        for key, form in to_house(forms, network, layout).items():
+            end = start + form.nbytes
+            fields[key] = {"dtype": _NAMES[form.dtype], "shape": list(form.shape), "data_offsets": [start, end]}
+            start = end
+        text = json.dumps(fields, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    with open(path, "wb") as stream:
+        stream.write(header("0" * 32))  # as long as the one that is known at the end
+        with _one_thread():  # the MD5, which takes longer than all the rest, has a core to itself
+            _write_numbers(network, forms, stream)
+        stream.seek(0)
+        stream.write(header(md5()))
+
+
+def write_pickle(network: Network, path: Path, layout: str, dtype: str) -> None:
+    """Writes a dict of tensors as `torch.save` does."""
+    tensors = tensors_on_disk(network, path.with_name("numbers"), dtype)
+    torch.save(to_house(tensors, network, layout), path)
+
+
+def tensors_on_disk(network: Network, path: Path, dtype: str) -> dict[str, Tensor]:
+    """The network's tensors, mapped from a file that is made for them."""
+    forms = _forms(network, dtype)
+    with open(path, "wb+") as stream:
+        _write_numbers(network, forms, stream)
+        stream.flush()
+        memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    tensors, start = {}, 0
+    for key, form in forms.items():
+        tensors[key] = torch.frombuffer(memory, dtype=form.dtype, count=form.numel(), offset=start).view(form.shape)
+        start += form.nbytes
     return tensors
 
 
-def write_torch(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Writes tensors in the format that the path's suffix names."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+def _forms(network: Network, dtype: str) -> dict[str, Tensor]:
+    """The tensors without their numbers, in the order of the file: larger types first, so that all are aligned."""
+    forms = {}
+    for key, weight in network.weights():
+        own = weight.array.dtype
+        wanted = getattr(torch, dtype) if own.is_floating_point else own
+        forms[key] = torch.empty(weight.shape, dtype=wanted, device="meta")
+    return dict(sorted(forms.items(), key=lambda item: -item[1].element_size()))
 
-        save_file(dict(tensors), path, metadata)
-    else:
-        torch.save(dict(tensors), path)
+
+def _write_numbers(network: Network, forms: Mapping[str, Tensor], stream: IO[bytes]) -> None:
+    weights = dict(network.weights())
+    memory = torch.empty(0, dtype=torch.uint8)  # the same for all: fresh memory costs as much as the work in it
+    for key, form in forms.items():
+        for units in weights[key].parts():
+            part = form if units is None else form[units]
+            if len(memory) < part.nbytes:
+                memory = torch.empty(part.nbytes, dtype=torch.uint8)
+            weights[key].copy_to(memory[: part.nbytes].view(part.dtype).view(part.shape), units)
+            stream.write(memory[: part.nbytes].numpy().data)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def metadata(network: Network, path: Path, keras_version: str, layout: str) -> dict[str, str]:
@@ -50,7 +129,6 @@ def metadata(network: Network, path: Path, keras_version: str, layout: str) -> d
     return {
         "format": "pt",
         "source": os.fsencode(path.name).decode("utf-8", "replace"),
-        "source_md5": md5(path),
         "keras_version": keras_version,
         "torchvgg_version": _our_version(),
         **ours,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from torchvgg import VGG16
 from torchvgg.convert import check, convert, default_output
+from torchvgg.convert.demo import write_demo
 from torchvgg.convert.layout import DENSE_KERNEL
 from torchvgg.convert.source import open_source
 
@@ -178,9 +179,39 @@ def test_check_notices_a_wrong_layout(tmp_path: Path) -> None:
         for layer in network.layers:
             if layer.name == "fc1":
                 layer.weights[0] = dataclasses.replace(layer.weights[0], layout=DENSE_KERNEL)
-        written = {key: weight.tensor().contiguous() for key, weight in network.weights()}
+        written = {key: weight.tensor() for key, weight in network.weights()}
         with pytest.raises(ValueError, match="the relative error at fc1 is"):
             check.check_output(network, written, "float32")
+
+
+def test_a_conversion_takes_little_memory(tmp_path: Path) -> None:
+    """What isn't the files' own pages stays under 100 MB, where the model has 553."""
+    code = """
+import sys, threading
+from pathlib import Path
+import h5py, torch
+from torchvgg.convert import convert, demo, source, target
+
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000
+
+def watch():
+    while not done.wait(0.005):
+        found.append(anonymous())
+
+path = sys.argv[1]
+before, done, found = anonymous(), threading.Event(), []
+(watcher := threading.Thread(target=watch)).start()
+for suffix in (".safetensors", ".pt"):
+    convert(path, Path(path).with_suffix(suffix), check=False)
+done.set(); watcher.join()
+print(max(found) - before, len(found))
+"""
+    command = [sys.executable, "-c", code, str(write_demo(tmp_path))]
+    printed = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    most, samples = map(float, printed.split())
+    assert most < 100
+    assert samples > 50
 
 
 def test_demo_in_a_subprocess(tmp_path: Path) -> None:

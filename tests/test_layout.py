@@ -39,7 +39,7 @@ def test_flattened_dense_kernel_meets_a_channels_first_flatten() -> None:
     torch.testing.assert_close(image.permute(0, 3, 1, 2).flatten(1) @ weight.t(), image.flatten(1) @ kernel)
 
 
-@pytest.mark.parametrize(
+EACH = pytest.mark.parametrize(
     ("change", "shape"),
     [
         (layout.UNCHANGED, (OUT,)),
@@ -51,6 +51,19 @@ def test_flattened_dense_kernel_meets_a_channels_first_flatten() -> None:
         (layout.FEATURES, (H, W, C)),
     ],
 )
+
+
+@EACH
+def test_the_part_for_some_units_is_of_the_same_layout(change: layout.Layout, shape: tuple[int, ...]) -> None:
+    keras = numbered(*shape)
+    whole, units = change.to_torch(keras), slice(1, 4)
+    assert change.by_units == (keras.dim() in (2, 4) and change is not layout.THEANO_KERNEL)
+    if change.by_units:
+        assert torch.equal(change.to_torch(keras[..., units]), whole[units])
+        assert torch.equal(change.to_keras(whole[units]), keras[..., units])
+
+
+@EACH
 def test_there_and_back_is_the_same(change: layout.Layout, shape: tuple[int, ...]) -> None:
     keras = numbered(*shape)
     untouched = keras.clone()

@@ -79,4 +79,4 @@ def read_weights(path: Path, image_size: tuple[int, int] | None, base_only: bool
 
 
 def _tensors(source: Source) -> dict[str, Tensor]:
-    return {key: weight.tensor().contiguous() for key, weight in source.network.weights()}
+    return {key: weight.tensor() for key, weight in source.network.weights()}
