@@ -1,0 +1,90 @@
+"""Inference and training: milliseconds of a batch."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchvgg import VGG16
+
+from .measuring import Scale, Table, in_turn, medians
+from .peers import installed
+
+
+def ours(scale: Scale) -> VGG16:
+    """VGG16 with numbers as trained networks have them, and logits."""
+    torch.manual_seed(0)
+    shape = (3, scale.size, scale.size)
+    model = VGG16(weights=None, classifier_activation=None, classes=scale.classes, input_shape=shape).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+    return model
+
+
+@torch.no_grad()
+def inference(scale: Scale, batches: Iterable[int], peers: Any, left_out: dict[str, str]) -> dict[str, Table]:
+    """By batch: milliseconds, and the error, relative to the largest logit of the first image in float64."""
+    model, exact = ours(scale), ours(scale).double()
+    tables: dict[str, Table] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = dict(installed(peers, model, Path(folder), left_out))
+        for batch in batches:
+            x = 60 * torch.randn(batch, 3, scale.size, scale.size)
+            expected = exact(x[:1].double())
+            errors = {name: _error(run(x), expected) for name, run in runs.items()}  # the first run warms up, too
+            tables[str(batch)] = medians(in_turn({name: _of(run, x) for name, run in runs.items()}, scale.rounds))
+            for name, row in tables[str(batch)].items():
+                row["error"] = errors[name]
+    return tables
+
+
+def _of(run: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Any]:
+    return lambda: run(x)
+
+
+def _error(received: Any, expected: Tensor) -> float:
+    return float((torch.as_tensor(received)[:1].double() - expected).abs().max() / expected.abs().max())
+
+
+def training(scale: Scale, batch: int = 8) -> Table:
+    """A step of SGD with momentum: forward, cross entropy, backward, update."""
+    steps = {}
+    for house, make in _houses(scale).items():
+        for form, memory_format in (("", torch.contiguous_format), (", channels-last", torch.channels_last)):
+            for kind, is_half in (("", False), (", bf16 autocast", True)):
+                steps[f"{house}{form}{kind}"] = _step(make, scale, batch, memory_format, is_half)
+    for step in steps.values():
+        step()
+    return medians(in_turn(steps, min(scale.rounds, 3)))
+
+
+def _houses(scale: Scale) -> dict[str, Callable[[], nn.Module]]:
+    """No dropout in either, as Keras has it; and one memory is enough for all steps of a house."""
+    houses: dict[str, Callable[[], nn.Module]] = {"torchvgg": lambda: ours(scale)}
+    with contextlib.suppress(ImportError):
+        from torchvision.models import vgg16
+
+        if scale.size == 224:
+            houses["torchvision"] = lambda: vgg16(num_classes=scale.classes, dropout=0.0)
+    return houses
+
+
+def _step(make: Any, scale: Scale, batch: int, memory_format: torch.memory_format, is_half: bool) -> Callable[[], None]:
+    model = make().train().to(memory_format=memory_format)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    x = torch.randn(batch, 3, scale.size, scale.size).contiguous(memory_format=memory_format)
+    labels = torch.randint(scale.classes, (batch,))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            loss = nn.functional.cross_entropy(model(x), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
