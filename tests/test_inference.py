@@ -239,15 +239,28 @@ def test_it_looks_like_the_model(model: VGG16, capsys: pytest.CaptureFixture[str
     assert twin.count_params() == model.count_params()
 
 
-def test_other_types_are_channels_last() -> None:
-    model = alive(VGG16(weights=None, include_top=False)).bfloat16()
-    twin, x = optimize_for_inference(model), torch.randn(1, 3, 40, 40).bfloat16()
-    assert twin(x).dtype == torch.bfloat16
-    assert error(twin(x).float(), model(x).float()) < 2e-2
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+@pytest.mark.parametrize("native", WAYS)
+def test_shorter_types_are_computed_in_float32(native: bool, dtype: torch.dtype, rounding: float) -> None:
+    model = alive(VGG16(weights=None, include_top=False)).to(dtype)
+    twin, x = optimize_for_inference(model, native), torch.randn(1, 3, 40, 40).to(dtype)
+    names = ["block2_pool", "block5_conv3"]
+    outputs = twin.extract(x, names) | {"block5_pool": twin(x)}
+    expected = exact(model, x)
+    for name, output in outputs.items():
+        assert output.dtype == dtype
+        assert error(output, expected[name]) < 1.1 * rounding
+    assert next(model.parameters()).dtype == dtype
+    with pytest.raises(ValueError, match="expected a tensor like the weights"):
+        twin(x.float())
+
+
+def test_doubles_are_channels_last() -> None:
+    model = alive(VGG16(weights=None, include_top=False)).double()
+    twin, x = optimize_for_inference(model), torch.randn(1, 3, 40, 40).double()
+    assert error(twin(x), model(x)) < 1e-12
     assert not any(parameter.requires_grad for parameter in twin.parameters())
-    with pytest.raises(
-        RuntimeError, match=r"native=True: the kernels are for float32 on a CPU. Received: .* torch.bfloat16"
-    ):
+    with pytest.raises(RuntimeError, match=r"native=True: the kernels are for models of float32.* torch.float64"):
         optimize_for_inference(model, native=True)
 
 
