@@ -13,6 +13,7 @@ Maps are channels last and padded: `(N, 4 rows + 2, 4 columns + 2, C)` for so ma
 from __future__ import annotations
 
 import math
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -77,27 +78,50 @@ def transformed(kernel: Tensor) -> Tensor:
 
 _INPUT = torch.kron(BT, BT).float()  # (36, 36): Bᵀ d B for a patch whose 36 numbers lie in a row
 _OUTPUT = torch.kron(AT, AT).float()  # (16, 36)
-CHUNK = 2**21  # numbers of V, or of M, that are computed at a time: the memory stays in the caches
+TILES = 256  # that are computed at a time: what lies between the steps stays in the caches
 
 
-def _convolved(x: Tensor, u: Tensor, pool: bool) -> Tensor:
-    """A part of a padded map → the results over all of its tiles, pooled or not: `(N, H, W, K)`."""
+class Workspace(threading.local):
+    """Memory for what lies between the steps, of each thread its own: fresh memory costs as much as the work in it."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """A tensor, whose numbers are those of the last one of this name."""
+        numbers = math.prod(shape)
+        if name not in self._own or self._own[name].numel() < numbers:
+            self._own[name] = torch.empty(numbers, dtype=torch.float32, device="cpu")
+        return self._own[name][:numbers].view(shape)
+
+
+def _convolved(x: Tensor, u: Tensor, pool: bool, workspace: Workspace) -> Tensor:
+    """A part of a padded map → the results over all of its tiles, pooled or not: `(N, rows, size, columns, size, K)`."""
     n, height, width, channels = x.shape
-    rows, columns = height // TILE, width // TILE
+    rows, columns, filters = height // TILE, width // TILE, u.shape[2]
+    tiles = n * rows * columns
     sn, sh, sw, sc = x.stride()
-    patches = x.as_strided((6, 6, n, rows, columns, channels), (sh, sw, sn, TILE * sh, TILE * sw, sc))
-    v = (_INPUT @ patches.reshape(36, n * rows * columns * channels)).view(36, n * rows * columns, channels)
-    y = (_OUTPUT @ torch.bmm(v, u).flatten(1)).view(TILE, TILE, n, rows, columns, -1)
-    size = TILE
+    patches = workspace.take("patches", 36, tiles * channels)
+    patches.view(6, 6, n, rows, columns, channels).copy_(
+        x.as_strided((6, 6, n, rows, columns, channels), (sh, sw, sn, TILE * sh, TILE * sw, sc))
+    )
+    v = torch.mm(_INPUT, patches, out=workspace.take("v", 36, tiles * channels))
+    m = torch.bmm(v.view(36, tiles, channels), u, out=workspace.take("m", 36, tiles, filters))
+    y = torch.mm(_OUTPUT, m.flatten(1), out=workspace.take("y", 16, tiles * filters))
+    y = y.view(TILE, TILE, n, rows, columns, filters)
     if pool:  # before bias and ReLU: fewer of them, and the same
-        y, size = y.view(2, 2, 2, 2, n, rows, columns, -1).amax((1, 3)), TILE // 2
-    return y.permute(2, 3, 0, 4, 1, 5).reshape(n, rows * size, columns * size, -1)
+        y = torch.maximum(y[0::2], y[1::2])
+        y = torch.maximum(y[:, 0::2], y[:, 1::2])
+    return y.permute(2, 3, 0, 4, 1, 5)
 
 
 class Operators:
     """The convolution, and what goes with it, in PyTorch's operators: for float32 tensors on the CPU."""
 
     name = "operators"
+
+    def __init__(self) -> None:
+        self._workspace = Workspace()
 
     def fits(self, channels: int, filters: int) -> bool:
         """Whether `convolve` gains anything."""
@@ -115,16 +139,20 @@ class Operators:
         n, height, width, _ = x.padded.shape
         rows, columns = height // TILE, width // TILE
         size = TILE // 2 if pool else TILE
-        tiles = CHUNK // (36 * max(u.shape[1:]))
-        images = max(1, tiles // (rows * columns))
-        step = max(1, tiles // columns)
+        images, step = max(1, TILES // (rows * columns)), max(1, TILES // columns)
         for image in range(0, n, images):
             for row in range(0, rows, step):
                 maps = x.padded[image : image + images, TILE * row : TILE * min(row + step, rows) + 2]
-                out = _convolved(maps, u, pool)
-                y_part = y[image : image + images, size * row : size * (row + step)]
-                out = out[:, : y_part.shape[1], : y_part.shape[2]] + bias
-                y_part.copy_(out.relu_() if relu else out)
+                out = _convolved(maps, u, pool, self._workspace)
+                part = y[image : image + images, size * row : size * (row + step)]
+                overhangs = part.shape[1:3] != (size * out.shape[1], size * columns)
+                if not overhangs:
+                    part = part.unflatten(2, (columns, size)).unflatten(1, (-1, size))
+                else:
+                    out = out.flatten(1, 2).flatten(2, 3)[:, : part.shape[1], : part.shape[2]]
+                torch.add(out, bias, out=part)
+                if relu:
+                    part.relu_()
 
     def pack_few(self, kernel: Tensor) -> Tensor:
         return kernel.contiguous(memory_format=torch.channels_last)
