@@ -165,8 +165,9 @@ class Kernels:
         """`(…, D, K)` → `(…, K / columns, D, columns)`: what a block of the product reads lies in a row."""
         *others, depth, filters = matrices.shape
         panels = -(-filters // self._columns)
-        whole = torch.nn.functional.pad(matrices, (0, panels * self._columns - filters))
-        return whole.reshape(*others, depth, panels, self._columns).transpose(-3, -2).contiguous()
+        if lack := panels * self._columns - filters:
+            matrices = torch.nn.functional.pad(matrices, (0, lack))
+        return matrices.reshape(*others, depth, panels, self._columns).transpose(-3, -2).contiguous()
 
 
 def _chunk(tiles: int, channels: int, filters: int, threads: int) -> tuple[int, bool]:

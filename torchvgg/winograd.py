@@ -70,14 +70,23 @@ def padded_shape(n: int, height: int, width: int, channels: int) -> tuple[int, i
     return n, TILE * tiles_over(height) + 2, TILE * tiles_over(width) + 2, channels
 
 
+# Bᵀ d B, G g Gᵀ and Aᵀ m A as one matrix each, for a patch, a kernel and products whose numbers lie in a row.
+_KERNEL = torch.kron(G, G)  # (36, 9)
+_INPUT = torch.kron(BT, BT).float()  # (36, 36)
+_OUTPUT = torch.kron(AT, AT).float()  # (16, 36)
+
+
 def transformed(kernel: Tensor) -> Tensor:
     """U = G g Gᵀ: `(K, C, 3, 3)` → `(36, C, K)`, computed in double precision."""
-    u = torch.einsum("ai,kcij,bj->abck", G, kernel.detach().double(), G)
-    return u.flatten(0, 1).to(kernel.dtype)
+    filters, channels, _, _ = kernel.shape
+    g = kernel.detach().permute(2, 3, 1, 0).reshape(9, channels, filters)
+    u = g.new_empty(36, channels, filters)
+    for first in range(0, channels, 64):  # in parts that the caches hold
+        part = g[:, first : first + 64].double()
+        u[:, first : first + 64] = (_KERNEL @ part.flatten(1)).view(36, -1, filters)
+    return u
 
 
-_INPUT = torch.kron(BT, BT).float()  # (36, 36): Bᵀ d B for a patch whose 36 numbers lie in a row
-_OUTPUT = torch.kron(AT, AT).float()  # (16, 36)
 TILES = 256  # that are computed at a time: what lies between the steps stays in the caches
 
 
