@@ -264,6 +264,20 @@ def test_doubles_are_channels_last() -> None:
         optimize_for_inference(model, native=True)
 
 
+def _missing(*_: object) -> torch.Tensor:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("found", [_missing, lambda x, weight, *_: x @ weight.t() + 1])
+def test_without_a_private_operator(found: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", found, raising=False)
+    layer = nn.Linear(70, 30)
+    operators = winograd.Operators()
+    x = torch.randn(3, 70)
+    received = operators.dense(x, operators.pack_dense(layer.weight.detach()), layer.bias.detach(), relu=True)
+    torch.testing.assert_close(received, layer(x).relu())
+
+
 # The kernels
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import winograd
 from .activations import linear
 from .layers import Conv2D, Dense, MaxPooling2D, relu_in_place
-from .winograd import Map, Operators, padded_shape
+from .winograd import NUMBERS, Map, Operators, padded_shape
 
 if TYPE_CHECKING:
     from .native import Kernels
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     Engine = Kernels | Operators  # what computes: both have the same functions
 
 FEW = 16  # channels up to which a convolution is computed straight from its patches
-_NUMBERS: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever PyTorch's defaults are
 
 
 class Memory:
@@ -38,7 +37,7 @@ class Memory:
         maps = self._maps.setdefault((n, channels, height, width), [])
         free = [found for found in maps if found is not features.source]
         if not free:
-            free = [Map(torch.zeros(padded_shape(n, height, width, channels), **_NUMBERS), height, width)]
+            free = [Map(torch.zeros(padded_shape(n, height, width, channels), **NUMBERS), height, width)]
             maps += free
         features.write(free[0].image)
         return free[0]
@@ -88,7 +87,7 @@ class Promise(Features):
 
     def tensor(self) -> Tensor:
         n, channels, height, width = self._shape
-        y = torch.empty(n, height, width, channels, **_NUMBERS)
+        y = torch.empty(n, height, width, channels, **NUMBERS)
         self.write(y)
         return y.permute(0, 3, 1, 2)
 

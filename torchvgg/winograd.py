@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TILE = 4
+NUMBERS: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever PyTorch's defaults are
 # Exact in binary. With the usual ones, 0, ±1, ±2, errors are half as large again.
 POINTS = (0, 5 / 8, -5 / 8, 5 / 4, -5 / 4)
 
@@ -100,7 +102,7 @@ class Workspace(threading.local):
         """A tensor, whose numbers are those of the last one of this name."""
         numbers = math.prod(shape)
         if name not in self._own or self._own[name].numel() < numbers:
-            self._own[name] = torch.empty(numbers, dtype=torch.float32, device="cpu")
+            self._own[name] = torch.empty(numbers, **NUMBERS)
         return self._own[name][:numbers].view(shape)
 
 
@@ -124,6 +126,21 @@ def _convolved(x: Tensor, u: Tensor, pool: bool, workspace: Workspace) -> Tensor
     return y.permute(2, 3, 0, 4, 1, 5)
 
 
+def _linear() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """oneDNN's product, which PyTorch has for its compiler's use, where it is there and works; else PyTorch's own."""
+
+    def one_dnn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    x, weight, bias = torch.linspace(-1, 1, 3 * 64, **NUMBERS).split(64)
+    x, weight = x[None], weight[None]
+    try:
+        works = torch.allclose(one_dnn(x, weight, bias[:1]), F.linear(x, weight, bias[:1]), rtol=1e-4, atol=1e-4)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        works = False
+    return one_dnn if works else F.linear
+
+
 class Operators:
     """The convolution, and what goes with it, in PyTorch's operators: for float32 tensors on the CPU."""
 
@@ -131,6 +148,7 @@ class Operators:
 
     def __init__(self) -> None:
         self._workspace = Workspace()
+        self._linear = _linear()
 
     def fits(self, channels: int, filters: int) -> bool:
         """Whether `convolve` gains anything."""
@@ -168,15 +186,16 @@ class Operators:
 
     def convolve_few(self, x: Tensor, kernel: Tensor, bias: Tensor, relu: bool, y: Tensor) -> None:
         """A convolution of few channels, from `(N, C, H, W)` with any strides."""
-        out = F.conv2d(x.contiguous(memory_format=torch.channels_last), kernel, bias, padding=1)
-        y.copy_((out.relu_() if relu else out).permute(0, 2, 3, 1))
+        for image, into in zip(x.split(1), y, strict=True):  # a whole batch would take fresh memory
+            out = F.conv2d(image.contiguous(memory_format=torch.channels_last), kernel, bias, padding=1)
+            torch.clamp_min(out[0].permute(1, 2, 0), 0 if relu else -math.inf, out=into)
 
     def pack_dense(self, weight: Tensor) -> Tensor:
         return weight.clone()
 
     def dense(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         """`(N, D)` → `(N, K)`."""
-        y = F.linear(x, weight, bias)
+        y = self._linear(x, weight, bias)
         return y.relu_() if relu else y
 
     def padded(self, bias: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ Row = dict[str, float]
 Table = dict[str, Row]
 
 
+PAUSE = 0.1  # seconds, in which the threads of who ran last stop waiting for more to do
+
+
 class Scale(NamedTuple):
     """The model that is measured: its images' height and width, its classes; and how many times."""
 
@@ -25,6 +28,7 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            time.sleep(PAUSE)
             started = time.perf_counter()
             result = function()
             seconds[name].append(time.perf_counter() - started)
