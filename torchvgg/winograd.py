@@ -186,8 +186,8 @@ class Operators:
 
     def convolve_few(self, x: Tensor, kernel: Tensor, bias: Tensor, relu: bool, y: Tensor) -> None:
         """A convolution of few channels, from `(N, C, H, W)` with any strides."""
-        for image, into in zip(x.split(1), y, strict=True):  # a whole batch would take fresh memory
-            out = F.conv2d(image.contiguous(memory_format=torch.channels_last), kernel, bias, padding=1)
+        for image, into in zip(x, y, strict=True):  # a whole batch would take fresh memory
+            out = F.conv2d(image[None].contiguous(memory_format=torch.channels_last), kernel, bias, padding=1)
             torch.clamp_min(out[0].permute(1, 2, 0), 0 if relu else -math.inf, out=into)
 
     def pack_dense(self, weight: Tensor) -> Tensor:
