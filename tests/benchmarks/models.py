@@ -51,12 +51,17 @@ def _error(received: Any, expected: Tensor) -> float:
     return float((torch.as_tensor(received)[:1].double() - expected).abs().max() / expected.abs().max())
 
 
+# On processors without bfloat16 a step in it takes ten times as long.
+HAS_BFLOAT16 = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+KINDS = [("", False)] + ([(", bf16 autocast", True)] if HAS_BFLOAT16 else [])
+
+
 def training(scale: Scale, batch: int = 8) -> Table:
     """A step of SGD with momentum: forward, cross entropy, backward, update."""
     steps = {}
     for house, make in _houses(scale).items():
         for form, memory_format in (("", torch.contiguous_format), (", channels-last", torch.channels_last)):
-            for kind, is_half in (("", False), (", bf16 autocast", True)):
+            for kind, is_half in KINDS:
                 steps[f"{house}{form}{kind}"] = _step(make, scale, batch, memory_format, is_half)
     for step in steps.values():
         step()
