@@ -1,0 +1,47 @@
+"""The benchmarks stay alive: all of them, in miniature. No time is asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .benchmarks.__main__ import TABLES, main
+
+
+def test_all_tables_in_miniature(capfd: pytest.CaptureFixture[str]) -> None:
+    peers = ["native", "operators", "onnxruntime", "plain"]
+    assert main([*TABLES, "--tiny", "--rounds", "1", "--batch", "1", "3", "--json", "--only", *peers]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    tables = result["tables"]
+    assert list(tables) == [
+        "conversion",
+        "loading: ready",
+        "loading: ready and first forward",
+        "inference, batch 1",
+        "inference, batch 3",
+        "bfloat16, batch 1",
+        "bfloat16, batch 3",
+        "training, batch 8",
+    ]
+    assert {"operators", "onnxruntime", "plain"} <= tables["inference, batch 3"].keys() | result["left_out"].keys()
+    rows = [row for table in tables.values() for row in table.values()]
+    assert all(row["ms"] >= row["least"] > 0 for row in rows)
+    assert all(row["error"] < 1e-4 for row in tables["inference, batch 1"].values())
+    assert tables["conversion"]["convert"]["mb"] > 0
+    assert result["machine"]["threads"] > 0
+
+
+def test_text_and_picture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "speed.svg"
+    arguments = ["inference", "--tiny", "--rounds", "1", "--batch", "1", "--only", "plain", "--plot", str(picture)]
+    assert main(arguments) == 0
+    printed = capfd.readouterr().out
+    assert "inference, batch 1\n  plain " in printed
+    assert "channels-last" in picture.read_text()
+
+
+def test_an_unknown_table(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["speed"])
+    assert "no table speed; expected conversion," in capfd.readouterr().err
