@@ -148,9 +148,10 @@ def _lock(claim: IO[bytes], wait: bool = False) -> bool:
 def md5(path: Path, is_wanted: Callable[[], bool] = lambda: True) -> str:
     """The MD5 of a file, in hexadecimal, unless it isn't wanted any more."""
     digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as stream:
-        while (block := stream.read(1 << 20)) and is_wanted():
-            digest.update(block)
+    block = memoryview(bytearray(1 << 18))
+    with open(path, "rb", buffering=0) as stream:
+        while (count := stream.readinto(block)) and is_wanted():
+            digest.update(block[:count])
     return digest.hexdigest()
 
 
