@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ def convert(
     """
     from . import published
     from .errors import told_of
-    from .files import check_dtype, check_form, check_size, check_target, md5_meanwhile, scratch_folder, suffix_of
+    from .files import check_dtype, check_form, check_size, check_target, scratch_folder
     from .report import Report
     from .source import open_source
     from .target import write_checked
@@ -81,12 +80,10 @@ def convert(
             target = Path(output) if output else default_output(path)
         check_form(layout, dtype, target)
         check_target(target, force, path)
-        is_named = suffix_of(target) == ".safetensors"  # which tells of its source
-        digest = md5_meanwhile(path) if is_named else nullcontext(str)
-        with digest as md5, told_of(path), open_source(path, input_shape, base_only) as opened:
+        with told_of(path), open_source(path, input_shape, base_only) as opened:
             if not allow_nonfinite:
                 opened = opened.refusing_nonfinite()
-            network, error, worst = write_checked(opened, target, layout, dtype, md5, check)
+            network, error, worst = write_checked(opened, target, layout, dtype, check)
             kept = output is not None or source != "demo"
             return Report.of(
                 network,

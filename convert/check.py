@@ -91,8 +91,7 @@ def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> N
         for units in weight.parts():
             source = weight.array.read(units)
             source = source.to(getattr(torch, dtype)) if source.is_floating_point() else source
-            part = tensor if units is None else tensor[units]
-            if tensor.shape != weight.shape or not _same_bits(weight.layout.to_keras(part), source):
+            if tensor.shape != weight.shape or not _same_bits(weight.layout.to_keras(tensor[units]), source):
                 raise ValueError(f"the check failed: {key} isn't what {weight.array.name} holds")
     if left:
         raise ValueError(f"the check failed: tensors without a source: {', '.join(left)}")
@@ -173,5 +172,5 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Equality that holds for NaN too, and tells -0.0 from 0.0."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     return torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))

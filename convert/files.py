@@ -146,7 +146,7 @@ def _lock(claim: IO[bytes], wait: bool = False) -> bool:
 
 
 def md5(path: Path, is_wanted: Callable[[], bool] = lambda: True) -> str:
-    """The MD5 of a file, in hexadecimal, unless it isn't wanted any more."""
+    """The MD5 of a file, in hexadecimal; of a part of it if it isn't wanted any more."""
     digest = hashlib.md5(usedforsecurity=False)
     block = memoryview(bytearray(1 << 18))
     with open(path, "rb", buffering=0) as stream:
@@ -157,11 +157,18 @@ def md5(path: Path, is_wanted: Callable[[], bool] = lambda: True) -> str:
 
 @contextmanager
 def md5_meanwhile(path: Path) -> Iterator[Callable[[], str]]:
-    """Computes a file's MD5 in a thread of its own; what is yielded waits for it and returns it."""
+    """Computes a file's MD5 in a thread of its own; what is yielded waits for it and returns it, or raises a ValueError."""
     is_left = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(md5, path, lambda: not is_left.is_set())
+
+        def result() -> str:
+            try:
+                return digest.result()
+            except OSError as error:
+                raise ValueError(f"{path}: can't be read any more ({error})") from None
+
         try:
-            yield digest.result
+            yield result
         finally:
             is_left.set()

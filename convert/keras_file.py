@@ -23,6 +23,7 @@ import torch
 
 from .archive import is_archive, parse_json, read_archive
 from .files import scratch_folder
+from .network import Units
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 SECONDS = 6  # to tell what is in a file, and one more for each GB
@@ -47,8 +48,11 @@ class KerasArray:
     def dtype(self) -> torch.dtype:
         return _tensor_of(np.empty(0, self.stored)).dtype
 
-    def read(self, units: slice | None = None) -> torch.Tensor:
-        """The array as Keras laid it out, or a part of it, see `network.Array`. It is mapped from the file.
+    def read(self, units: Units = ...) -> torch.Tensor:
+        """The array as Keras laid it out, or a part of it, see `network.Array`.
+
+        It is mapped from the file, as PyTorch and safetensors do too: to take a kernel's columns otherwise takes as long as
+        all the rest. Who cuts the file in the midst of that ends the process (SIGBUS); nothing half-written gets a name.
 
         Raises:
             ValueError: the file no longer holds it.
@@ -59,7 +63,7 @@ class KerasArray:
             numbers = self._mapped
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.name}: can't be read from the file any more ({error})") from None
-        return _tensor_of(numbers if units is None else numbers[..., units])
+        return _tensor_of(numbers if units is ... else numbers[..., units])
 
     @cached_property
     def _mapped(self) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from types import EllipsisType
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from .layout import THEANO_KERNEL, Layout
 from .settings import settings, shortened
 
 PART = 1 << 21  # numbers, of a large kernel that is taken in parts
+Units = slice | EllipsisType  # some units of a kernel, or all that there is of any array
 
 
 class Array(Protocol):
@@ -35,8 +37,8 @@ class Array(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
 
-    def read(self, units: slice | None = None) -> Tensor:
-        """All of it, or the part for some units of a kernel."""
+    def read(self, units: Units = ...) -> Tensor:
+        """All of it, or of a kernel the part for some units, Keras's last axis."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,24 @@ class Weight:
         """Of the tensor."""
         return tuple(self.layout.to_torch(torch.empty(self.array.shape, device="meta")).shape)
 
-    def parts(self) -> Iterator[slice | None]:
-        """Which units to take at a time, a kernel in parts of some MB: of the tensor's first axis. None is all there is."""
-        units = self.shape[0] if self.layout.by_units else 0
-        step = max(1, units * PART // max(1, math.prod(self.shape)))
-        yield from (slice(first, first + step) for first in range(0, units, step)) if step < units else (None,)
+    def parts(self) -> list[Units]:
+        """Which units, the tensor's first axis, to take at a time: of a large kernel some, of other arrays all."""
+        numbers = math.prod(self.shape)
+        if not self.layout.by_units or numbers <= PART:
+            return [...]
+        units = self.shape[0]
+        step = max(1, units * PART // numbers)
+        return [slice(first, first + step) for first in range(0, units, step)]
 
     def tensor(self) -> Tensor:
         """The tensor, in memory of its own."""
         tensor = torch.empty(self.shape, dtype=self.array.dtype)
         for units in self.parts():
-            self.copy_to(tensor if units is None else tensor[units], units)
+            self.copy_to(tensor[units], units)
         return tensor
 
-    def copy_to(self, tensor: Tensor, units: slice | None = None) -> None:
-        """Fills a tensor, of any floating type, with this one, or with the part of it for some units."""
+    def copy_to(self, tensor: Tensor, units: Units = ...) -> None:
+        """Fills a tensor, which may be of a shorter type, with this one, or with the part of it for some units."""
         own = self.layout.to_torch(self.array.read(units))
         self._check(tensor.copy_(own), own)
 
@@ -82,8 +87,8 @@ class Weight:
 
     def _check(self, numbers: Tensor, own: Tensor) -> None:
         """Raises a ValueError if there are values that weren't allowed, or that got lost in another type."""
-        if not self.allows_nonfinite and own.numel():
-            source = numbers if numbers.dtype == own.dtype else own
+        if not self.allows_nonfinite and own.is_floating_point() and own.numel():
+            source = numbers if numbers.dtype == own.dtype else own  # the copy lies in one piece, which is faster
             if not all(bound.isfinite() for bound in source.aminmax()):
                 raise ValueError(
                     f"{self.array.name}: NaN or infinity among its values; --allow-nonfinite converts it all the same"

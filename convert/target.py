@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -22,7 +21,7 @@ from .writer import metadata, tensors_on_disk, write_pickle, write_safetensors
 
 
 def write_checked(
-    source: Source, target: Path, layout: str, dtype: str, md5: Callable[[], str], check: bool
+    source: Source, target: Path, layout: str, dtype: str, check: bool
 ) -> tuple[Network, float | None, str | None]:
     """Writes `target`, whole or not at all.
 
@@ -31,7 +30,6 @@ def write_checked(
         target: the file to write; its suffix says in which form.
         layout: "torchvgg", or another house's.
         dtype: of the numbers written.
-        md5: returns the source's MD5.
         check: whether the file is read again and checked.
 
     Returns:
@@ -56,12 +54,14 @@ def write_checked(
                 write_keras(network, unfinished, suffix, dtype)
             elif suffix == ".safetensors":
                 ours = metadata(network, source.path, source.keras_version, layout)
-                write_safetensors(network, unfinished, layout, dtype, ours, md5)
+                write_safetensors(network, unfinished, layout, dtype, ours, source.path)
             else:
                 write_pickle(network, unfinished, layout, dtype)
         error, worst = None, None
         if check:
-            error, worst = check_output(network, _read_back(unfinished, suffix, network, layout, dtype), dtype)
+            with explained_failure(target.parent):
+                written = _read_back(unfinished, suffix, network, layout, dtype)
+            error, worst = check_output(network, written, dtype)
         source.check_unchanged()
     return network, error, worst
 

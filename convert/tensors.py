@@ -16,7 +16,7 @@ from .chain import Chain, Described, named_for_modules
 from .graph import LayerError, counted
 from .kinds import KINDS
 from .layout import Layout
-from .network import Layer, Network, assemble
+from .network import Layer, Network, Units, assemble
 from .settings import settings
 from .torch_file import TorchFile
 from .validity import whole
@@ -41,8 +41,8 @@ class TorchArray:
     def dtype(self) -> torch.dtype:
         return self.tensor.dtype
 
-    def read(self, units: slice | None = None) -> Tensor:
-        return self.layout.to_keras(self.tensor if units is None else self.tensor[units])
+    def read(self, units: Units = ...) -> Tensor:
+        return self.layout.to_keras(self.tensor[units])
 
 
 def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:

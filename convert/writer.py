@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from .files import md5_meanwhile
 from .houses import to_house
 from .network import Network
 
@@ -38,7 +40,7 @@ _NAMES = {
 
 
 def write_safetensors(
-    network: Network, path: Path, layout: str, dtype: str, metadata: Mapping[str, str], md5: Callable[[], str]
+    network: Network, path: Path, layout: str, dtype: str, metadata: Mapping[str, str], source: Path
 ) -> None:
     """Writes a `.safetensors`: the header's length in 8 bytes, the header as JSON, the tensors one after the other.
 
@@ -48,7 +50,7 @@ def write_safetensors(
         layout: the house whose names and shapes the tensors get.
         dtype: of the numbers; whole ones stay whole.
         metadata: strings that the header carries.
-        md5: returns the source's MD5, which the header carries too; it is asked last.
+        source: the file whose MD5 the header carries too.
     """
     forms = _forms(network, dtype)
 
@@ -63,8 +65,8 @@ def write_safetensors(
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 
-    with open(path, "wb") as stream:
-        stream.write(header("0" * 32))  # as long as the one that is known at the end
+    with open(path, "wb") as stream, md5_meanwhile(source) as md5:
+        stream.seek(len(header("0" * 32)))
         with _one_thread():  # the MD5, which takes longer than all the rest, has a core to itself
             _write_numbers(network, forms, stream)
         stream.seek(0)
@@ -83,10 +85,14 @@ def tensors_on_disk(network: Network, path: Path, dtype: str) -> dict[str, Tenso
     with open(path, "wb+") as stream:
         _write_numbers(network, forms, stream)
         stream.flush()
-        memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        size = stream.tell()
+        memory = mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_COPY) if size else b""
     tensors, start = {}, 0
     for key, form in forms.items():
-        tensors[key] = torch.frombuffer(memory, dtype=form.dtype, count=form.numel(), offset=start).view(form.shape)
+        numbers = torch.empty(0, dtype=form.dtype)
+        if form.numel():
+            numbers = torch.frombuffer(memory, dtype=form.dtype, count=form.numel(), offset=start)
+        tensors[key] = numbers.view(form.shape)
         start += form.nbytes
     return tensors
 
@@ -106,7 +112,7 @@ def _write_numbers(network: Network, forms: Mapping[str, Tensor], stream: IO[byt
     memory = torch.empty(0, dtype=torch.uint8)  # the same for all: fresh memory costs as much as the work in it
     for key, form in forms.items():
         for units in weights[key].parts():
-            part = form if units is None else form[units]
+            part = form[units]
             if len(memory) < part.nbytes:
                 memory = torch.empty(part.nbytes, dtype=torch.uint8)
             weights[key].copy_to(memory[: part.nbytes].view(part.dtype).view(part.shape), units)
@@ -115,8 +121,10 @@ def _write_numbers(network: Network, forms: Mapping[str, Tensor], stream: IO[byt
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    """Lets PyTorch compute in one thread; but not where other threads of Python's might take that over, and keep it."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    is_alone = threading.active_count() <= 2  # this one, and the MD5's
+    torch.set_num_threads(1 if is_alone else threads)
     try:
         yield
     finally:

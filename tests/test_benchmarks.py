@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from .benchmarks.__main__ import TABLES, main
+from .benchmarks.measuring import memory_of
 
 
 def test_all_tables_in_miniature(capfd: pytest.CaptureFixture[str]) -> None:
@@ -41,7 +42,24 @@ def test_text_and_picture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert "channels-last" in picture.read_text()
 
 
-def test_an_unknown_table(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed"], "no table speed; expected conversion,"),
+        (["conversion", "--plot", "x.svg"], "--plot draws the inference table, which isn't asked for"),
+        (["--only", "natve"], "invalid choice: 'natve'"),
+    ],
+)
+def test_what_cannot_be_measured(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["speed"])
-    assert "no table speed; expected conversion," in capfd.readouterr().err
+        main(arguments)
+    assert message in capfd.readouterr().err
+
+
+def fail() -> None:
+    raise ZeroDivisionError
+
+
+def test_memory_of_what_fails() -> None:
+    with pytest.raises(ZeroDivisionError):
+        memory_of(fail)

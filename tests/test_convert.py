@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import h5py
+import keras
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from torchvgg import VGG16
+from torchvgg import VGG16, load_model
 from torchvgg.convert import check, convert, default_output
 from torchvgg.convert.demo import write_demo
 from torchvgg.convert.layout import DENSE_KERNEL
@@ -212,6 +214,66 @@ print(max(found) - before, len(found))
     most, samples = map(float, printed.split())
     assert most < 100
     assert samples > 50
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_model_without_weights(suffix: str, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.MaxPooling2D()])
+    model.save(tmp_path / "model.keras")
+    report = convert(tmp_path / "model.keras", output := tmp_path / f"out{suffix}")
+    assert (report.params, report.max_relative_error) == (0, 0)
+    assert (load_file(output) if suffix == ".safetensors" else torch.load(output)) == {}
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2", "<u4", ">i8"])
+def test_whole_numbers_of_any_type(kind: str, tmp_path: Path) -> None:
+    """How many images a Normalization has seen counts for nothing, whatever it is kept in."""
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Normalization(name="normalization")])
+    model.layers[0].adapt(np.random.default_rng(0).random((4, 32, 32, 3)))
+    model.save(source := tmp_path / "model.h5")
+    with h5py.File(source, "a") as file:
+        names: list[str] = []
+        file.visit(lambda name: names.append(name) if name.endswith("count") else None)
+        del file[names[0]]
+        file[names[0]] = np.array(100, kind)
+    for suffix in (".safetensors", ".pt"):
+        convert(source, output := tmp_path / f"out{suffix}")
+        tensors = load_file(output) if suffix == ".safetensors" else torch.load(output)
+        assert tensors["normalization.count"] == 100
+    assert torch.equal(load_model(tmp_path / "out.safetensors").normalization.mean, tensors["normalization.mean"])
+
+
+def test_other_threads_keep_as_many_threads_as_they_had(headless: Path, tmp_path: Path) -> None:
+    """PyTorch passes a number of threads that is set in one thread on to those that ask next."""
+    code = """
+import sys, threading, torch
+from torchvgg.convert import convert, writer
+
+write, begun, over, found = writer._write_numbers, threading.Event(), threading.Event(), []
+
+def write_slowly(*arguments):
+    found.append(torch.get_num_threads())
+    begun.set()
+    over.wait(0.2)
+    write(*arguments)
+
+def ask():
+    begun.wait()
+    found.append(torch.get_num_threads())
+
+writer._write_numbers = write_slowly
+torch.set_num_threads(3)
+convert(*sys.argv[1:], check=False)  # alone: in one thread
+print(*found, torch.get_num_threads(), end=" ")
+begun.clear()
+(other := threading.Thread(target=ask)).start()
+convert(*sys.argv[1:], check=False, force=True)
+other.join()
+print(*found[1:], torch.get_num_threads())
+"""
+    command = [sys.executable, "-c", code, str(headless), str(tmp_path / "out.safetensors")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "3", "3", "3", "3"]
 
 
 def test_demo_in_a_subprocess(tmp_path: Path) -> None:

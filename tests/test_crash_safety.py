@@ -1,6 +1,7 @@
 """Whenever a conversion or a download ends, by whatever hand: an output is the old file, the new file, or isn't there."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from torchvgg import VGG16
-from torchvgg.convert import convert, published, target
+from torchvgg.convert import convert, files, published, target
 from torchvgg.convert.files import locked, writing
 
 from .command_line import run
@@ -216,6 +217,38 @@ def test_an_input_that_is_cut_meanwhile(headless: Path, tmp_path: Path, monkeypa
     with pytest.raises(ValueError, match="it ends before the array does"):
         convert(source, tmp_path / "out.pt", allow_nonfinite=True)
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_an_input_that_is_cut_in_the_midst_of_a_copy(headless: Path, tmp_path: Path, temporary: Path) -> None:
+    """The file is mapped, so that the system ends the process; as after kill -9, nothing half-written has a name."""
+    (folder := tmp_path / "folder").mkdir()
+    (source := folder / "source.h5").write_bytes(headless.read_bytes())
+    (output := folder / "out.safetensors").write_bytes(b"old")
+    code = (
+        "import os, sys\nfrom torchvgg.convert import convert, keras_file\nread = keras_file.KerasArray.read\n"
+        "def read_and_cut(array, units=...):\n    numbers = read(array, units)\n    os.truncate(sys.argv[1], 10**6)\n"
+        "    return numbers\n"
+        "keras_file.KerasArray.read = read_and_cut\nconvert(sys.argv[1], sys.argv[2], force=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(source), str(output)], cwd=ROOT, check=False)
+    assert done.returncode != 0
+    assert output.read_bytes() == b"old"
+    source.write_bytes(headless.read_bytes())
+    assert run(source, "-o", output, "--force", "-q") == 0
+    assert sorted(folder.iterdir()) == [output, source]
+    assert list(temporary.iterdir()) == []
+
+
+def test_an_input_that_no_hash_can_be_taken_of(
+    headless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "md5", fail)
+    assert run(headless, "-o", tmp_path / "out.safetensors") == 1
+    assert capsys.readouterr().err.startswith(f"error: {headless}: can't be read any more (")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_is_followed(headless: Path, tmp_path: Path) -> None:

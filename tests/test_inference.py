@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from torchvgg import VGG16, VGG19, load_model, native, optimize_for_inference, winograd
 from torchvgg.fast_layers import FastConv2D, FastDense
 from torchvgg.inference import OptimizedModel
+from torchvgg.layers import Conv2D
 from torchvgg.model import Model
+from torchvgg.normalization import BatchNormalization
 
 M = TypeVar("M", bound=Model)
 KERAS2 = Path(__file__).with_name("data") / "keras2"
@@ -262,6 +264,26 @@ def test_doubles_are_channels_last() -> None:
     assert not any(parameter.requires_grad for parameter in twin.parameters())
     with pytest.raises(RuntimeError, match=r"native=True: the kernels are for models of float32.* torch.float64"):
         optimize_for_inference(model, native=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_mode_it_is_called_in(way: bool) -> None:
+    """What one call leaves, the next one uses again, in another mode."""
+    layers = {
+        "block1_conv1": Conv2D(3, 32, (3, 3), padding="same", activation="relu"),
+        "normalized": BatchNormalization(32),
+        "block1_conv2": Conv2D(32, 32, (3, 3), padding="same"),
+    }
+    twin = optimize_for_inference(alive(Model(layers, (3, None, None), "mixed")), way)
+    x = torch.randn(1, 3, 40, 40)
+    expected = twin(x)
+    with torch.inference_mode():
+        within = twin(x), twin.extract(x, ["block1_conv2"])["block1_conv2"]
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = twin(x)
+    for received in (*within, autocast, twin(x)):
+        assert torch.equal(received, expected)
+    assert not expected.requires_grad
 
 
 def _missing(*_: object) -> torch.Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from .winograd import Operators
 
 if TYPE_CHECKING:
     from .fast_layers import Engine
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def optimize_for_inference(model: Model, native: bool | None = None) -> OptimizedModel | Model:
@@ -71,6 +74,12 @@ def _engine(native: bool | None) -> Engine:
     return Operators()
 
 
+def _plainly(function: Function) -> Function:
+    """Lets a function compute in the tensors' own types, without gradients, in memory that may be kept and used again."""
+    without_autocast = torch.autocast("cpu", enabled=False)(function)
+    return torch.inference_mode(False)(torch.no_grad()(without_autocast))
+
+
 class OptimizedModel(nn.Module):
     """What `optimize_for_inference` makes on a CPU: the same chain, most of whose layers are computed in another way."""
 
@@ -96,14 +105,17 @@ class OptimizedModel(nn.Module):
     def extra_repr(self) -> str:
         return f"computed by {self._engine.name}"
 
-    @torch.no_grad()
+    @_plainly
     def forward(self, x: Tensor) -> Tensor:
         """As the model's `forward`."""
         self._check_input(x)
         free = self._free.setdefault(x.shape, [])
         if len(self._free) > 1:  # only maps of the last size are kept
             self._free = {x.shape: free}
-        memory = free.pop() if free else Memory()  # one for each thread that is in here
+        try:
+            memory = free.pop()  # one for each thread that is in here
+        except IndexError:
+            memory = Memory()
         features = Features(x.float(), memory)
         for layer in self.layers.values():
             features = layer(features)
@@ -111,7 +123,7 @@ class OptimizedModel(nn.Module):
         free.append(memory)
         return y.to(self._dtype)
 
-    @torch.no_grad()
+    @_plainly
     def extract(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """As the model's `extract`."""
         wanted = self.described.known(layers)

@@ -136,7 +136,7 @@ def _linear() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     x, weight = x[None], weight[None]
     try:
         works = torch.allclose(one_dnn(x, weight, bias[:1]), F.linear(x, weight, bias[:1]), rtol=1e-4, atol=1e-4)
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError):  # there is none, or none for this machine
         works = False
     return one_dnn if works else F.linear
 
@@ -172,10 +172,9 @@ class Operators:
                 maps = x.padded[image : image + images, TILE * row : TILE * min(row + step, rows) + 2]
                 out = _convolved(maps, u, pool, self._workspace)
                 part = y[image : image + images, size * row : size * (row + step)]
-                overhangs = part.shape[1:3] != (size * out.shape[1], size * columns)
-                if not overhangs:
+                if part.shape[1:3] == (size * out.shape[1], size * columns):
                     part = part.unflatten(2, (columns, size)).unflatten(1, (-1, size))
-                else:
+                else:  # the last tiles hang over
                     out = out.flatten(1, 2).flatten(2, 3)[:, : part.shape[1], : part.shape[2]]
                 torch.add(out, bias, out=part)
                 if relu:
@@ -188,7 +187,8 @@ class Operators:
         """A convolution of few channels, from `(N, C, H, W)` with any strides."""
         for image, into in zip(x, y, strict=True):  # a whole batch would take fresh memory
             out = F.conv2d(image[None].contiguous(memory_format=torch.channels_last), kernel, bias, padding=1)
-            torch.clamp_min(out[0].permute(1, 2, 0), 0 if relu else -math.inf, out=into)
+            least = 0 if relu else -math.inf  # ReLU and copy in one
+            torch.clamp_min(out[0].permute(1, 2, 0), least, out=into)
 
     def pack_dense(self, weight: Tensor) -> Tensor:
         return weight.clone()

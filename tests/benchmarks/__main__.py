@@ -25,16 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--batch", type=int, nargs="+", default=[1, 8, 32], help="of the inference (1 8 32)")
     add("--rounds", type=int, default=7, help="how many times each is run (7)")
     add("--threads", type=int, default=torch.get_num_threads(), help="of all who compute")
-    add("--only", nargs="+", default=[], help=f"these alone: {', '.join(peer.__name__ for peer in peers.FLOAT32)}")
+    names = [peer.__name__ for peer in (*peers.FLOAT32, *peers.BFLOAT16)]
+    add("--only", nargs="+", default=[], metavar="PEER", choices=names, help=f"these alone: {', '.join(names)}")
     add("--tiny", action="store_true", help="in miniature, to see that it runs: images of 32×32, 10 classes")
     add("--json", action="store_true", help="print one JSON object")
     add("--plot", type=Path, metavar="FILE", help="draw the inference table (.svg, .png), with matplotlib")
     options = parser.parse_args(arguments)
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no table {', '.join(unknown)}; expected {', '.join(TABLES)}")
+    tables = options.tables or TABLES
+    if options.plot and "inference" not in tables:
+        parser.error("--plot draws the inference table, which isn't asked for")
     torch.set_num_threads(options.threads)
     scale = Scale(32, 10, options.rounds) if options.tiny else Scale(rounds=options.rounds)
-    result = measured(options.tables or TABLES, scale, options.batch, options.only)
+    result = measured(tables, scale, options.batch, options.only)
     print(json.dumps(result) if options.json else as_text(result))
     if options.plot:
         from .picture import draw

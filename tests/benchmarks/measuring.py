@@ -63,9 +63,11 @@ def _watched(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    function(*arguments)
-    done.set()
-    watcher.join()
+    try:
+        function(*arguments)
+    finally:
+        done.set()
+        watcher.join()
     return max(found) - before
 
 

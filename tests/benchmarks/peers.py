@@ -1,5 +1,6 @@
 """VGG16 in everybody's hands: for each of the peers the function that makes it ready, with the weights of ours."""
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ def operators(model: VGG16, folder: Path) -> Run:
 
 
 def plain(model: VGG16, folder: Path) -> Run:
-    return model.to(memory_format=torch.channels_last)
+    return copy.deepcopy(model).to(memory_format=torch.channels_last)
 
 
 def torchvision(model: VGG16, folder: Path) -> Run:
@@ -105,8 +106,6 @@ def tensorflow(model: VGG16, folder: Path) -> Run:
 
 def native_bf16(model: VGG16, folder: Path) -> Run:
     """`model.bfloat16()` through `optimize_for_inference`."""
-    import copy
-
     fast = optimize_for_inference(copy.deepcopy(model).bfloat16())
     return lambda x: fast(x.bfloat16()).float()
 
