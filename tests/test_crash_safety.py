@@ -306,6 +306,24 @@ def test_what_a_dead_process_left_is_cleared_and_a_living_ones_kept(tmp_path: Pa
     assert (tmp_path / "out.pt").read_bytes() == b"first"  # it ended last
 
 
+def test_a_clearing_that_is_interrupted_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = Path.unlink
+
+    def unlink_and_be_interrupted(path: Path) -> None:
+        unlink(path)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "out.pt") as first:
+        for name in (first.name, "numbers"):
+            first.with_name(name).write_bytes(b"first")
+        monkeypatch.setattr(Path, "unlink", unlink_and_be_interrupted)
+    monkeypatch.undo()
+    with writing(tmp_path / "out.pt") as second:
+        assert sorted(tmp_path.iterdir()) == sorted([second.parent, tmp_path / "out.pt"])
+        second.write_bytes(b"second")
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.pt"]
+
+
 def test_one_at_a_time_is_in_a_lock(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom torchvgg.convert.files import locked\n"

@@ -276,12 +276,12 @@ def test_whatever_mode_it_is_called_in(way: bool) -> None:
     }
     twin = optimize_for_inference(alive(Model(layers, (3, None, None), "mixed")), way)
     x = torch.randn(1, 3, 40, 40)
-    expected = twin(x)
     with torch.inference_mode():
         within = twin(x), twin.extract(x, ["block1_conv2"])["block1_conv2"]
+    expected = twin(x)
     with torch.autocast("cpu", torch.bfloat16):
         autocast = twin(x)
-    for received in (*within, autocast, twin(x)):
+    for received in (*within, autocast):
         assert torch.equal(received, expected)
     assert not expected.requires_grad
 
