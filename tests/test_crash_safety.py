@@ -313,11 +313,12 @@ def test_a_clearing_that_is_interrupted_is_gone_on_with(tmp_path: Path, monkeypa
         unlink(path)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "out.pt") as first:
+    with contextlib.suppress(KeyboardInterrupt), writing(tmp_path / "out.pt") as first:
         for name in (first.name, "numbers"):
             first.with_name(name).write_bytes(b"first")
         monkeypatch.setattr(Path, "unlink", unlink_and_be_interrupted)
     monkeypatch.undo()
+    assert first.parent.exists()
     with writing(tmp_path / "out.pt") as second:
         assert sorted(tmp_path.iterdir()) == sorted([second.parent, tmp_path / "out.pt"])
         second.write_bytes(b"second")
