@@ -104,6 +104,8 @@ def _tensor_of(numbers: np.ndarray) -> torch.Tensor:
     """A tensor of an array that may have its bytes in another order."""
     if numbers.dtype.kind == "V":  # bfloat16, which neither HDF5 nor numpy knows
         return torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
+    if numbers.dtype.kind == "u" and numbers.itemsize > 1:  # for which PyTorch has a type, and little more
+        numbers = numbers.astype(np.int64)
     return torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("="), copy=False))
 
 
