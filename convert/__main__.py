@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import io
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from . import convert
-from .errors import one_line
+from .command import Parser, status_of
 from .files import DTYPES, LAYOUTS, SUFFIXES, suffix_of
 
 DESCRIPTION = "Convert Keras models and weights of a VGG16 or VGG19 to PyTorch, or back, and check the result."
@@ -25,11 +20,6 @@ examples:
   python -m convert my.weights.h5 -o my.pt   weights of your own
   python -m convert trained.safetensors -o vgg16.weights.h5   back to Keras
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -49,12 +39,7 @@ def _output(text: str) -> Path:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="torchvgg-convert",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="torchvgg-convert", description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
     add(
         "source",
@@ -85,48 +70,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets question marks
     options = vars(parser().parse_args(arguments))
     as_json, quiet = options.pop("json"), options.pop("quiet")
-    try:
-        with _ended_tidily():
-            report = convert(**options)
-    except (ValueError, OSError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 1
-    except MemoryError:
-        print(f"error: {options['source']}: more than there is memory for", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
-    if not quiet:
-        print(report.to_json() if as_json else report.to_text())
-    return 0
 
+    def run() -> None:
+        report = convert(**options)
+        if not quiet:
+            print(report.to_json() if as_json else report.to_text())
 
-@contextmanager
-def _ended_tidily() -> Iterator[None]:
-    """Lets a process that is told to end clear away what it hasn't finished."""
-
-    def end(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # where signals don't arrive
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return one_line(f"{error.filename}: {error.strerror}")
-    return one_line(str(error))
+    return status_of(run, options["source"])
 
 
 if __name__ == "__main__":

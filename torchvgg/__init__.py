@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import vgg16, vgg19
+    from .cam import grad_cam
+    from .features import extract_features
     from .imagenet import decode_predictions, preprocess_input
+    from .images import load_image
     from .inference import optimize_for_inference
     from .loading import load_model
     from .vgg16 import VGG16
@@ -19,6 +22,9 @@ __all__ = [
     "VGG16",
     "VGG19",
     "decode_predictions",
+    "extract_features",
+    "grad_cam",
+    "load_image",
     "load_model",
     "optimize_for_inference",
     "preprocess_input",
@@ -30,6 +36,9 @@ _HOME = {
     "VGG16": "vgg16",
     "VGG19": "vgg19",
     "decode_predictions": "imagenet",
+    "extract_features": "features",
+    "grad_cam": "cam",
+    "load_image": "images",
     "load_model": "loading",
     "optimize_for_inference": "inference",
     "preprocess_input": "imagenet",

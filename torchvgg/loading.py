@@ -8,8 +8,11 @@ from pathlib import Path
 from .building import assign, build
 from .model import Model
 from .vgg import VGG
+from .vgg16 import VGG16
+from .vgg19 import VGG19
 from .weights import find_weights, read_model, read_weights
 
+PUBLISHED: dict[str, type[VGG16 | VGG19]] = {"vgg16": VGG16, "vgg19": VGG19}
 TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top does without
 
 
@@ -30,7 +33,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     if architecture is None:
         raise ValueError(
             f"{path}: tensors without an architecture; expected a Keras file or a .safetensors that `convert` wrote. "
-            "Weights alone go into a model: VGG16(weights=path)"
+            "Weights alone go into a model, VGG16(weights=path), or through `convert` into a .safetensors"
         )
     try:
         return build(architecture, tensors)
@@ -38,6 +41,27 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         raise ValueError(f"{path}: an architecture that `convert` didn't write ({error!r})") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def open_model(weights: str | os.PathLike[str] = "vgg16", include_top: bool = True) -> Model:
+    """The model of a file, as by `load_model`; or one with the published weights, by its name, "vgg16" or "vgg19".
+
+    Args:
+        weights: the file or the name.
+        include_top: of the published one: with its classifier, or for images of any size.
+
+    Returns:
+        The model, in `eval()`.
+
+    Raises:
+        ValueError: as `load_model`.
+        OSError: the file isn't there or can't be read, or the weights can't be fetched.
+    """
+    if weights in PUBLISHED:
+        return PUBLISHED[str(weights)](include_top=include_top).eval()
+    if not os.path.exists(weights):  # noqa: PTH110  # a name that is too long is none, to Path an error
+        raise FileNotFoundError(f"{weights}: no such file; expected one, or {' or '.join(PUBLISHED)}")
+    return load_model(weights)
 
 
 def load_weights(model: VGG, weights: str | os.PathLike[str]) -> None:

@@ -1,0 +1,104 @@
+"""What the commands of `torchvgg` do: a call of the library, and its result on the screen."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .cam import grad_cam, last_convolution
+from .features import extract_features
+from .images import find_images, image_size, load_for, read_pixels
+from .loading import PUBLISHED, TOP, open_model
+from .pictures import draw_cam, draw_maps
+from .predicting import Score, by_name, likeliest, scores_of
+
+warnings.filterwarnings("ignore", module="PIL")  # what can't be read is said in our own words
+
+BAR = 20  # characters
+
+
+def summary(options: argparse.Namespace) -> None:
+    architecture = {"include_top": options.include_top, "input_shape": options.input_shape, "pooling": options.pooling}
+    if options.weights in PUBLISHED:
+        with torch.device("meta"):  # the numbers don't matter
+            model: Any = PUBLISHED[options.weights](weights=None, **architecture)
+    elif architecture != {"include_top": True, "input_shape": None, "pooling": None}:
+        raise ValueError(f"{options.weights}: a file says itself what its model is like; leave the options away")
+    else:
+        model = open_model(options.weights)
+    model.summary(data_format="channels_last" if options.channels_last else "channels_first")
+
+
+def predict(options: argparse.Namespace) -> None:
+    model, names = open_model(options.weights), _lines(options.labels)
+    found = []
+    for path in find_images(options.images):
+        x = load_for(model, path, options.preprocess, options.exif)
+        scores = likeliest(scores_of(model, x, names), options.top)
+        if options.json:
+            found.append({"image": path, "predictions": [score._asdict() for score in scores]})
+        else:
+            print(path, *map(_row, scores), sep="\n")
+    if options.json:
+        print(json.dumps(found))
+
+
+def extract(options: argparse.Namespace) -> None:
+    model = open_model(options.weights, include_top=options.layer in ("flatten", *TOP))
+    done = extract_features(
+        model,
+        options.images,
+        options.output,
+        layer=options.layer,
+        pooling=None if options.pooling == "none" else options.pooling,
+        batch_size=options.batch_size,
+        preprocessing=options.preprocess,
+        exif=options.exif,
+        half=options.half,
+        workers=options.workers,
+        ray=options.ray,
+        force=options.force,
+        progress=True,
+    )
+    new = done.images - done.done_before
+    print(f"{done.images:,} images, {done.bad:,} of them bad, {done.size:,} numbers each → {options.output}")
+    before = f", {done.done_before:,} were done before" if done.done_before else ""
+    print(f"{new:,} in {done.seconds:.1f} s, {new / done.seconds:.1f} images/s{before}")
+
+
+def show(options: argparse.Namespace) -> None:
+    if options.output.exists() and not options.force:
+        raise FileExistsError(f"{options.output} exists and is kept; --force overwrites it")
+    model = open_model(options.weights, include_top=options.cam is not None or options.layer in ("flatten", *TOP))
+    x = load_for(model, options.image, options.preprocess, options.exif)
+    image = read_pixels(options.image, image_size(model), exif=options.exif)
+    layer = options.layer or last_convolution(model)
+    if options.cam is None:
+        with torch.no_grad():
+            maps = model.extract(x, [layer])[layer]
+        if maps.dim() != 4:
+            raise ValueError(f"{layer}: its output is {tuple(maps.shape)}, no maps; name a layer before the head")
+        draw_maps(image, maps[0], layer, options.output, options.maps)
+        return
+    scores = scores_of(model, x, _lines(options.labels))
+    number, name, _, score = by_name(scores, options.cam) if options.cam else likeliest(scores, 1)[0]
+    (cam,) = grad_cam(model, x, torch.tensor([number]), layer)
+    draw_cam(image, cam, f"{name} ({score:.1%}), {layer}", options.output)
+
+
+def _lines(path: Path | None) -> list[str] | None:
+    return path.read_text("utf-8").splitlines() if path else None
+
+
+def _row(score: Score) -> str:
+    name = f"{score.name} ({score.wnid})" if score.wnid else score.name
+    if not 0 <= score.score <= 1:  # a model that returns no probabilities
+        return f"  {score.score:8.3f}  {name}"
+    eighths = round(8 * BAR * score.score)
+    bar = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+    return f"  {score.score:6.1%}  {bar:<{BAR}}  {name}"

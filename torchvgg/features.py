@@ -1,0 +1,242 @@
+"""From images in files to vectors in a file: decoded in worker processes, computed in batches, kept batch by batch."""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from .extras import extra
+from .feature_files import Parts, Rows
+from .images import color_mode, find_images, image_size, preprocess, preprocessing_of, read_pixels
+from .inference import optimize_for_inference
+from .layers import Flatten
+from .model import Model
+from .vgg import global_pooling
+
+
+class Extraction(NamedTuple):
+    """What `extract_features` did: how many rows it wrote, how many of them for bad images, how many it found done; seconds."""
+
+    images: int
+    bad: int
+    done_before: int
+    size: int  # numbers of a vector
+    seconds: float
+
+
+class Decoded(NamedTuple):
+    """A batch of images: all their paths; the pixels of the good ones, `(n, H, W, C)`; for each what was wrong, or ""."""
+
+    paths: list[str]
+    pixels: np.ndarray
+    errors: list[str]
+
+
+class Decoder(NamedTuple):
+    """Reads a batch of image files. What is wrong with one is a text in its place."""
+
+    size: tuple[int, int]
+    color_mode: str
+    exif: bool
+
+    def __call__(self, paths: list[str]) -> Decoded:
+        pixels, errors = [], []
+        for path in paths:
+            try:
+                pixels.append(read_pixels(path, self.size, self.color_mode, exif=self.exif))
+                errors.append("")
+            except (ValueError, OSError) as error:
+                text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                errors.append(" ".join(text.removeprefix(f"{path}: ").split()))
+        names = [as_text(path) for path in paths]
+        return Decoded(names, np.stack(pixels) if pixels else np.empty((0, *self.size, 0), np.uint8), errors)
+
+
+class Extractor:
+    """Computes vectors, on the GPU if there is one.
+
+    Args:
+        features: a model that ends in vectors, as `features_of` makes it.
+        preprocessing: as `preprocess` takes it.
+        half: compute in half precision, on a GPU.
+    """
+
+    def __init__(self, features: Model, preprocessing: str, half: bool) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.float16 if half else torch.float32
+        self.size = features.output_shape[1]
+        self.preprocessing = preprocessing
+        self.model = optimize_for_inference(features.to(self.device, self.dtype))
+
+    @torch.no_grad()
+    def __call__(self, batch: Decoded) -> Rows:
+        vectors = np.full((len(batch.paths), self.size or 0), np.nan, np.float32)
+        if len(batch.pixels):
+            pixels = torch.from_numpy(batch.pixels).to(self.device)
+            x = preprocess(pixels.permute(0, 3, 1, 2).float(), self.preprocessing)
+            good = [not error for error in batch.errors]
+            vectors[good] = self.model(x.to(self.dtype)).float().cpu().numpy()
+        return Rows(batch.paths, vectors, batch.errors)
+
+
+def features_of(model: Model, layer: str, pooling: str | None) -> Model:
+    """A model up to a layer, its maps pooled ("avg", "max") or laid out in Keras's order, `(H, W, C)`: images → `(N, size)`.
+
+    Raises:
+        ValueError: there is no such layer or pooling.
+    """
+    model.known([layer])
+    _, _, *sizes = model.input_shape
+    fixed = tuple(size or default for size, default in zip(sizes, image_size(model), strict=True))
+    chain: dict[str, nn.Module] = {}
+    for name, child in model.named_children():
+        chain[name] = child
+        if name == layer:
+            break
+    features = Model(chain, (model.input_shape[1], *fixed), model.name)
+    if len(features.output_shape) > 2:
+        chain |= global_pooling(pooling) or {"features": Flatten(order="channels_last")}
+    return Model(chain, features.input_shape[1:], model.name).eval()
+
+
+def extract_features(
+    model: Model,
+    images: str | Sequence[str],
+    output: str | os.PathLike[str],
+    *,
+    layer: str = "block5_pool",
+    pooling: str | None = "avg",
+    batch_size: int = 32,
+    preprocessing: str | None = None,
+    exif: bool = False,
+    half: bool = False,
+    workers: int | None = None,
+    ray: str | bool = False,
+    force: bool = False,
+    progress: bool = False,
+) -> Extraction:
+    """Writes the vector of each image into a file, a row an image: `path`, `vector`, `error`.
+
+    A bad image has an error and no vector. Finished batches are kept in the folder `OUTPUT.parts` until all are: called again
+    after a kill, it goes on where it was.
+
+    Args:
+        model: what `VGG16`, `VGG19` or `load_model` made. Images are resized to its size, 224×224 where any will do.
+        images: files, folders and globs, see `find_images`.
+        output: the file to write, `.parquet` (needs pyarrow), or `.npz`, which is put together in memory.
+        layer: whose output.
+        pooling: "avg" or "max" over the maps, or None for all numbers of them, in Keras's order `(H, W, C)`.
+        batch_size: how many images are computed at once.
+        preprocessing: "vgg" for `preprocess_input`, "unit" for [0, 1], "none"; by default what the model needs, unless it was
+            trained in another way.
+        exif: turn images as their EXIF orientation says.
+        half: half precision, on a GPU.
+        workers: how many processes decode; by default one for each core, 8 at most; 0 for none but this.
+        ray: True to run on a Ray cluster of this machine's own, or a cluster's address. Files need the same names on all nodes.
+        force: overwrite `output`.
+        progress: show a bar on standard error, where that is a terminal.
+
+    Raises:
+        ValueError: an argument isn't one of those above.
+        OSError: `output` exists or can't be written.
+        ImportError: Pillow, pyarrow or Ray isn't installed.
+        RuntimeError: a process that decodes was killed; or there is no GPU for `half`.
+    """
+    started = time.perf_counter()
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected a number from 1 up. Received: {batch_size}")
+    if half and not ray and not torch.cuda.is_available():
+        raise ValueError("half: there is no GPU here, and on a CPU float32 is faster")
+    if ray and Path(output).suffix != ".parquet":
+        raise ValueError(f"output: with Ray, expected a name that ends in .parquet. Received: {output}")
+    features = features_of(model, layer, pooling)
+    preprocessing = preprocessing or preprocessing_of(model)
+    decoder = Decoder(image_size(features), color_mode(features), exif)
+    extractor = partial(Extractor, features, preprocessing, half)
+    job = {
+        "weights": _fingerprint(features),
+        "layers": [name for name, _ in features.named_children()],
+        "images": [*decoder.size, decoder.color_mode, preprocessing, exif],
+        "half": half,
+    }
+    names = {as_text(path): path for path in find_images([images] if isinstance(images, str) else images)}
+    parts = Parts(Path(output), job, force)
+    done = parts.done() & names.keys()
+    left = [path for name, path in names.items() if name not in done]
+    batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
+    if ray and batches:
+        from .features_on_ray import run_on_ray
+
+        run_on_ray(batches, decoder, extractor, parts.folder, None if ray is True else str(ray), progress)
+    elif batches:
+        compute = extractor()
+        for decoded in _shown(_decoded(batches, decoder, workers), len(names), len(done), progress):
+            parts.add(compute(decoded))
+    bad = parts.join(list(names))
+    return Extraction(len(names), bad, len(done), features.output_shape[1] or 0, time.perf_counter() - started)
+
+
+def as_text(path: str) -> str:
+    """A path as a file of rows holds it: bytes that aren't UTF-8 are escaped."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _fingerprint(model: Model) -> int:
+    """Tells weights apart."""
+    checksum = 0
+    for tensor in model.state_dict().values():
+        checksum = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), checksum)
+    return checksum
+
+
+class _Files(Dataset[Decoded]):
+    def __init__(self, batches: Sequence[list[str]], decoder: Decoder) -> None:
+        self.batches, self.decoder = batches, decoder
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Decoded:
+        return self.decoder(self.batches[number])
+
+
+def _decoded(batches: Sequence[list[str]], decoder: Decoder, workers: int | None) -> Iterator[Decoded]:
+    """The batches in their order, read by worker processes while what is yielded is worked on."""
+    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    # As arrays, through a pipe: tensors would come through shared memory, of which containers have little.
+    loader = DataLoader(
+        _Files(batches, decoder), batch_size=None, num_workers=min(workers, len(batches)), collate_fn=_as_it_is
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RuntimeError("a process that decodes images was killed; run the same again to go on") from error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _shown(batches: Iterable[Decoded], total: int, done: int, progress: bool) -> Iterator[Decoded]:
+    """The batches, and a bar with the rate and the time left, where standard error is a terminal."""
+    if not progress:
+        yield from batches
+        return
+    with extra("images"):
+        from tqdm import tqdm
+    with tqdm(total=total, initial=done, unit=" images", disable=None) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch.paths))

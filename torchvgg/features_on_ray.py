@@ -1,0 +1,81 @@
+"""`extract_features` on a cluster: the same batches, decoded and computed wherever there is room, by Ray Data."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .extras import extra
+from .feature_files import to_table
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from .features import Decoder, Extractor
+
+    Batch = dict[str, Any]  # of Ray's: the column "batch"
+
+
+class _Actor:
+    """An `Extractor` in a process of its own, which uses all cores of its node, or one GPU."""
+
+    def __init__(self, extractor: Callable[[], Extractor]) -> None:
+        torch.set_num_threads(os.cpu_count() or 1)  # Ray sets it to the cores that it reserves
+        self.extractor = extractor()
+
+    def __call__(self, batch: Batch) -> pyarrow.Table:
+        (decoded,) = batch["batch"]
+        return to_table(self.extractor(pickle.loads(decoded)))
+
+
+def run_on_ray(
+    batches: Sequence[list[str]],
+    decoder: Decoder,
+    extractor: Callable[[], Extractor],
+    folder: Path,
+    address: str | None,
+    progress: bool,
+) -> None:
+    """Computes the batches and writes their rows into `folder`, a Parquet file for each batch or a few.
+
+    A batch stays together on its way, so its vectors are those that one machine computes. What is lost with a worker that
+    is killed, Ray computes again.
+
+    Args:
+        batches: paths of images, which all nodes see under these names.
+        decoder: reads them.
+        extractor: makes what computes.
+        folder: the same for all nodes.
+        address: the cluster's; None starts one on this machine. A process that is in a cluster stays there.
+        progress: let Ray show its bars.
+    """
+    with extra("ray"):
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext
+    quiet = logging.WARNING
+    logging.getLogger("ray.data").setLevel(quiet)
+    if not ray.is_initialized():
+        ray.init(address=address or "local", log_to_driver=False, logging_level=quiet)
+    DataContext.get_current().enable_progress_bars = progress and sys.stderr.isatty()
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    nodes = sum(node["Alive"] for node in ray.nodes())
+
+    def decode(row: dict[str, Any]) -> dict[str, Any]:
+        return {"batch": pickle.dumps(decoder(list(row["paths"])))}
+
+    rows = ray.data.from_items([{"paths": batch} for batch in batches], override_num_blocks=len(batches))
+    vectors = rows.map(decode).map_batches(
+        _Actor,
+        fn_constructor_args=(extractor,),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=gpus or nodes),
+        **({"num_gpus": 1} if gpus else {"num_cpus": 1, "scheduling_strategy": "SPREAD"}),
+    )
+    vectors.write_parquet(str(folder.absolute()))

@@ -1,0 +1,70 @@
+"""Pictures of what a network sees: the maps of a layer, and where it looks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from .extras import extra
+
+
+def draw_maps(image: np.ndarray, maps: Tensor, title: str, path: Path, most: int = 64) -> None:
+    """The maps of a layer beside the image, in a grid, each by itself from its least (dark) to its largest value.
+
+    Args:
+        image: `(H, W, 3)`, uint8.
+        maps: `(C, h, w)`.
+        title: of the grid.
+        path: the picture; its suffix says of what kind.
+        most: how many maps are shown, the first ones.
+    """
+    shown = maps[:most].float().cpu()
+    columns = math.ceil(math.sqrt(len(shown)))
+    least, largest = (f((1, 2), keepdim=True) for f in (shown.amin, shown.amax))
+    tiles = F.pad((shown - least) / (largest - least).clamp_min(1e-12), (1, 1, 1, 1), value=float("nan"))
+    blank = tiles.new_full((-len(tiles) % columns, *tiles.shape[1:]), float("nan"))
+    rows = (*tiles, *blank)
+    grid = np.block(
+        [[tile.numpy() for tile in rows[start : start + columns]] for start in range(0, len(rows), columns)]
+    )
+    number = f"{len(shown)} of {len(maps)} maps" if len(shown) < len(maps) else f"{len(maps)} maps"
+    _draw([(image, "the image", {}), (grid, f"{title}: {number}", {"cmap": "viridis"})], path)
+
+
+def draw_cam(image: np.ndarray, cam: Tensor, title: str, path: Path) -> None:
+    """A class's map laid over the image, red where the network looks, beside the image.
+
+    Args:
+        image: `(H, W, 3)`, uint8.
+        cam: `(h, w)`, 0 to 1.
+        title: of the map.
+        path: the picture; its suffix says of what kind.
+    """
+    (large,) = F.interpolate(cam[None, None].float().cpu(), image.shape[:2], mode="bicubic")[0].clamp(0, 1).numpy()
+    with extra("plot"):
+        from matplotlib import colormaps
+    laid_over = 0.55 * image / 255 + 0.45 * colormaps["turbo"](large)[..., :3]
+    _draw([(image, "the image", {}), (laid_over, title, {})], path)
+
+
+def _draw(panels: list[tuple[np.ndarray, str, dict[str, str]]], path: Path) -> None:
+    with extra("plot"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # without a window
+        from matplotlib.figure import Figure
+    from .convert.files import writing
+
+    figure = Figure(figsize=(4.5 * len(panels), 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, (pixels, title, keywords) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        axis.imshow(pixels, interpolation="nearest", **keywords)
+        axis.set_title(title)
+        axis.axis("off")
+    kinds = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise ValueError(f"output: expected a name that ends in one of .{', .'.join(kinds)}. Received: {path}")
+    with writing(path) as unfinished:
+        figure.savefig(unfinished)

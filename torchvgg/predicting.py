@@ -1,0 +1,71 @@
+"""From an image to the names of what is on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .imagenet import labels
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+class Score(NamedTuple):
+    """A class: its number in the model's output, its name, its WordNet id where it is ImageNet's, what the model says."""
+
+    number: int
+    name: str
+    wnid: str | None
+    score: float
+
+
+@torch.no_grad()
+def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> list[Score]:
+    """Every class with its score, in the order of the model's output.
+
+    Args:
+        model: one with a head, `(N, classes)`.
+        x: one image, as the model takes it, `(1, C, H, W)`.
+        names: of the model's classes; by default ImageNet's where there are 1000, else "class 0" and so on.
+
+    Raises:
+        ValueError: the model ends in no classes, or there are more or fewer names.
+    """
+    if len(model.output_shape) != 2:
+        raise ValueError(
+            f"expected a model that ends in classes, (N, classes). Received: one that ends in {model.output_shape}; "
+            "`extract` writes features"
+        )
+    scores = model(x)[0].float().tolist()
+    return [
+        Score(number, name, wnid, score)
+        for number, ((name, wnid), score) in enumerate(zip(_class_names(model, names), scores, strict=True))
+    ]
+
+
+def likeliest(scores: Sequence[Score], top: int) -> list[Score]:
+    """The classes with the highest scores, the highest first."""
+    return sorted(scores, key=lambda score: -score.score)[:top]
+
+
+def by_name(scores: Sequence[Score], wanted: str) -> Score:
+    """The class with a name, a WordNet id or a number. Raises a ValueError if there is none."""
+    for score in scores:
+        if wanted in (score.name, score.wnid, str(score.number)):
+            return score
+    raise ValueError(f"{wanted}: no such class; expected a name, or a number from 0 to {len(scores) - 1}")
+
+
+def _class_names(model: Model, names: Sequence[str] | None = None) -> list[tuple[str, str | None]]:
+    """Each class's name, and its WordNet id. Raises a ValueError if there are more or fewer `names` than classes."""
+    classes = model.output_shape[-1] or 0
+    if names is None and classes == len(labels()):
+        return [(name, wnid) for wnid, name in labels()]
+    names = [f"class {number}" for number in range(classes)] if names is None else names
+    if len(names) != classes:
+        raise ValueError(f"expected a name for each of the {classes} classes. Received: {len(names)}")
+    return [(name, None) for name in names]
