@@ -36,7 +36,7 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
     layer = layer or last_convolution(model)
     *_, before, last = [name for name, _ in model.named_children()]
     with torch.enable_grad():
-        outputs = model.extract(x.detach().requires_grad_(), [layer, before, last])
+        outputs = model.extract(x.detach().requires_grad_(x.is_floating_point()), [layer, before, last])
         maps, scores = outputs[layer], _scores(model, outputs[before], outputs[last])
         if maps.dim() != 4 or layer in (before, last):
             raise ValueError(f"layer: expected one with maps, (N, C, H, W), before the head. Received: {layer!r}")

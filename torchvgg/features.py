@@ -8,16 +8,16 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
+from .decoding import Decoded, Decoder, as_text, decoded, explained_loss
 from .extras import extra
 from .feature_files import Parts, Rows
-from .images import color_mode, find_images, image_size, preprocess, preprocessing_of, read_pixels
+from .images import check_preprocessing, color_mode, find_images, image_size, preprocess, preprocessing_of
 from .inference import optimize_for_inference
 from .layers import Flatten
 from .model import Model
@@ -32,34 +32,6 @@ class Extraction(NamedTuple):
     done_before: int
     size: int  # numbers of a vector
     seconds: float
-
-
-class Decoded(NamedTuple):
-    """A batch of images: all their paths; the pixels of the good ones, `(n, H, W, C)`; for each what was wrong, or ""."""
-
-    paths: list[str]
-    pixels: np.ndarray
-    errors: list[str]
-
-
-class Decoder(NamedTuple):
-    """Reads a batch of image files. What is wrong with one is a text in its place."""
-
-    size: tuple[int, int]
-    color_mode: str
-    exif: bool
-
-    def __call__(self, paths: list[str]) -> Decoded:
-        pixels, errors = [], []
-        for path in paths:
-            try:
-                pixels.append(read_pixels(path, self.size, self.color_mode, exif=self.exif))
-                errors.append("")
-            except (ValueError, OSError) as error:
-                text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                errors.append(" ".join(text.removeprefix(f"{path}: ").split()))
-        names = [as_text(path) for path in paths]
-        return Decoded(names, np.stack(pixels) if pixels else np.empty((0, *self.size, 0), np.uint8), errors)
 
 
 class Extractor:
@@ -160,7 +132,7 @@ def extract_features(
     if ray and Path(output).suffix != ".parquet":
         raise ValueError(f"output: with Ray, expected a name that ends in .parquet. Received: {output}")
     features = features_of(model, layer, pooling)
-    preprocessing = preprocessing or preprocessing_of(model)
+    preprocessing = check_preprocessing(preprocessing or preprocessing_of(model))
     decoder = Decoder(image_size(features), color_mode(features), exif)
     extractor = partial(Extractor, features, preprocessing, half)
     job = {
@@ -180,15 +152,11 @@ def extract_features(
         run_on_ray(batches, decoder, extractor, parts.folder, None if ray is True else str(ray), progress)
     elif batches:
         compute = extractor()
-        for decoded in _shown(_decoded(batches, decoder, workers), len(names), len(done), progress):
-            parts.add(compute(decoded))
+        with explained_loss():
+            for batch in _shown(decoded(batches, decoder, workers), len(names), len(done), progress):
+                parts.add(compute(batch))
     bad = parts.join(list(names))
     return Extraction(len(names), bad, len(done), features.output_shape[1] or 0, time.perf_counter() - started)
-
-
-def as_text(path: str) -> str:
-    """A path as a file of rows holds it: bytes that aren't UTF-8 are escaped."""
-    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _fingerprint(model: Model) -> int:
@@ -197,36 +165,6 @@ def _fingerprint(model: Model) -> int:
     for tensor in model.state_dict().values():
         checksum = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), checksum)
     return checksum
-
-
-class _Files(Dataset[Decoded]):
-    def __init__(self, batches: Sequence[list[str]], decoder: Decoder) -> None:
-        self.batches, self.decoder = batches, decoder
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Decoded:
-        return self.decoder(self.batches[number])
-
-
-def _decoded(batches: Sequence[list[str]], decoder: Decoder, workers: int | None) -> Iterator[Decoded]:
-    """The batches in their order, read by worker processes while what is yielded is worked on."""
-    workers = min(8, os.cpu_count() or 1) if workers is None else workers
-    # As arrays, through a pipe: tensors would come through shared memory, of which containers have little.
-    loader = DataLoader(
-        _Files(batches, decoder), batch_size=None, num_workers=min(workers, len(batches)), collate_fn=_as_it_is
-    )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RuntimeError("a process that decodes images was killed; run the same again to go on") from error
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _shown(batches: Iterable[Decoded], total: int, done: int, progress: bool) -> Iterator[Decoded]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from .feature_files import to_table
 if TYPE_CHECKING:
     import pyarrow
 
-    from .features import Decoder, Extractor
+    from .decoding import Decoder
+    from .features import Extractor
 
     Batch = dict[str, Any]  # of Ray's: the column "batch"
 
@@ -53,8 +55,11 @@ def run_on_ray(
         decoder: reads them.
         extractor: makes what computes.
         folder: the same for all nodes.
-        address: the cluster's; None starts one on this machine. A process that is in a cluster stays there.
+        address: the cluster's, `host:port`; None starts one on this machine. A process that is in a cluster stays there.
         progress: let Ray show its bars.
+
+    Raises:
+        ValueError, OSError: the address is none, or there is no cluster.
     """
     with extra("ray"):
         import ray
@@ -62,6 +67,8 @@ def run_on_ray(
     quiet = logging.WARNING
     logging.getLogger("ray.data").setLevel(quiet)
     if not ray.is_initialized():
+        if address:
+            _check_reachable(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level=quiet)
     DataContext.get_current().enable_progress_bars = progress and sys.stderr.isatty()
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -76,6 +83,18 @@ def run_on_ray(
         fn_constructor_args=(extractor,),
         batch_size=1,
         compute=ActorPoolStrategy(size=gpus or nodes),
-        **({"num_gpus": 1} if gpus else {"num_cpus": 1, "scheduling_strategy": "SPREAD"}),
+        num_gpus=1 if gpus else None,
+        num_cpus=None if gpus else 1,
     )
     vectors.write_parquet(str(folder.absolute()))
+
+
+def _check_reachable(address: str) -> None:
+    """Raises an OSError unless something listens at `host:port`: Ray itself would try for minutes, and end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"ray: expected an address, host:port. Received: {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(f"ray: no cluster at {address} ({error}); `ray start --head` prints the address of one") from None

@@ -74,6 +74,8 @@ def read_pixels(
     ways = {way.name.lower(): way for way in Image.Resampling}
     if interpolation not in ways:
         raise ValueError(f"interpolation: expected one of {', '.join(ways)}. Received: {interpolation!r}")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size: expected (height, width), 1 or more each. Received: {size!r}")
     mode, accepted = _PILLOW_MODES[color_mode]
     with open(path, "rb") as stream:
         try:
@@ -168,6 +170,12 @@ def preprocessing_of(model: Model) -> str:
 
 def preprocess(x: Tensor, how: str) -> Tensor:
     """Images in [0, 255] as a model was trained on them: "vgg" for `preprocess_input`, "unit" for [0, 1], or "none"."""
+    check_preprocessing(how)
+    return preprocess_input(x) if how == "vgg" else x / 255 if how == "unit" else x
+
+
+def check_preprocessing(how: str) -> str:
+    """Raises a ValueError unless `how` is one of those that `preprocess` takes."""
     if how not in PREPROCESSING:
         raise ValueError(f"preprocessing: expected one of {', '.join(PREPROCESSING)}. Received: {how!r}")
-    return preprocess_input(x) if how == "vgg" else x / 255 if how == "unit" else x
+    return how

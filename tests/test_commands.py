@@ -1,0 +1,278 @@
+"""The command line `torchvgg`: what it prints is what the library and Keras say; what goes wrong is one line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from torchvgg import VGG16, VGG19, decode_predictions, load_image, load_model, preprocess_input
+from torchvgg.__main__ import main
+from torchvgg.convert import convert
+
+from .keras_models import keras_model, relative_error
+from .pictures import photo, write_photos
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    return keras_model(input_shape=(64, 64, 3), classes=4)
+
+
+@pytest.fixture(scope="module")
+def weights(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one's own, with a size and classes of its own."""
+    folder = tmp_path_factory.mktemp("weights")
+    theirs.save(folder / "own.keras")
+    convert(folder / "own.keras", check=False)
+    (folder / "own.keras").unlink()
+    return folder / "own.safetensors"
+
+
+@pytest.fixture(scope="module")
+def cat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "cat.jpg"
+    photo().save(path, exif=turned_over())
+    return path
+
+
+def turned_over() -> Any:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # which means: turn it by 180°
+    return exif
+
+
+SUMMARIES: dict[str, tuple[list[str], Any, Any]] = {
+    "the default": ([], VGG16, {}),
+    "no top": (["--no-top"], VGG16, {"include_top": False}),
+    "vgg19": (["vgg19", "--no-top", "--pooling", "max"], VGG19, {"include_top": False, "pooling": "max"}),
+    "a shape": (["--no-top", "--input-shape", "100,60"], VGG16, {"include_top": False, "input_shape": (3, 100, 60)}),
+    "channels too": (
+        ["--no-top", "--input-shape", "1,64,64"],
+        VGG16,
+        {"include_top": False, "input_shape": (1, 64, 64)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SUMMARIES)
+def test_summary(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, network, settings = SUMMARIES[case]
+    with torch.device("meta"):
+        model = network(weights=None, **settings)
+    for option, data_format in (([], "channels_first"), (["--channels-last"], "channels_last")):
+        assert run("summary", *arguments, *option) == 0
+        printed = capsys.readouterr().out
+        model.summary(data_format=data_format)
+        assert printed == capsys.readouterr().out
+
+
+def test_summary_is_keras(theirs: Any, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a file, and line for line."""
+    assert run("summary", weights, "--channels-last") == 0
+    lines: list[str] = []
+    theirs.summary(line_length=88, print_fn=lambda text, **_: lines.extend(text.splitlines()))
+    received = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in received[1:]] == [line.rstrip() for line in lines[1:] if line.strip()]
+
+
+def test_predict_is_keras(theirs: Any, weights: Path, cat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the model's own size and classes; and EXIF aside, unless asked."""
+    for option, turns in (([], 0), (["--exif"], 2)):
+        image = keras.utils.img_to_array(keras.utils.load_img(cat).rotate(90 * turns).resize((64, 64), 0))
+        (expected,) = np.asarray(theirs.predict(keras.applications.vgg16.preprocess_input(image[None]), verbose=0))
+        assert run("predict", cat, "--weights", weights, "--json", *option) == 0
+        ((result),) = json.loads(capsys.readouterr().out)
+        assert result["image"] == str(cat)
+        numbers = [row["number"] for row in result["predictions"]]
+        assert numbers == list(np.argsort(-expected))
+        assert [row["name"] for row in result["predictions"]] == [f"class {number}" for number in numbers]
+        received = torch.tensor([row["score"] for row in result["predictions"]])
+        assert relative_error(received, torch.from_numpy(expected[numbers])) <= 1e-5
+
+
+def test_predict_for_people(weights: Path, cat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\nhorse\nbird\n")
+    assert run("predict", cat, "--weights", weights, "--labels", labels, "--top", "2") == 0
+    name, first, second = capsys.readouterr().out.splitlines()
+    model = load_model(weights)
+    with torch.no_grad():
+        (scores,) = model(preprocess_input(load_image(cat, (64, 64))))
+    best, other = scores.topk(2).indices.tolist()
+    names = labels.read_text().splitlines()
+    assert name == str(cat)
+    assert first.split() == [f"{scores[best]:.1%}", first.split()[1], names[best]]
+    assert second.split()[-1] == names[other]
+    assert set(first.split()[1]) <= set("█▏▎▍▌▋▊▉")
+    assert abs(len(first.split()[1]) - 20 * scores[best]) <= 1
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> VGG16:
+    """Stands for the published VGG16, which would be fetched: `weights="imagenet"` of another number of parameters."""
+    model = VGG16(weights=None).eval()
+    monkeypatch.setattr("torchvgg.commands.open_model", lambda weights, include_top=True: model)
+    return model
+
+
+def test_predict_imagenet(published: VGG16, cat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with torch.no_grad():
+        (expected,) = decode_predictions(published(preprocess_input(load_image(cat))), top=3)
+    assert run("predict", cat, "--top", "3", "--json") == 0
+    ((result),) = json.loads(capsys.readouterr().out)
+    received = [(row["wnid"], row["name"]) for row in result["predictions"]]
+    assert received == [(wnid, name) for wnid, name, _ in expected]
+    assert run("predict", cat, "--top", "3") == 0
+    printed = capsys.readouterr().out
+    assert all(f"{name} ({wnid})" in printed for wnid, name, _ in expected)
+
+
+def test_show(published: VGG16, weights: Path, cat: Path, tmp_path: Path) -> None:
+    maps, cam, vector = tmp_path / "maps.png", tmp_path / "cam.png", tmp_path / "cam.svg"
+    assert run("show", cat, "--layer", "block3_conv3", "-o", maps, "--maps", "9") == 0
+    assert run("show", cat, "--cam", "-o", cam) == 0
+    assert run("show", cat, "--cam", "281", "-o", vector) == 0
+    with Image.open(maps) as image:
+        grid = np.asarray(image.convert("RGB"))[:, 460:].reshape(-1, 3)
+    with Image.open(cam) as image:
+        laid_over = np.asarray(image.convert("RGB")).astype(int)
+    assert len(np.unique(grid, axis=0)) > 100  # many colours, of maps that aren't flat
+    left, right = laid_over[40:450, 10:440], laid_over[40:450, 460:890]
+    assert np.abs(left - right).mean() > 20  # the picture is laid over the image …
+    assert np.corrcoef(left.sum(-1).ravel(), right.sum(-1).ravel())[0, 1] > 0.3  # … which still shows
+    assert "tabby" in vector.read_text() or "<svg" in vector.read_text()
+
+
+def test_draw_maps_puts_each_map_in_its_place(tmp_path: Path) -> None:
+    from torchvgg.pictures import draw_maps
+
+    maps = torch.zeros(3, 8, 8)
+    maps[0, :4], maps[1, :, :4] = 1, 1  # the upper half, the left half, nothing
+    draw_maps(np.zeros((16, 16, 3), np.uint8), maps, "maps", tmp_path / "maps.png")
+    with Image.open(tmp_path / "maps.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    bright = (pixels[:, pixels.shape[1] // 2 :, 1] > 200) & (
+        pixels[:, pixels.shape[1] // 2 :, 2] < 60
+    )  # viridis's yellow
+    rows, columns = np.nonzero(bright)
+    assert len(rows) > 1000
+    height, width = bright.shape
+    assert bright[: height // 2].sum() > 0.95 * len(rows)  # both of the maps that aren't dark are in the upper row
+    assert 0.8 < bright[:, : width // 2].sum() / bright[:, width // 2 :].sum() < 1.25
+
+
+ERRORS: dict[str, tuple[list[str], str]] = {
+    "no such weights": (["predict", "{cat}", "--weights", "{tmp}/none.h5"], "none.h5: no such file; expected one, or vgg16 or vgg19"),
+    "no weights": (["summary", "{cat}"], "cat.jpg: "),
+    "no such image": (["predict", "{tmp}/no.jpg", "--weights", "{weights}"], "no.jpg: No such file or directory"),
+    "no image": (["predict", "{weights}", "--weights", "{weights}"], "can't be read as an image"),
+    "empty folder": (["predict", "{tmp}", "--weights", "{weights}"], "no image there; expected files that end in"),
+    "too few labels": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{labels}"], "expected a name for each of the 4 classes. Received: 1"),
+    "no such labels": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{tmp}/l"], "/l: No such file"),
+    "a file and options": (["summary", "{weights}", "--no-top"], "a file says itself what its model is like"),
+    "open size with the top": (["summary", "--input-shape", "20,20"], "expected a height and width of 32 or more"),
+    "layer": (["extract", "{cat}", "-o", "{tmp}/f.npz", "--weights", "{weights}", "--layer", "b"], "unknown layers: expected"),
+    "suffix": (["extract", "{cat}", "-o", "{tmp}/f.csv", "--weights", "{weights}"], "expected a name that ends in .parquet or .npz"),
+    "half": (["extract", "{cat}", "-o", "{tmp}/f.npz", "--weights", "{weights}", "--half"], "half: there is no GPU here"),
+    "picture": (["show", "{cat}", "-o", "{tmp}/f.doc", "--weights", "{weights}"], "expected a name that ends in one of ."),
+    "picture there": (["show", "{cat}", "-o", "{labels}", "--weights", "{weights}"], "exists and is kept; --force"),
+    "no maps": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--layer", "fc1"], "no maps; name a layer before the head"),
+    "class": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--cam", "cat"], "cat: no such class; expected a name, or a number from 0 to 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_one_line(
+    case: str, weights: Path, cat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (labels := tmp_path / "labels.txt").write_text("cat\n")
+    arguments, message = ERRORS[case]
+    places = {"tmp": tmp_path, "cat": cat, "weights": weights, "labels": labels}
+    assert run(*(argument.format(**places) for argument in arguments)) == 1
+    printed, error = capsys.readouterr()
+    assert (printed, error[:7], error.count("\n")) == ("", "error: ", 1)
+    assert message in error
+    assert list(tmp_path.iterdir()) == [labels]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: the following arguments are required: COMMAND"),
+        (["look"], "error: argument COMMAND: invalid choice: 'look'"),
+        (["predict"], "error: the following arguments are required: IMAGE"),
+        (["predict", "x.jpg", "--top", "0"], "error: argument --top: invalid number from 1 up value: '0'"),
+        (["extract", "x.jpg"], "error: the following arguments are required: -o"),
+        (["extract", "x.jpg", "-o", "f.npz", "--pooling", "mean"], "error: argument --pooling: invalid choice: 'mean'"),
+        (["summary", "--input-shape", "a"], "error: argument --input-shape: invalid H,W value: 'a'"),
+    ],
+)
+def test_a_wrong_command_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+    printed, error = capsys.readouterr()
+    assert printed == ""
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("PIL", ["predict", "{cat}"], "error: PIL is missing; pip install 'torchvgg[images]' brings it\n"),
+        ("tqdm", ["extract", "{cat}", "-o", "{tmp}/f.npz"], "error: tqdm is missing; pip install 'torchvgg[images]' brings it\n"),
+        ("pyarrow", ["extract", "{cat}", "-o", "{tmp}/f.parquet"], "error: pyarrow is missing; pip install 'torchvgg[ray]' brings it\n"),
+        ("ray", ["extract", "{cat}", "-o", "{tmp}/f.parquet", "--ray"], "error: ray is missing; pip install 'torchvgg[ray]' brings it\n"),
+        ("matplotlib", ["show", "{cat}", "-o", "{tmp}/f.png"], "error: matplotlib is missing; pip install 'torchvgg[plot]' brings it\n"),
+    ],
+)  # fmt: skip
+def test_a_missing_extra_is_named(
+    module: str,
+    arguments: list[str],
+    message: str,
+    weights: Path,
+    cat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert run(*(argument.format(cat=cat, tmp=tmp_path) for argument in arguments), "--weights", weights) == 1
+    printed, error = capsys.readouterr()
+    assert (printed, error) == ("", message)
+
+
+COMMANDS = ("summary", "predict", "extract", "show")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import shlex
+
+    from torchvgg.__main__ import parser
+
+    with pytest.raises(SystemExit, match="0"):
+        run(command, "--help")
+    printed = capsys.readouterr().out
+    examples = [line.split("  ")[1] for line in printed.splitlines() if line.startswith(f"  torchvgg {command} ")]
+    assert len(examples) >= 3
+    for example in examples:
+        assert parser().parse_args(shlex.split(example)[1:]).command == command
+
+
+def test_several_images_in_order(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_photos(tmp_path / "photos", 3)
+    assert run("predict", tmp_path / "photos", "--weights", weights, "--json", "--top", "1") == 0
+    assert [row["image"] for row in json.loads(capsys.readouterr().out)] == [str(path) for path in paths]

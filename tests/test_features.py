@@ -1,0 +1,337 @@
+"""`extract_features`: the rows are what Keras computes, whatever happens on the way."""
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from torchvgg import VGG16, extract_features, load_model
+from torchvgg.convert import convert
+
+from .keras_models import keras_model
+from .pictures import photo, write_photos
+
+SIZE = 64  # of the images that the models here take
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    return keras_model(classes=10, input_shape=(SIZE, SIZE, 3))
+
+
+@pytest.fixture(scope="module")
+def weights(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small.h5"
+    theirs.save(path)
+    converted = path.with_suffix(".safetensors")
+    convert(path, converted, check=False)
+    path.unlink()
+    return converted
+
+
+@pytest.fixture(scope="module")
+def model(weights: Path) -> Any:
+    return load_model(weights)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nineteen good images in a folder, and between them two bad ones."""
+    folder = tmp_path_factory.mktemp("photos")
+    write_photos(folder, 19)
+    (folder / "004b.jpg").write_bytes((folder / "004.jpg").read_bytes()[:900])
+    (folder / "011b.png").write_text("no image")
+    return folder
+
+
+def table(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
+    """Paths, vectors (NaN where there is none) and errors ("" where there is none) of either kind of file."""
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return file["path"].tolist(), file["vector"], file["error"].tolist()
+    columns = pyarrow.parquet.read_table(path)
+    assert columns.column_names == ["path", "vector", "error"]
+    size = columns.schema.field("vector").type.list_size
+    vectors = [np.full(size, np.nan) if vector is None else vector for vector in columns["vector"].to_pylist()]
+    return columns["path"].to_pylist(), np.array(vectors, np.float32), [e or "" for e in columns["error"].to_pylist()]
+
+
+def keras_predict(theirs: Any, layer: str, paths: list[str], pooling: str | None) -> np.ndarray:
+    output = theirs.get_layer(layer).output
+    if len(output.shape) == 4:
+        pool = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
+        output = (pool[pooling] if pooling else keras.layers.Flatten)()(output)
+    images = [keras.utils.img_to_array(keras.utils.load_img(path, target_size=(SIZE, SIZE))) for path in paths]
+    x = keras.applications.vgg16.preprocess_input(np.stack(images))
+    return np.asarray(keras.Model(theirs.input, output).predict(x, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("layer", "pooling", "suffix"),
+    [
+        ("block5_pool", "avg", ".parquet"),
+        ("block3_conv2", "max", ".npz"),
+        ("block4_pool", None, ".parquet"),
+        ("fc2", "avg", ".npz"),
+        ("predictions", None, ".parquet"),
+        ("flatten", "avg", ".npz"),
+    ],
+)
+def test_rows_are_what_keras_computes(
+    layer: str, pooling: str | None, suffix: str, theirs: Any, model: Any, photos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / f"features{suffix}"
+    done = extract_features(model, str(photos), output, layer=layer, pooling=pooling, batch_size=4, workers=1)
+    paths, vectors, errors = table(output)
+    assert paths == sorted(str(path) for path in photos.iterdir())
+    bad = [bool(error) for error in errors]
+    assert [Path(path).name for path, is_bad in zip(paths, bad, strict=True) if is_bad] == ["004b.jpg", "011b.png"]
+    good = [path for path, is_bad in zip(paths, bad, strict=True) if not is_bad]
+    expected = keras_predict(theirs, layer, good, pooling)
+    if layer == "flatten":  # a torchvgg layer, in PyTorch's order
+        expected = expected.reshape(len(good), SIZE // 32, SIZE // 32, -1).transpose(0, 3, 1, 2).reshape(len(good), -1)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors[~np.array(bad)], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert np.isnan(vectors[bad]).all()
+    assert "truncated" in errors[5]
+    assert errors[13] == "can't be read as an image (it isn't one that Pillow knows)"
+    assert (done.images, done.bad, done.done_before, done.size) == (21, 2, 0, expected.shape[1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [output.name]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_number_of_workers_changes_nothing(workers: int, model: Any, photos: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.npz", tmp_path / "other.npz"
+    extract_features(model, str(photos), one, batch_size=5, workers=1)
+    extract_features(model, str(photos), other, batch_size=5, workers=workers)
+    for a, b in zip(table(one), table(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+COMMAND = """
+import sys, time
+from torchvgg import features
+from torchvgg.__main__ import main
+
+class Slow(features.Extractor):
+    def __call__(self, batch):
+        time.sleep(0.2)
+        return super().__call__(batch)
+
+features.Extractor = Slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """The command line in a process of its own, slow enough to be caught in the midst."""
+    command = [sys.executable, "-c", COMMAND, "extract", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_parts(folder: Path, suffix: str, number: int) -> None:
+    for _ in range(1200):
+        if len(list(folder.glob(f"*{suffix}"))) >= number:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"{folder} has {list(folder.glob('*'))}")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_after_a_kill_it_goes_on_where_it_was(
+    suffix: str, weights: Path, model: Any, photos: Path, tmp_path: Path
+) -> None:
+    output, parts = tmp_path / f"killed{suffix}", tmp_path / f"killed{suffix}.parts"
+    arguments = (photos, "-o", output, "--weights", weights, "--batch-size", 4, "--workers", 1)
+    process = start(*arguments)
+    wait_for_parts(parts, suffix, 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not output.exists()
+    (parts / f"half{suffix}").write_bytes(b"PAR1 half of a part")  # as a writer that was killed may leave it
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob(f"*{suffix}")}
+    process = start(*arguments)
+    time.sleep(0.1)
+    printed, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    before = 4 * (len(kept) - 1)
+    assert printed.splitlines()[0] == f"21 images, 2 of them bad, 512 numbers each → {output}"
+    assert printed.splitlines()[1].startswith(f"{21 - before} in ")
+    assert printed.splitlines()[1].endswith(f"{before} were done before")
+    assert not parts.exists()
+    whole = tmp_path / f"whole{suffix}"
+    extract_features(model, str(photos), whole, batch_size=4)
+    for a, b in zip(table(output), table(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "message"), [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_signals_end_it_in_one_line(
+    number: int, status: int, message: str, weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "f.npz"
+    process = start(photos, "-o", output, "--weights", weights, "--batch-size", 2, "--workers", 1)
+    wait_for_parts(tmp_path / "f.npz.parts", ".npz", 1)
+    process.send_signal(number)
+    printed, error = process.communicate(timeout=60)
+    assert (process.returncode, printed, error) == (status, "", message)
+    assert not output.exists()
+    assert (tmp_path / "f.npz.parts").is_dir()
+
+
+def test_a_worker_that_is_killed_is_one_line(weights: Path, photos: Path, tmp_path: Path) -> None:
+    process = start(photos, "-o", tmp_path / "f.npz", "--weights", weights, "--batch-size", 1, "--workers", 1)
+    wait_for_parts(tmp_path / "f.npz.parts", ".npz", 1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    printed, error = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (1, "")
+    assert error == "error: a process that decodes images was killed; run the same again to go on\n"
+
+
+def test_images_that_came_and_went_meanwhile(model: Any, tmp_path: Path) -> None:
+    """The rows are those of the images that there are now, in their order."""
+    folder, output = tmp_path / "photos", tmp_path / "f.parquet"
+    paths = write_photos(folder, 6)
+    with pytest.raises(InterruptedError):
+        _interrupted(model, folder, output, after=2)
+    paths[1].unlink()
+    photo("coffee.png").save(folder / "000a.png")
+    extract_features(model, str(folder), output, batch_size=2)
+    again = tmp_path / "again.parquet"
+    extract_features(model, str(folder), again, batch_size=1)
+    (names, vectors, errors), (same_names, expected, _) = table(output), table(again)
+    assert [Path(name).name for name in names] == ["000.jpg", "000a.png", "002.jpg", "003.jpg", "004.jpg", "005.jpg"]
+    assert names == same_names
+    assert errors == [""] * 6
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def _interrupted(model: Any, folder: Path, output: Path, after: int) -> None:
+    from torchvgg import feature_files
+
+    add, count = feature_files.Parts.add, 0
+
+    def counted(parts: Any, rows: Any) -> None:
+        nonlocal count
+        add(parts, rows)
+        if (count := count + 1) == after:
+            raise InterruptedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_files.Parts, "add", counted)
+        extract_features(model, str(folder), output, batch_size=2, workers=0)
+
+
+def test_other_settings_do_not_go_on(model: Any, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "f.npz"
+    with pytest.raises(InterruptedError):
+        _interrupted(model, photos, output, after=3)
+    message = r"f\.npz\.parts: an extraction that isn't finished, with other weights or settings; delete"
+    for other in ({"layer": "block4_pool"}, {"pooling": "max"}, {"preprocessing": "unit"}, {"exif": True}):
+        with pytest.raises(ValueError, match=message):
+            extract_features(model, str(photos), output, **other)
+    other_weights = VGG16(weights=None, input_shape=(3, SIZE, SIZE), classes=10)
+    with pytest.raises(ValueError, match=message):
+        extract_features(other_weights, str(photos), output)
+    done = extract_features(model, str(photos), output, pooling="max", force=True)
+    assert done.done_before == 0
+    with pytest.raises(FileExistsError, match=r"f\.npz exists and is kept; --force overwrites it"):
+        extract_features(model, str(photos), output)
+
+
+def test_names_of_every_kind(model: Any, tmp_path: Path) -> None:
+    """Bytes that aren't UTF-8, a line's end, a name twice."""
+    folder = os.fsencode(tmp_path / "photos")
+    (content,) = (path.read_bytes() for path in write_photos(tmp_path / "photos", 1))
+    for name in (b"caf\xe9.jpg", "naïve 猫.jpg".encode(), b"two\nlines.jpg"):
+        with open(os.path.join(folder, name), "wb") as stream:  # noqa: PTH118  # bytes
+            stream.write(content)
+    for suffix in (".parquet", ".npz"):
+        output = tmp_path / f"f{suffix}"
+        extract_features(model, [str(tmp_path / "photos"), str(tmp_path / "photos" / "000.jpg")], output)
+        paths, vectors, errors = table(output)
+        assert sorted(Path(path).name for path in paths) == [
+            "000.jpg",
+            "caf\\udce9.jpg",
+            "naïve 猫.jpg",
+            "two\nlines.jpg",
+        ]
+        assert errors == [""] * 4
+        np.testing.assert_allclose(vectors, vectors[[0, 0, 0, 0]], rtol=0, atol=1e-6 * np.abs(vectors).max())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"output": "f.csv"},
+            ValueError,
+            r"output: expected a name that ends in \.parquet or \.npz\. Received: .*f\.csv",
+        ),
+        ({"layer": "block6_pool"}, ValueError, "unknown layers: expected names out of block1_conv1, "),
+        ({"pooling": "mean"}, ValueError, "pooling: expected None, 'avg' or 'max'. Received: 'mean'"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected a number from 1 up. Received: 0"),
+        ({"preprocessing": "torch"}, ValueError, "preprocessing: expected one of vgg, unit, none. Received: 'torch'"),
+        ({"half": True}, ValueError, "half: there is no GPU here"),
+        ({"ray": True, "output": "f.npz"}, ValueError, r"output: with Ray, expected a name that ends in \.parquet"),
+        ({"images": []}, ValueError, "expected at least one image. Received: none"),
+        ({"output": "/sys/f.npz"}, OSError, "/sys/f.npz.parts"),
+    ],
+)
+def test_what_is_refused(
+    arguments: dict[str, Any], error: type[Exception], message: str, model: Any, photos: Path, tmp_path: Path
+) -> None:
+    settings = {"images": [str(photos)], "output": "f.npz"} | arguments
+    settings["output"] = tmp_path / settings["output"]
+    if torch.cuda.is_available():
+        settings.pop("half", None)
+    with pytest.raises(error, match=message):
+        extract_features(model, **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bar_where_there_is_a_terminal(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """With the rate and the time left, on standard error; in a pseudo-terminal of its own."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    command = [sys.executable, "-m", "torchvgg", "extract", photos, "-o", tmp_path / "f.npz", "--weights", weights]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=follower)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(leader, 10_000)
+        except OSError:  # the other end is closed
+            break
+    process.communicate(timeout=60)
+    os.close(leader)
+    assert b"21/21" in shown
+    assert b"images/s" in shown
+
+
+def test_all_images_bad(model: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("no")
+    done = extract_features(model, str(tmp_path / "a.jpg"), tmp_path / "f.parquet")
+    assert (done.images, done.bad) == (1, 1)
+    (_, vectors, errors) = table(tmp_path / "f.parquet")
+    assert np.isnan(vectors).all()
+    assert vectors.shape == (1, 512)
+    assert errors[0].startswith("can't be read as an image")

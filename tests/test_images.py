@@ -1,0 +1,190 @@
+"""`load_image` against Keras's `load_img` and `img_to_array`, pixel for pixel; and which files a name stands for."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from torchvgg import VGG16, load_image, load_model, preprocess_input
+from torchvgg.images import find_images, image_size, load_for, preprocess, preprocessing_of
+
+from .heads import HEADS
+from .pictures import SHIPPED, photo
+
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "colour.jpg": lambda path: photo().save(path),
+    "cmyk.jpg": lambda path: photo().convert("CMYK").save(path),
+    "grey.jpg": lambda path: photo().convert("L").save(path),
+    "turned.jpg": lambda path: photo().save(path, exif=orientation(6)),
+    "colour.png": lambda path: photo().save(path),
+    "alpha.png": lambda path: with_alpha().save(path),
+    "grey_alpha.png": lambda path: with_alpha().convert("LA").save(path),
+    "palette.png": lambda path: photo().quantize(32).save(path),
+    "palette_alpha.png": lambda path: photo().quantize(32).save(path, transparency=3),
+    "black_and_white.png": lambda path: photo().convert("1").save(path),
+    "sixteen_bits.png": lambda path: Image.fromarray(sixteen_bits()).save(path),
+    "sixteen_bits.tif": lambda path: Image.fromarray(sixteen_bits()).save(path),
+    "floats.tif": lambda path: Image.fromarray(sixteen_bits().astype(np.float32)).save(path),
+    "animated.gif": lambda path: photo().save(path, save_all=True, append_images=[photo("coffee.png")]),
+    "colour.bmp": lambda path: photo().save(path),
+    "colour.webp": lambda path: photo().save(path),
+    "colour.ppm": lambda path: photo().save(path),
+    "jpeg_called.png": lambda path: photo().save(path, "JPEG"),
+}
+
+
+def orientation(number: int) -> Any:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
+def with_alpha() -> Any:
+    image = photo()
+    image.putalpha(photo("coffee.png", image.size).convert("L"))
+    return image
+
+
+def sixteen_bits() -> np.ndarray:
+    return (np.asarray(photo().convert("L")).astype(np.uint16) * 7 + 90).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kinds")
+    for name, write in KINDS.items():
+        write(folder / name)
+    return folder
+
+
+def keras_image(path: Path, **arguments: Any) -> torch.Tensor:
+    array = keras.utils.img_to_array(keras.utils.load_img(path, **arguments), data_format="channels_first")
+    return torch.from_numpy(array)[None]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("color_mode", ["rgb", "grayscale", "rgba"])
+@pytest.mark.parametrize("size", [(224, 224), (61, 300), None])
+def test_load_image_is_keras(name: str, color_mode: str, size: tuple[int, int] | None, folder: Path) -> None:
+    path = folder / name
+    expected = keras_image(path, color_mode=color_mode, target_size=size)
+    received = load_image(path, size, color_mode=color_mode)
+    assert received.dtype == torch.float32
+    assert received.is_contiguous()
+    assert received.shape[1] == {"rgb": 3, "grayscale": 1, "rgba": 4}[color_mode]
+    torch.testing.assert_close(received, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
+def test_every_interpolation_is_keras(interpolation: str, folder: Path) -> None:
+    path = folder / "colour.jpg"
+    expected = keras_image(path, target_size=(97, 131), interpolation=interpolation)
+    torch.testing.assert_close(load_image(path, (97, 131), interpolation=interpolation), expected, rtol=0, atol=0)
+
+
+def test_exif_turns_the_image_if_asked(folder: Path) -> None:
+    lying = load_image(folder / "turned.jpg", None)
+    standing = load_image(folder / "turned.jpg", None, exif=True)
+    torch.testing.assert_close(standing, lying.rot90(-1, (2, 3)), rtol=0, atol=0)  # orientation 6: a quarter clockwise
+    plain = load_image(folder / "colour.jpg", None)
+    torch.testing.assert_close(load_image(folder / "colour.jpg", None, exif=True), plain, rtol=0, atol=0)
+
+
+def bomb(path: Path) -> None:
+    """A PNG that says that it is 60,000 pixels wide and high."""
+    content = bytearray(shipped("coffee.png"))
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "empty.jpg": (lambda path: path.write_bytes(b""), "isn't one that Pillow knows"),
+    "text.jpg": (lambda path: path.write_text("no image"), "isn't one that Pillow knows"),
+    "cut.jpg": (lambda path: path.write_bytes(shipped("rocket.jpg")[:5000]), "truncated"),
+    "cut.png": (lambda path: path.write_bytes(shipped("coffee.png")[:5000]), "can't be read as an image"),
+    "spoilt.png": (lambda path: path.write_bytes(shipped("coffee.png").replace(b"IDAT", b"IDAX")), "can't be read"),
+    "bomb.png": (bomb, "exceeds limit"),
+    "script.eps": (lambda path: photo().save(path), "isn't one that Pillow knows"),
+}
+
+
+def shipped(name: str) -> bytes:
+    return (SHIPPED / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_image_is_refused(name: str, tmp_path: Path) -> None:
+    write, message = BAD[name]
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_image(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_else_is_refused(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
+        load_image(folder / "missing.jpg")
+    with pytest.raises(IsADirectoryError):
+        load_image(folder)
+    with pytest.raises(ValueError, match=r"color_mode: expected one of grayscale, rgb, rgba. Received: 'bgr'"):
+        load_image(folder / "colour.jpg", color_mode="bgr")
+    with pytest.raises(ValueError, match=r"interpolation: expected one of nearest, .* Received: 'area'"):
+        load_image(folder / "colour.jpg", interpolation="area")
+    with pytest.raises(ValueError, match=r"size: expected \(height, width\), 1 or more each. Received: \(0, 5\)"):
+        load_image(folder / "colour.jpg", (0, 5))
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [("augmented_and_rescaled", "none"), ("nested_flatten", "vgg"), ("preprocessed_in_the_graph", "none")],
+)
+def test_preprocessing_is_what_the_model_needs(head: str, expected: str, tmp_path: Path, folder: Path) -> None:
+    """What Keras's `predict` gets for such a model, ours gets."""
+    HEADS[head]().save(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
+    assert preprocessing_of(model) == expected
+    raw = load_image(folder / "colour.jpg", image_size(model))
+    wanted = preprocess_input(raw) if expected == "vgg" else raw
+    assert torch.equal(load_for(model, folder / "colour.jpg"), wanted)
+    assert torch.equal(load_for(model, folder / "colour.jpg", "unit"), raw / 255)
+
+
+def test_a_model_of_grey_images_gets_grey_ones(folder: Path) -> None:
+    model = VGG16(weights=None, include_top=False, input_shape=(1, 40, 48))
+    x = load_for(model, folder / "colour.jpg")
+    assert torch.equal(x, keras_image(folder / "colour.jpg", color_mode="grayscale", target_size=(40, 48)))
+    with pytest.raises(ValueError, match=r"images with 1, 3 or 4 channels. Received: one with 2"):
+        load_for(VGG16(weights=None, include_top=False, input_shape=(2, 40, 48)), folder / "colour.jpg")
+    with pytest.raises(ValueError, match=r"preprocessing: expected one of vgg, unit, none. Received: 'tf'"):
+        preprocess(x, "tf")
+
+
+def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.jpg", "a.PNG", "notes.txt", "deep/er/c.webp", "deep/d.gif", "odd[1].jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_images(["."]) == ["./a.PNG", "./b.jpg", "./deep/d.gif", "./deep/er/c.webp", "./odd[1].jpg"]
+    assert find_images(["deep", "b.jpg", "deep/d.gif"]) == ["deep/d.gif", "deep/er/c.webp", "b.jpg"]
+    assert find_images(["*.jpg"]) == ["b.jpg", "odd[1].jpg"]
+    assert find_images(["**/*.gif", "odd[1].jpg", "missing.jpg", "notes.txt"]) == [
+        "deep/d.gif",
+        "odd[1].jpg",
+        "missing.jpg",
+        "notes.txt",
+    ]
+    for pattern in ("empty", "*.bmp"):
+        with pytest.raises(ValueError, match=r"no image there; expected files that end in .bmp"):
+            find_images([pattern])
+    with pytest.raises(ValueError, match="expected at least one image"):
+        find_images([])

@@ -1,0 +1,149 @@
+"""`--ray`: the rows of the local run, bit for bit, on a real cluster of two nodes, and though a worker is killed."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from torchvgg import VGG16, extract_features
+from torchvgg.__main__ import main
+
+from .pictures import write_photos
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers, over the network
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster.add_node(num_cpus=2)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _leave_the_cluster() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model() -> VGG16:
+    return VGG16(weights=None, include_top=False, input_shape=(3, 64, 64)).eval()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    write_photos(folder, 14)
+    (folder / "011b.png").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(model: VGG16, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    output = tmp_path_factory.mktemp("local") / "local.parquet"
+    extract_features(model, str(photos), output, batch_size=4)
+    return pyarrow.parquet.read_table(output)
+
+
+def test_a_cluster_of_two_nodes_gives_the_same_rows(
+    cluster: Any, model: VGG16, photos: Path, local: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "ray.parquet"
+    done = extract_features(model, str(photos), output, batch_size=4, ray=cluster.address)
+    assert sum(node["Alive"] for node in ray.nodes()) == 2
+    assert (done.images, done.bad) == (15, 1)
+    received = pyarrow.parquet.read_table(output)
+    assert received.schema.equals(local.schema)
+    assert received.equals(local)
+    assert [path.name for path in tmp_path.iterdir()] == ["ray.parquet"]
+
+
+def test_a_killed_worker_costs_nothing_but_its_batch(
+    cluster: Any, model: VGG16, photos: Path, local: Any, tmp_path: Path
+) -> None:
+    output, parts = tmp_path / "ray.parquet", tmp_path / "ray.parquet.parts"
+    killed: list[int] = []
+
+    def kill() -> None:
+        """Kills each process that computes, once the first rows are there."""
+        while not list(parts.glob("*.parquet")):
+            time.sleep(0.02)
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                title = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if title.startswith(b"ray::") and b"_Actor" in title:
+                os.kill(int(process.name), signal.SIGKILL)
+                killed.append(int(process.name))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    done = extract_features(model, str(photos), output, batch_size=1, ray=cluster.address)
+    killer.join()
+    assert killed
+    assert (done.images, done.bad) == (15, 1)
+    one_by_one = tmp_path / "one_by_one.parquet"
+    extract_features(model, str(photos), one_by_one, batch_size=1)
+    assert pyarrow.parquet.read_table(output).equals(pyarrow.parquet.read_table(one_by_one))
+
+
+def test_on_this_machine_from_the_command_line(
+    photos: Path, local: Any, model: VGG16, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """What an earlier run that was killed left is gone on with; half a part, as a killed writer may leave it, is not."""
+    monkeypatch.setattr("torchvgg.commands.open_model", lambda weights, include_top: model)
+    output, parts = tmp_path / "ray.parquet", tmp_path / "ray.parquet.parts"
+
+    def unplugged(*arguments: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torchvgg.feature_files.Parts.join", unplugged)
+        with pytest.raises(InterruptedError):
+            extract_features(model, str(photos), output, batch_size=4)
+    first, second, *_ = sorted(parts.glob("*.parquet"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:100])
+    assert main(["extract", str(photos), "-o", str(output), "--batch-size", "4", "--ray"]) == 0
+    printed = capsys.readouterr().out
+    assert f"15 images, 1 of them bad, 512 numbers each → {output}" in printed
+    assert "were done before" in printed
+    assert pyarrow.parquet.read_table(output).equals(local)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "error: ray: no cluster at 127.0.0.1:1 ("),
+        ("cluster", "error: ray: expected an address, host:port. Received: 'cluster'"),
+    ],
+)
+def test_no_cluster(
+    address: str,
+    message: str,
+    photos: Path,
+    model: VGG16,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torchvgg.commands.open_model", lambda weights, include_top: model)
+    assert main(["extract", str(photos), "-o", str(tmp_path / "f.parquet"), "--ray", address]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
