@@ -86,8 +86,7 @@ def keras_predict(theirs: Any, layer: str, paths: list[str], pooling: str | None
         ("block3_conv2", "max", ".npz"),
         ("block4_pool", None, ".parquet"),
         ("fc2", "avg", ".npz"),
-        ("predictions", None, ".parquet"),
-        ("flatten", "avg", ".npz"),
+        ("flatten", None, ".parquet"),
     ],
 )
 def test_rows_are_what_keras_computes(
@@ -325,6 +324,24 @@ def test_a_bar_where_there_is_a_terminal(weights: Path, photos: Path, tmp_path: 
     os.close(leader)
     assert b"21/21" in shown
     assert b"images/s" in shown
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_model_of_another_type_is_left_as_it_was(dtype: torch.dtype, photos: Path, tmp_path: Path) -> None:
+    """It is computed in float32; its own tensors and its mode stay."""
+    model = VGG16(weights=None, include_top=False).train()
+    extract_features(model, str(photos / "000.jpg"), tmp_path / "float32.npz", layer="block2_pool")
+    before = {name: (tensor, tensor.clone()) for name, tensor in model.to(dtype).state_dict(keep_vars=True).items()}
+    extract_features(model, str(photos / "000.jpg"), tmp_path / "other.npz", layer="block2_pool")
+    (_, expected, _), (_, received, _) = table(tmp_path / "float32.npz"), table(tmp_path / "other.npz")
+    tolerance = 1e-6 if dtype == torch.float64 else 2e-2  # what the weights lost
+    np.testing.assert_allclose(received, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert tensor is before[name][0]
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, before[name][1])
+        assert tensor.requires_grad
+    assert all(module.training for module in model.modules())
 
 
 def test_all_images_bad(model: Any, tmp_path: Path) -> None:

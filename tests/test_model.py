@@ -89,6 +89,15 @@ def test_summary_is_keras_line_for_line(
     assert ours == [line for line in theirs if line]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_shapes_of_a_model_of_another_type(dtype: torch.dtype) -> None:
+    model = VGG16(weights=None, include_top=False, pooling="avg").to(dtype)
+    assert model.output_shape == (None, 512)
+    lines: list[str] = []
+    model.summary(print_fn=lines.append)
+    assert f"({14714688 * dtype.itemsize / 2**20:.2f} MB)" in lines[-3]
+
+
 def test_summary_is_channels_first_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     meta(include_top=False).summary()
     printed = capsys.readouterr().out

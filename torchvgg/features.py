@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +49,9 @@ class Extractor:
         self.dtype = torch.float16 if half else torch.float32
         self.size = features.output_shape[1]
         self.preprocessing = preprocessing
-        self.model = optimize_for_inference(features.to(self.device, self.dtype))
+        if any(tensor.dtype != self.dtype or tensor.device != self.device for tensor in features.parameters()):
+            features = copy.deepcopy(features).to(self.device, self.dtype)
+        self.model = optimize_for_inference(features)
 
     @torch.no_grad()
     def __call__(self, batch: Decoded) -> Rows:
@@ -62,7 +65,7 @@ class Extractor:
 
 
 def features_of(model: Model, layer: str, pooling: str | None) -> Model:
-    """A model up to a layer, its maps pooled ("avg", "max") or laid out in Keras's order, `(H, W, C)`: images → `(N, size)`.
+    """A twin of a model up to a layer, with the same tensors, its maps pooled ("avg", "max") or laid out in Keras's order, `(H, W, C)`: images → `(N, size)`.
 
     Raises:
         ValueError: there is no such layer or pooling.
@@ -70,9 +73,10 @@ def features_of(model: Model, layer: str, pooling: str | None) -> Model:
     model.known([layer])
     _, _, *sizes = model.input_shape
     fixed = tuple(size or default for size, default in zip(sizes, image_size(model), strict=True))
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     chain: dict[str, nn.Module] = {}
     for name, child in model.named_children():
-        chain[name] = child
+        chain[name] = copy.deepcopy(child, shared)
         if name == layer:
             break
     features = Model(chain, (model.input_shape[1], *fixed), model.name)

@@ -119,7 +119,7 @@ class Model(nn.Module):
         x = torch.empty(batch, *(size or open_size for size in image), device="meta")
         shapes = {}
         for name, layer in self.named_children():
-            state = {key: torch.empty_like(value, device="meta") for key, value in _state(layer)}
+            state = {key: _without_numbers(value) for key, value in _state(layer)}
             x = functional_call(layer, state, x)
             shapes[name] = x.shape
         return shapes
@@ -149,6 +149,12 @@ class Model(nn.Module):
         if x.dim() == 4 and x.shape[3] == self.input_shape[1]:
             return f"{message}, which looks channels-last: x.permute(0, 3, 1, 2)"
         return message
+
+
+def _without_numbers(tensor: Tensor) -> Tensor:
+    """A tensor's twin on the meta device, of PyTorch's default type: shapes don't depend on it."""
+    dtype = torch.get_default_dtype() if tensor.is_floating_point() else tensor.dtype
+    return torch.empty_like(tensor, device="meta", dtype=dtype)
 
 
 def _state(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
