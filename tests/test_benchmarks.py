@@ -10,7 +10,7 @@ from .benchmarks.measuring import memory_of
 
 
 def test_all_tables_in_miniature(capfd: pytest.CaptureFixture[str]) -> None:
-    peers = ["native", "operators", "onnxruntime", "plain"]
+    peers = ["native", "operators", "onnxruntime", "plain", "torchvgg", "tensorflow", "torchvision"]
     assert main([*TABLES, "--tiny", "--rounds", "1", "--batch", "1", "3", "--json", "--only", *peers]) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     tables = result["tables"]
@@ -18,6 +18,7 @@ def test_all_tables_in_miniature(capfd: pytest.CaptureFixture[str]) -> None:
         "conversion",
         "loading: ready",
         "loading: ready and first forward",
+        "extraction",
         "inference, batch 1",
         "inference, batch 3",
         "bfloat16, batch 1",
@@ -28,6 +29,8 @@ def test_all_tables_in_miniature(capfd: pytest.CaptureFixture[str]) -> None:
     rows = [row for table in tables.values() for row in table.values()]
     assert all(row["ms"] >= row["least"] > 0 for row in rows)
     assert all(row["error"] < 1e-4 for row in tables["inference, batch 1"].values())
+    assert {"torchvgg", "tensorflow", "torchvision"} <= tables["extraction"].keys() | result["left_out"].keys()
+    assert all(row["error"] < 1e-4 and row["images_s"] > 0 for row in tables["extraction"].values())
     assert tables["conversion"]["convert"]["mb"] > 0
     assert result["machine"]["threads"] > 0
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from . import __doc__ as description
-from . import files, models, peers
+from . import files, images, models, peers
 from .measuring import Scale, Table
 
-TABLES = ("conversion", "loading", "inference", "bfloat16", "training")
+TABLES = ("conversion", "loading", "inference", "bfloat16", "training", "extraction")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--batch", type=int, nargs="+", default=[1, 8, 32], help="of the inference (1 8 32)")
     add("--rounds", type=int, default=7, help="how many times each is run (7)")
     add("--threads", type=int, default=torch.get_num_threads(), help="of all who compute")
-    names = [peer.__name__ for peer in (*peers.FLOAT32, *peers.BFLOAT16)]
+    names = list(dict.fromkeys(peer.__name__ for peer in (*peers.FLOAT32, *peers.BFLOAT16, *images.PEERS)))
     add("--only", nargs="+", default=[], metavar="PEER", choices=names, help=f"these alone: {', '.join(names)}")
     add("--tiny", action="store_true", help="in miniature, to see that it runs: images of 32×32, 10 classes")
     add("--json", action="store_true", help="print one JSON object")
@@ -51,6 +51,10 @@ def measured(tables: Sequence[str], scale: Scale, batches: Sequence[int], only: 
     """The machine, the tables asked for by name, and who was left out and why."""
     found: dict[str, Table] = {}
     left_out: dict[str, str] = {}
+
+    def chosen(all_peers: Sequence[Any]) -> list[Any]:
+        return [peer for peer in all_peers if not only or peer.__name__ in only]
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if {"conversion", "loading"} & set(tables):
@@ -59,10 +63,11 @@ def measured(tables: Sequence[str], scale: Scale, batches: Sequence[int], only: 
             found["conversion"] = files.conversion(folder, scale)
         if "loading" in tables:
             found |= {f"loading: {title}": table for title, table in files.loading(folder, scale).items()}
+        if "extraction" in tables:
+            found["extraction"] = images.extraction(folder, scale, chosen(images.PEERS), left_out)
     for kind, all_peers in (("inference", peers.FLOAT32), ("bfloat16", peers.BFLOAT16)):
         if kind in tables:
-            chosen = [peer for peer in all_peers if not only or peer.__name__ in only]
-            by_batch = models.inference(scale, batches, chosen, left_out)
+            by_batch = models.inference(scale, batches, chosen(all_peers), left_out)
             found |= {f"{kind}, batch {batch}": table for batch, table in by_batch.items()}
     if "training" in tables:
         found["training, batch 8"] = models.training(scale)
@@ -90,13 +95,14 @@ def _processor() -> str:
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """Each table as lines: medians, ratios to the first row, the least, errors or memory."""
+    """Each table as lines: medians, ratios to the first row, the least, rates, errors or memory."""
     lines = [", ".join(f"{key} {value}" for key, value in result["machine"].items())]
     for title, table in result["tables"].items():
         lines += ["", title]
         first = next(iter(table.values()))["ms"] if table else 0
         for name, row in table.items():
-            more = "".join(f"  {key} {row[key]:.2g}" for key in ("error", "mb") if key in row)
+            more = f"  {row['images_s']:.1f} images/s" if "images_s" in row else ""
+            more += "".join(f"  {key} {row[key]:.2g}" for key in ("error", "mb") if key in row)
             lines.append(f"  {name:50} {row['ms']:9.1f} ms {row['ms'] / first:7.2f}×  least {row['least']:9.1f}{more}")
     lines += [f"left out: {name} ({why})" for name, why in result["left_out"].items()]
     return "\n".join(lines)

@@ -15,11 +15,11 @@ from .measuring import Scale, Table, in_turn, medians
 from .peers import installed
 
 
-def ours(scale: Scale) -> VGG16:
+def ours(scale: Scale, include_top: bool = True) -> VGG16:
     """VGG16 with numbers as trained networks have them, and logits."""
     torch.manual_seed(0)
     shape = (3, scale.size, scale.size)
-    model = VGG16(weights=None, classifier_activation=None, classes=scale.classes, input_shape=shape).eval()
+    model = VGG16(include_top, None, shape, classes=scale.classes, classifier_activation=None).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu")
@@ -36,7 +36,8 @@ def inference(scale: Scale, batches: Iterable[int], peers: Any, left_out: dict[s
         for batch in batches:
             x = 60 * torch.randn(batch, 3, scale.size, scale.size)
             expected = exact(x[[0, -1]].double())
-            errors = {name: _error(run(x), expected) for name, run in runs.items()}  # the first run warms up, too
+            # The first run warms up, too.
+            errors = {name: error(run(x)[[0, -1]], expected) for name, run in runs.items()}
             tables[str(batch)] = medians(in_turn({name: _of(run, x) for name, run in runs.items()}, scale.rounds))
             for name, row in tables[str(batch)].items():
                 row["error"] = errors[name]
@@ -47,8 +48,9 @@ def _of(run: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Any]:
     return lambda: run(x)
 
 
-def _error(received: Any, expected: Tensor) -> float:
-    return float((torch.as_tensor(received)[[0, -1]].double() - expected).abs().max() / expected.abs().max())
+def error(received: Any, expected: Tensor) -> float:
+    """The largest, relative to the largest number."""
+    return float((torch.as_tensor(received).double() - expected).abs().max() / expected.abs().max())
 
 
 # On processors without bfloat16 a step in it takes ten times as long.

@@ -1,6 +1,8 @@
 """VGG16 in everybody's hands: for each of the peers the function that makes it ready, with the weights of ours."""
 
+import contextlib
 import copy
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -79,6 +81,23 @@ def ncnn(model: VGG16, folder: Path) -> Run:
 
 def tensorflow(model: VGG16, folder: Path) -> Run:
     """Keras on TensorFlow, as one `tf.function`."""
+    keras = keras_on_tensorflow()
+    import tensorflow as tf
+
+    _, channels, height, width = model.input_shape
+    classes = model.output_shape[1]
+    peer = keras.applications.VGG16(
+        weights=None, classes=classes, classifier_activation=None, input_shape=(height, width, channels)
+    )
+    fill(peer, model)
+    function = tf.function(lambda images: peer(images, training=False))
+    return lambda x: function(tf.constant(x.permute(0, 2, 3, 1).numpy())).numpy()
+
+
+def keras_on_tensorflow() -> Any:
+    """The module, with as many threads as PyTorch has."""
+    with contextlib.suppress(ImportError):  # PyTorch's compiler, which crashes if TensorFlow is there before it
+        importlib.import_module("triton")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
@@ -87,11 +106,12 @@ def tensorflow(model: VGG16, folder: Path) -> Run:
     if keras.backend.backend() != "tensorflow":
         raise ImportError("Keras runs on another backend here")
     tf.config.threading.set_intra_op_parallelism_threads(torch.get_num_threads())
-    _, channels, height, width = model.input_shape
-    classes = model.output_shape[1]
-    peer = keras.applications.VGG16(
-        weights=None, classes=classes, classifier_activation=None, input_shape=(height, width, channels)
-    )
+    return keras
+
+
+def fill(peer: Any, model: VGG16) -> None:
+    """Gives Keras's model the weights of ours."""
+    _, _, height, width = model.input_shape
     for layer in peer.layers:
         if layer.weights:
             own = model.get_submodule(layer.name)
@@ -100,8 +120,6 @@ def tensorflow(model: VGG16, folder: Path) -> Run:
                 kernel = kernel.unflatten(1, (512, height // 32, width // 32)).permute(0, 2, 3, 1).flatten(1)
             kernel = kernel.permute(2, 3, 1, 0) if kernel.dim() == 4 else kernel.t()
             layer.set_weights([kernel.numpy(), own.bias.detach().numpy()])
-    function = tf.function(lambda images: peer(images, training=False))
-    return lambda x: function(tf.constant(x.permute(0, 2, 3, 1).numpy())).numpy()
 
 
 def native_bf16(model: VGG16, folder: Path) -> Run:
@@ -123,7 +141,7 @@ def example(model: VGG16) -> Tensor:
     return torch.rand(1, *shape)
 
 
-def installed(peers: Sequence[Any], model: VGG16, folder: Path, left_out: dict[str, str]) -> Iterator[tuple[str, Run]]:
+def installed(peers: Sequence[Any], model: VGG16, folder: Path, left_out: dict[str, str]) -> Iterator[tuple[str, Any]]:
     """The peers that are there, ready; why others aren't comes into `left_out`."""
     for make in peers:
         try:
