@@ -1,0 +1,180 @@
+"""The README: its commands run, they print what it shows, and its recipes do what they say. In order, in one folder."""
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import torchvgg.__main__
+from torchvgg.convert import __main__ as conversion
+from torchvgg.convert import convert
+
+from .keras_models import keras_model, relative_error
+from .pictures import photo, write_photos
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+class Block(NamedTuple):
+    """A block of code, what it is written in, and what is shown after it."""
+
+    language: str
+    code: str
+    shown: str | None
+
+    @property
+    def title(self) -> str:
+        return f"{self.language}: {self.code.strip().splitlines()[0][:60]}"
+
+
+def blocks() -> list[Block]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    texts = [*found[1:], ("", "")]
+    return [
+        Block(language, code, text if next_language == "text" else None)
+        for (language, code), (next_language, text) in zip(found, texts, strict=True)
+        if language not in ("", "text")
+    ]
+
+
+SET_UP, THE_TESTS, *BLOCKS = blocks()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader has: a cat, photos, a model of their own; and `demo` where the published weights would lie."""
+    folder = tmp_path_factory.mktemp("readme")
+    photo().save(folder / "cat.jpg")
+    write_photos(folder / "photos", 15)
+    (folder / "photos" / "notes.jpg").write_text("no image")
+    keras_model(classes=3, input_shape=(48, 48, 3)).save(folder / "my_model.keras")
+    convert("demo", folder / "home" / "vgg16.safetensors", check=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def namespaces() -> dict[str, dict[str, Any]]:
+    """What the blocks of Python left behind, by their titles."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _in_the_world(world: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("TORCHVGG_HOME", str(world / "home"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(command: str) -> str:
+    """What a command prints. Our own are run in this process, which saves their imports."""
+    words = shlex.split(command, comments=True)
+    ours = {
+        ("python", "-m", "convert"): conversion.main,
+        ("python", "-m", "torchvgg"): torchvgg.__main__.main,
+    }
+    words = ["python", "-m", *words] if words[0] == "torchvgg" else words
+    if main := ours.get(tuple(words[:3])):  # type: ignore[call-overload]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main(words[3:]) == 0
+        return printed.getvalue()
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=300).stdout
+
+
+def without_times(text: str) -> str:
+    return re.sub(r"[\d.]+ (s|images/s)\b", r"# \1", text)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.title)
+def test_a_block(block: Block, world: Path, namespaces: dict[str, dict[str, Any]]) -> None:
+    if block.language == "python":
+        if "torchvision" in block.code and not importlib.util.find_spec("torchvision"):
+            pytest.skip("torchvision isn't installed; tests/test_back.py compares names and shapes with it")
+        if name := re.match(r"# (\w+\.py)\n", block.code):
+            (world / name[1]).write_text(block.code)  # the commands after it run it
+            return
+        namespace = namespaces.setdefault(block.title, {"__name__": "__main__"})
+        exec(compile(block.code, block.title, "exec"), namespace)
+        return
+    printed = "".join(run(command) for command in block.code.splitlines() if "--ray" not in command)
+    if block.shown is not None:
+        assert without_times(printed) == without_times(block.shown)
+
+
+def test_the_set_up() -> None:
+    """The first command differs from the second, which CI runs, in what it does in the end: that, another test runs."""
+    install, tests = SET_UP.code.split(" && "), THE_TESTS.code.split(" && ")
+    assert install[0] == tests[0] == "python3 -m venv .venv"
+    assert tests[1] == ".venv/bin/pip install torch==2.13.0 -e '.[test]'"
+    assert install[1] == tests[1].replace("'.[test]'", ".")
+    assert install[2:] == [".venv/bin/python -m convert demo\n"]
+    assert '"-m", "torchvgg.convert", "demo"' in (ROOT / "tests/test_convert.py").read_text()
+    assert tests[2:] == [".venv/bin/python -m pytest\n"]
+
+
+def test_the_extras() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = {name: set(text.split()) for name, text in config["options.extras_require"].items()}
+    named = set(re.findall(r"pip install -e '\.\[([\w,]+)\]'", README).pop().split(","))
+    assert named == {"images", "plot", "ray"} <= extras.keys()
+    for name in named:
+        assert extras[name] <= extras["test"], name
+
+
+@pytest.mark.parametrize("name", ["maps.jpg", "cam.jpg"])
+def test_the_pictures_are_those_that_the_commands_draw(name: str, world: Path) -> None:
+    with Image.open(ROOT / "tests/data" / name) as shown, Image.open(world / name) as drawn:
+        assert shown.size == drawn.size
+        difference = np.asarray(shown).astype(int) - np.asarray(drawn)
+    assert np.abs(difference).mean() < 3  # of 255; fonts and JPEG differ a little from machine to machine
+
+
+def test_the_numbers_in_the_text(world: Path, namespaces: dict[str, dict[str, Any]]) -> None:
+    assert run_python(namespaces, "import numpy as np", "vectors").shape == (15, 512)
+    losses = run_python(namespaces, "import torch", "losses")
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_bfloat16(world: Path) -> None:
+    """In little, since processors without it take ten times as long."""
+    script = (world / "finetune.py").read_text()
+    little = (
+        script.replace("(160, 40)", "(8, 192)")
+        .replace("batch_size=20, s", "batch_size=4, s")
+        .replace("range(2)", "range(1)")
+    )
+    (world / "little.py").write_text(little)
+    assert little != script
+    assert re.fullmatch(r"\d+ of 40 right\n", run("python little.py --bf16"))
+
+
+def test_the_moved_script_is_the_same(namespaces: dict[str, dict[str, Any]]) -> None:
+    """Features to 1e-5; and the scores after training, where both heads begin alike."""
+    keras_space = namespaces["python: import keras"]
+    torch_space = next(space for space in namespaces.values() if "answers" in space)
+    expected = torch.from_numpy(np.array(keras_space["base"].predict(keras_space["x"], verbose=0)))
+    with torch.no_grad():
+        received = torch_space["base"](torch_space["x"])
+    assert relative_error(received, expected) <= 1e-5
+    assert keras_space["scores"].shape == torch_space["scores"].shape == (20, 2)
+
+
+def run_python(namespaces: dict[str, dict[str, Any]], first_line: str, name: str) -> Any:
+    return next(space[name] for title, space in namespaces.items() if first_line in title and name in space)
