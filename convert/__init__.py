@@ -52,7 +52,7 @@ def convert(
     """
     from . import published
     from .errors import told_of
-    from .files import check_dtype, check_form, check_size, check_target, scratch_folder
+    from .files import check_dtype, check_form, check_size, check_target, scratch_folder, suffix_of
     from .report import Report
     from .source import open_source
     from .target import write_checked
@@ -80,7 +80,8 @@ def convert(
             target = Path(output) if output else default_output(path)
         check_form(layout, dtype, target)
         check_target(target, force, path)
-        with told_of(path), open_source(path, input_shape, base_only) as opened:
+        hashed = suffix_of(target) == ".safetensors"
+        with told_of(path), open_source(path, input_shape, base_only, hashed=hashed) as opened:
             if not allow_nonfinite:
                 opened = opened.refusing_nonfinite()
             network, error, worst = write_checked(opened, target, layout, dtype, check)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from .archive import LONGEST_VERSION
 from .errors import told_of
+from .files import md5, md5_meanwhile
 from .graph import LayerError
 from .keras_file import KerasFile, open_keras_file
 from .network import Network
@@ -21,13 +22,17 @@ from .whole_model import network_of_whole_model
 
 
 class Source(NamedTuple):
-    """A file's network, the kind of file, the version of the Keras that it comes from, and what the file didn't say."""
+    """A file's network, the kind of file, the version of the Keras that it comes from, and what the file didn't say.
+
+    `md5` waits for the file's MD5 and returns it.
+    """
 
     network: Network
     format: str
     keras_version: str
     path: Path
     stamp: tuple[int, ...]
+    md5: Callable[[], str]
     assumed: str = ""
 
     def refusing_nonfinite(self) -> Source:
@@ -42,7 +47,7 @@ class Source(NamedTuple):
 
 @contextmanager
 def open_source(
-    path: Path, input_shape: tuple[int, int] | None, base_only: bool, weights_only: bool = False
+    path: Path, input_shape: tuple[int, int] | None, base_only: bool, weights_only: bool = False, hashed: bool = False
 ) -> Iterator[Source]:
     """Opens a file that Keras or `convert` wrote, told by its content. Its arrays can be read while it is open.
 
@@ -51,22 +56,25 @@ def open_source(
         input_shape: `(height, width)` of the images, where the file has a VGG's top and doesn't tell.
         base_only: leave a head aside.
         weights_only: take a whole Keras model for no more than its weights, a VGG's.
+        hashed: the MD5 will be wanted: it is computed from now on, in a thread of its own.
 
     Raises:
         ValueError: it holds no network that is understood; the message says where it goes wrong.
         OSError: it can't be read.
     """
     stamp = _stamp(path)
-    if is_torch_file(path):
-        with told_of(path):
-            file = read_torch_file(path)
-            network = network_of_torch_file(file, input_shape, base_only)
-        yield Source(network, path.suffix, file.metadata.get("keras_version", "unknown")[:LONGEST_VERSION], path, stamp)
-        return
-    with open_keras_file(path) as keras_file:
-        with told_of(path):
-            network, assumed = _network_of(keras_file, input_shape, base_only, weights_only)
-        yield Source(network, keras_file.format, keras_file.keras_version, path, stamp, assumed)
+    with md5_meanwhile(path) if hashed else nullcontext(lambda: md5(path)) as digest:
+        if is_torch_file(path):
+            with told_of(path):
+                file = read_torch_file(path)
+                network = network_of_torch_file(file, input_shape, base_only)
+            keras_version = file.metadata.get("keras_version", "unknown")[:LONGEST_VERSION]
+            yield Source(network, path.suffix, keras_version, path, stamp, digest)
+            return
+        with open_keras_file(path) as keras_file:
+            with told_of(path):
+                network, assumed = _network_of(keras_file, input_shape, base_only, weights_only)
+            yield Source(network, keras_file.format, keras_file.keras_version, path, stamp, digest, assumed)
 
 
 def _check_order(keras_file: KerasFile) -> None:

@@ -54,7 +54,7 @@ def write_checked(
                 write_keras(network, unfinished, suffix, dtype)
             elif suffix == ".safetensors":
                 ours = metadata(network, source.path, source.keras_version, layout)
-                write_safetensors(network, unfinished, layout, dtype, ours, source.path)
+                write_safetensors(network, unfinished, layout, dtype, ours, source.md5)
             else:
                 write_pickle(network, unfinished, layout, dtype)
         error, worst = None, None

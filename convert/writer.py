@@ -9,7 +9,7 @@ import json
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from .files import md5_meanwhile
 from .houses import to_house
 from .network import Network
 
@@ -37,7 +36,7 @@ _NAMES = {
 
 
 def write_safetensors(
-    network: Network, path: Path, layout: str, dtype: str, metadata: Mapping[str, str], source: Path
+    network: Network, path: Path, layout: str, dtype: str, metadata: Mapping[str, str], md5: Callable[[], str]
 ) -> None:
     """Writes a `.safetensors`: the header's length in 8 bytes, the header as JSON, the tensors one after the other.
 
@@ -47,7 +46,7 @@ def write_safetensors(
         layout: the house whose names and shapes the tensors get.
         dtype: of the numbers; whole ones stay whole.
         metadata: strings that the header carries.
-        source: the file whose MD5 the header carries too.
+        md5: waits for the MD5 of the source, which the header carries too.
     """
     forms = _forms(network, dtype)
 
@@ -62,7 +61,7 @@ def write_safetensors(
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 
-    with open(path, "wb") as stream, md5_meanwhile(source) as md5:
+    with open(path, "wb") as stream:
         stream.seek(len(header("0" * 32)))
         with _one_thread():  # the MD5, which takes longer than all the rest, has a core to itself
             _write_numbers(network, forms, stream)

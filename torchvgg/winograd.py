@@ -112,18 +112,18 @@ def _convolved(x: Tensor, u: Tensor, pool: bool, workspace: Workspace) -> Tensor
     rows, columns, filters = height // TILE, width // TILE, u.shape[2]
     tiles = n * rows * columns
     sn, sh, sw, sc = x.stride()
-    patches = workspace.take("patches", 36, tiles * channels)
-    patches.view(6, 6, n, rows, columns, channels).copy_(
-        x.as_strided((6, 6, n, rows, columns, channels), (sh, sw, sn, TILE * sh, TILE * sw, sc))
+    patches = workspace.take("patches", tiles, 36, channels)
+    patches.view(n, rows, columns, 6, 6, channels).copy_(
+        x.as_strided((n, rows, columns, 6, 6, channels), (sn, TILE * sh, TILE * sw, sh, sw, sc))
     )
-    v = torch.mm(_INPUT, patches, out=workspace.take("v", 36, tiles * channels))
-    m = torch.bmm(v.view(36, tiles, channels), u, out=workspace.take("m", 36, tiles, filters))
-    y = torch.mm(_OUTPUT, m.flatten(1), out=workspace.take("y", 16, tiles * filters))
-    y = y.view(TILE, TILE, n, rows, columns, filters)
+    v = torch.bmm(_INPUT.expand(tiles, 36, 36), patches, out=workspace.take("v", tiles, 36, channels))
+    m = torch.bmm(v.transpose(0, 1), u, out=workspace.take("m", 36, tiles, filters))
+    y = torch.bmm(_OUTPUT.expand(tiles, 16, 36), m.transpose(0, 1), out=workspace.take("y", tiles, 16, filters))
+    y = y.view(n, rows, columns, TILE, TILE, filters)
     if pool:  # before bias and ReLU: fewer of them, and the same
-        y = torch.maximum(y[0::2], y[1::2])
-        y = torch.maximum(y[:, 0::2], y[:, 1::2])
-    return y.permute(2, 3, 0, 4, 1, 5)
+        y = torch.maximum(y[..., 0::2, :, :], y[..., 1::2, :, :])
+        y = torch.maximum(y[..., 0::2, :], y[..., 1::2, :])
+    return y.transpose(2, 3)
 
 
 def _linear() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
