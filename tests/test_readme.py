@@ -157,7 +157,7 @@ def test_bfloat16(world: Path) -> None:
     script = (world / "finetune.py").read_text()
     little = (
         script.replace("(160, 40)", "(8, 192)")
-        .replace("batch_size=20, s", "batch_size=4, s")
+        .replace("batch_size=10, s", "batch_size=4, s")
         .replace("range(2)", "range(1)")
     )
     (world / "little.py").write_text(little)
