@@ -1,6 +1,7 @@
 """`--ray`: the rows of the local run, bit for bit, on a real cluster of two nodes, and though a worker is killed."""
 
 import os
+import shlex
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers, over th
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 
 ray = pytest.importorskip("ray")
+README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -102,28 +104,37 @@ def test_a_killed_worker_costs_nothing_but_its_batch(
     assert pyarrow.parquet.read_table(output).equals(pyarrow.parquet.read_table(one_by_one))
 
 
-def test_on_this_machine_from_the_command_line(
-    photos: Path, local: Any, model: VGG16, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_the_readmes_command(
+    photos: Path,
+    local: Any,
+    model: VGG16,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What an earlier run that was killed left is gone on with; half a part, as a killed writer may leave it, is not."""
+    """On this machine. What an earlier run left is gone on with; half a part, as a killed writer may leave it, is not."""
     monkeypatch.setattr("torchvgg.commands.open_model", lambda weights, include_top: model)
-    output, parts = tmp_path / "ray.parquet", tmp_path / "ray.parquet.parts"
-
-    def unplugged(*arguments: object) -> None:
-        raise InterruptedError
-
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(photos)
     with monkeypatch.context() as patch:
-        patch.setattr("torchvgg.feature_files.Parts.join", unplugged)
+        patch.setattr("torchvgg.feature_files.Parts.join", interrupt)
         with pytest.raises(InterruptedError):
-            extract_features(model, str(photos), output, batch_size=4)
-    first, second, *_ = sorted(parts.glob("*.parquet"))
+            extract_features(model, "photos/", "on_ray.parquet", batch_size=4)
+    first, second, *_ = sorted((tmp_path / "on_ray.parquet.parts").glob("*.parquet"))
     first.unlink()
     second.write_bytes(second.read_bytes()[:100])
-    assert main(["extract", str(photos), "-o", str(output), "--batch-size", "4", "--ray"]) == 0
+    command = next(line for line in README.read_text().splitlines() if line.endswith("--ray"))
+    assert main([*shlex.split(command)[1:], "--batch-size", "4"]) == 0
     printed = capsys.readouterr().out
-    assert f"15 images, 1 of them bad, 512 numbers each → {output}" in printed
+    assert "15 images, 1 of them bad, 512 numbers each → on_ray.parquet\n" in printed
     assert "were done before" in printed
-    assert pyarrow.parquet.read_table(output).equals(local)
+    received = pyarrow.parquet.read_table("on_ray.parquet")
+    assert received["path"].to_pylist() == [f"photos/{Path(path).name}" for path in local["path"].to_pylist()]
+    assert received.drop_columns("path").equals(local.drop_columns("path"))
+
+
+def interrupt(*arguments: object) -> None:
+    raise InterruptedError
 
 
 @pytest.mark.parametrize(
