@@ -34,6 +34,7 @@ CONFIGURATIONS: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path, Any]:
     """A configuration as (Keras's model, ours on the weights that it wrote, the file, images)."""
     network, arguments, shape = request.param
+    keras.backend.clear_session()  # else a second pooling layer is global_max_pooling2d_1
     theirs = keras_model(network, **arguments)
     path = tmp_path_factory.mktemp("keras") / "model.weights.h5"
     theirs.save_weights(path)

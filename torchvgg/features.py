@@ -26,11 +26,11 @@ from .vgg import global_pooling
 
 
 class Extraction(NamedTuple):
-    """What `extract_features` did: how many rows it wrote, how many of them for bad images, how many it found done; seconds."""
+    """What `extract_features` did."""
 
-    images: int
-    bad: int
-    done_before: int
+    images: int  # rows written
+    bad: int  # of them, without a vector
+    done_before: int  # of them, by an earlier call that was ended
     size: int  # numbers of a vector
     seconds: float
 
@@ -65,7 +65,9 @@ class Extractor:
 
 
 def features_of(model: Model, layer: str, pooling: str | None) -> Model:
-    """A twin of a model up to a layer, with the same tensors, its maps pooled ("avg", "max") or laid out in Keras's order, `(H, W, C)`: images → `(N, size)`.
+    """A twin of a model up to a layer, with the same tensors: images → vectors, `(N, size)`.
+
+    Maps are pooled ("avg" or "max"), or with None laid out in Keras's order, `(H, W, C)`.
 
     Raises:
         ValueError: there is no such layer or pooling.
