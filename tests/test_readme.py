@@ -90,7 +90,7 @@ def run(command: str) -> str:
         ("python", "-m", "torchvgg"): torchvgg.__main__.main,
     }
     words = ["python", "-m", *words] if words[0] == "torchvgg" else words
-    if main := ours.get(tuple(words[:3])):  # type: ignore[call-overload]
+    if main := ours.get(tuple(words[:3])):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main(words[3:]) == 0
         return printed.getvalue()
