@@ -156,17 +156,17 @@ class Parts:
         """Makes `output` of the rows of `paths`, in this order, clears the parts away, returns how many images were bad."""
         position = {path: number for number, path in enumerate(paths)}
         runs = sorted(run for part in self._files() for run in self._runs(part, position))
+        # Neither the rows of images that are gone nor those of one image twice.
         runs = [run for before, run in pairwise([Run(-1, self.folder, 0, 0), *runs]) if run.position > before.position]
         bad: int = self._write(self.output, lambda path: self.format.join(runs, path))
         shutil.rmtree(self.folder)
         return bad
 
     def _runs(self, part: Path, position: dict[str, int]) -> Iterator[Run]:
-        positions = [position.get(path, -1) for path in self._paths(part)]
+        positions = [position.get(path, -2) for path in self._paths(part)]  # of an image that is gone: no neighbour's
         starts = [0, *(row for row in range(1, len(positions)) if positions[row] != positions[row - 1] + 1)]
         for start, end in pairwise([*starts, len(positions)]):
-            if positions[start] >= 0:
-                yield Run(positions[start], part, start, end - start)
+            yield Run(positions[start], part, start, end - start)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{self.output.suffix}"))
