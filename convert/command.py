@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from .errors import one_line
+from .errors import message_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +42,7 @@ def status_of(action: Callable[[], object], source: object) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     except MemoryError:
         print(f"error: {source}: more than there is memory for", file=sys.stderr)
@@ -68,9 +68,3 @@ def _ended_tidily() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return one_line(f"{error.filename}: {error.strerror}")
-    return one_line(str(error))

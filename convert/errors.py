@@ -20,6 +20,13 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
 
 
+def message_of(error: Exception) -> str:
+    """What an error says, as one line, with the file that the system says it is about."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return one_line(f"{error.filename}: {error.strerror}")
+    return one_line(str(error))
+
+
 @contextmanager
 def told_of(path: Path) -> Iterator[None]:
     """What goes wrong with a file, as one ValueError that names it."""

@@ -92,7 +92,7 @@ def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Ite
     try:
         folder.mkdir(mode=0o700)
         with open(folder / _CLAIM, "wb") as claim:
-            _lock(claim)
+            lock(claim)
             yield folder
     finally:
         _clear(folder)
@@ -113,7 +113,7 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with open(path, "ab") as claim:
-            _lock(claim, wait=True)
+            lock(claim, wait=True)
             if path.exists() and os.path.samestat(path.stat(), os.fstat(claim.fileno())):
                 try:
                     yield
@@ -127,12 +127,12 @@ def _is_abandoned(path: Path) -> bool:
     """Whether no process holds a file that belongs to this user any more."""
     try:
         with open(path, "rb+") as claim:
-            return path.stat().st_uid == os.getuid() and _lock(claim)
+            return path.stat().st_uid == os.getuid() and lock(claim)
     except (OSError, AttributeError):  # another's, or gone, or a system without users
         return False
 
 
-def _lock(claim: IO[bytes], wait: bool = False) -> bool:
+def lock(claim: IO[bytes], wait: bool = False) -> bool:
     """Claims an open file until it is closed, if need be at the end of its process. False if another has."""
     try:
         import fcntl

@@ -59,12 +59,21 @@ def test_grad_cam_is_the_papers(layer: str, activation: str | None, tmp_path: Pa
 def test_the_model_and_the_images_are_left_as_they_were() -> None:
     model = VGG16(weights=None, classes=3, input_shape=(3, 32, 32)).requires_grad_(False)
     x = images(1, 3, 32, 32)
-    with torch.no_grad():
+    with torch.inference_mode():
         cam = grad_cam(model, x)
     assert cam.shape == (1, 2, 2)
     assert not cam.requires_grad
     assert not x.requires_grad
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_head_that_is_a_convolution(tmp_path: Path) -> None:
+    """By default the maps are those before it."""
+    whole = keras.Sequential([base(64, 64), L.Conv2D(3, 1, activation="softmax"), L.GlobalAveragePooling2D()])
+    with_random_weights(whole).save(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
+    x = images(1, 3, 64, 64)
+    assert torch.equal(grad_cam(model, x), grad_cam(model, x, layer="block5_conv3"))
 
 
 @pytest.mark.parametrize(

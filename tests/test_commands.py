@@ -14,6 +14,7 @@ from PIL import Image
 from torchvgg import VGG16, VGG19, decode_predictions, load_image, load_model, preprocess_input
 from torchvgg.__main__ import main
 from torchvgg.convert import convert
+from torchvgg.predicting import Score, by_name
 
 from .keras_models import keras_model, relative_error
 from .pictures import photo, write_photos
@@ -116,6 +117,42 @@ def test_predict_for_people(weights: Path, cat: Path, tmp_path: Path, capsys: py
     assert abs(len(first.split()[1]) - 20 * scores[best]) <= 1
 
 
+def test_predict_goes_on_after_a_bad_image(
+    weights: Path, cat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bad := tmp_path / "bad.jpg").write_text("no image")
+    assert run("predict", cat, bad, tmp_path / "none.jpg", cat.parent, "--weights", weights, "--json") == 1
+    printed, error = capsys.readouterr()
+    first, second, third = json.loads(printed)
+    assert len(first["predictions"]) == 4
+    assert "can't be read as an image" in second["error"]
+    assert "none.jpg" in third["error"]
+    assert error.startswith(f"error: 2 of 3 images: {bad}: can't be read as an image")
+    assert error.count("\n") == 1
+
+
+def test_scores_that_are_no_probabilities_have_no_bars(
+    cat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = keras_model(input_shape=(32, 32, 3), classes=3, classifier_activation=None)
+    theirs.save(tmp_path / "logits.keras")
+    (tmp_path / "labels.txt").write_text("\ufeffone\ntwo\nthree\n\n", "utf-8")
+    arguments = ("--weights", tmp_path / "logits.keras", "--labels", tmp_path / "labels.txt")
+    assert run("predict", cat, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "%" not in printed
+    assert {line.split()[1] for line in printed.splitlines()[1:]} == {"one", "two", "three"}
+
+
+def test_a_class_by_its_name() -> None:
+    scores = [Score(0, "crane", "n1", 0.0), Score(1, "2", None, 0.0), Score(2, "crane", "n3", 0.0)]
+    assert [by_name(scores, wanted).number for wanted in ("n3", "2", "0")] == [2, 2, 0]
+    with pytest.raises(ValueError, match="crane: the name of several classes; give a number, 0, 2"):
+        by_name(scores, "crane")
+    with pytest.raises(ValueError, match="3: no such class; expected a name, or a number from 0 to 2"):
+        by_name(scores, "3")
+
+
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> VGG16:
     """Stands for the published VGG16, which would be fetched: `weights="imagenet"` of another number of parameters."""
@@ -181,6 +218,9 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "no image": (["predict", "{weights}", "--weights", "{weights}"], "can't be read as an image"),
     "empty folder": (["predict", "{tmp}", "--weights", "{weights}"], "no image there; expected files that end in"),
     "too few labels": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{labels}"], "expected a name for each of the 4 classes. Received: 1"),
+    "labels not in UTF-8": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{cat}"], "cat.jpg: expected names in UTF-8, a line each"),
+    "onto the image": (["show", "{labels}", "-o", "{labels}", "--weights", "{weights}", "--force"], "labels.txt is the image itself"),
+    "no such file": (["extract", "{tmp}/*.jpg", "-o", "{tmp}/f.npz"], "*.jpg: no file has such a name"),
     "no such labels": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{tmp}/l"], "/l: No such file"),
     "a file and options": (["summary", "{weights}", "--no-top"], "a file says itself what its model is like"),
     "open size with the top": (["summary", "--input-shape", "20,20"], "expected a height and width of 32 or more"),
@@ -255,6 +295,7 @@ def test_a_missing_extra_is_named(
     assert run(*(argument.format(cat=cat, tmp=tmp_path) for argument in arguments), "--weights", weights) == 1
     printed, error = capsys.readouterr()
     assert (printed, error) == ("", message)
+    assert list(tmp_path.iterdir()) == []
 
 
 COMMANDS = ("summary", "predict", "extract", "show")

@@ -20,6 +20,7 @@ import torch
 
 from torchvgg import VGG16, extract_features, load_model
 from torchvgg.convert import convert
+from torchvgg.feature_files import Rows, open_parts
 
 from .keras_models import keras_model
 from .pictures import photo, write_photos
@@ -203,6 +204,47 @@ def test_a_worker_that_is_killed_is_one_line(weights: Path, photos: Path, tmp_pa
     printed, error = process.communicate(timeout=60)
     assert (process.returncode, printed) == (1, "")
     assert error == "error: a process that decodes images was killed; run the same again to go on\n"
+
+
+def test_two_at_once(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """The second is refused, and disturbs nothing."""
+    arguments = (photos, "-o", tmp_path / "f.npz", "--weights", weights, "--workers", 1)
+    process = start(*arguments, "--batch-size", 2)
+    wait_for_parts(tmp_path / "f.npz.parts", ".npz", 1)
+    with pytest.raises(OSError, match=r"f\.npz: another extraction is writing it"):
+        extract_features(load_model(weights), str(photos), tmp_path / "f.npz", batch_size=3)
+    printed, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
+    assert "21 images" in printed
+    assert len(table(tmp_path / "f.npz")[0]) == 21
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_rows_are_there_once_each_or_it_is_an_error(suffix: str, tmp_path: Path) -> None:
+    """Of parts that overlap, as two runs or a task that Ray ran twice leave them; and though some are damaged."""
+
+    def rows(first: int, last: int) -> Rows:
+        numbers = list(range(first, last))
+        return Rows(
+            [f"{n}.jpg" for n in numbers], np.array(numbers, np.float32)[:, None].repeat(2, 1), [""] * len(numbers)
+        )
+
+    output, names = tmp_path / f"f{suffix}", [f"{n}.jpg" for n in range(12)]
+    with open_parts(output, {}, force=False) as parts:
+        parts.add(rows(6, 12))
+        parts.add(rows(2, 6))
+        with pytest.raises(OSError, match="the rows of 2 images are lost; run the same again"):
+            parts.join(names)
+        parts.add(rows(0, 5))
+        for number, content in enumerate(
+            (b"", b"PK\x03\x04aaaa", b"PAR1aaaaPAR1", parts.files()[0].read_bytes()[:200])
+        ):
+            (parts.folder / f"damaged{number}{suffix}").write_bytes(content)
+        assert parts.join(names) == 0
+    paths, vectors, errors = table(output)
+    assert paths == names
+    assert vectors[:, 1].tolist() == list(range(12))
+    assert errors == [""] * 12
 
 
 def test_images_that_came_and_went_meanwhile(model: Any, tmp_path: Path) -> None:

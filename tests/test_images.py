@@ -1,5 +1,6 @@
 """`load_image` against Keras's `load_img` and `img_to_array`, pixel for pixel; and which files a name stands for."""
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -183,8 +184,10 @@ def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "missing.jpg",
         "notes.txt",
     ]
-    for pattern in ("empty", "*.bmp"):
-        with pytest.raises(ValueError, match=r"no image there; expected files that end in .bmp"):
-            find_images([pattern])
+    os.mkfifo(tmp_path / "empty" / "pipe.jpg")
+    with pytest.raises(ValueError, match=r"empty: no image there; expected files that end in \.bmp"):
+        find_images(["empty"])
+    with pytest.raises(ValueError, match=r"\*\.bmp: no file has such a name"):
+        find_images(["*.bmp"])
     with pytest.raises(ValueError, match="expected at least one image"):
         find_images([])

@@ -94,7 +94,9 @@ def run(command: str) -> str:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main(words[3:]) == 0
         return printed.getvalue()
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=300).stdout
+    process = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def without_times(text: str) -> str:

@@ -14,6 +14,8 @@ from .layers import Conv2D, Dense
 if TYPE_CHECKING:
     from .model import Model
 
+HEAD = 2  # layers at the end that have no maps to show: the last one, and the one that its scores are computed from
+
 
 def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str | None = None) -> Tensor:
     """How much each place of the images speaks for a class.
@@ -33,10 +35,10 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
     Raises:
         ValueError: the model has no head, the layer no maps, a class isn't there, or `x` is refused, as by `forward`.
     """
-    layer = layer or last_convolution(model)
+    layer = layer or last_convolution(model, before=HEAD)
     *_, before, last = [name for name, _ in model.named_children()]
-    with torch.enable_grad():
-        outputs = model.extract(x.detach().requires_grad_(x.is_floating_point()), [layer, before, last])
+    with torch.inference_mode(False), torch.enable_grad():
+        outputs = model.extract(x.clone().detach().requires_grad_(x.is_floating_point()), [layer, before, last])
         maps, scores = outputs[layer], _scores(model, outputs[before], outputs[last])
         if maps.dim() != 4 or layer in (before, last):
             raise ValueError(f"layer: expected one with maps, (N, C, H, W), before the head. Received: {layer!r}")
@@ -55,9 +57,10 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
     return cam / cam.amax((1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
 
 
-def last_convolution(model: Model) -> str:
-    """The name of a model's last convolution. Raises a ValueError if there is none."""
-    for name, layer in reversed(list(model.named_children())):
+def last_convolution(model: Model, before: int = 0) -> str:
+    """The name of a model's last convolution, before the last few layers. Raises a ValueError if there is none."""
+    layers = list(model.named_children())
+    for name, layer in reversed(layers[: len(layers) - before]):
         if isinstance(layer, Conv2D):
             return name
     raise ValueError(f"{model.name} has no convolution; name a layer")

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from .cam import grad_cam, last_convolution
+from .cam import HEAD, grad_cam, last_convolution
+from .feature_files import check_output
 from .features import extract_features
 from .images import find_images, image_size, load_for, read_pixels
 from .loading import PUBLISHED, TOP, open_model
 from .pictures import draw_cam, draw_maps
-from .predicting import Score, by_name, likeliest, scores_of
+from .predicting import Score, by_name, gives_probabilities, likeliest, scores_of
 
 warnings.filterwarnings("ignore", module="PIL")  # what can't be read is said in our own words
 
@@ -35,24 +36,39 @@ def summary(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    model, names = open_model(options.weights), _lines(options.labels)
-    found = []
-    for path in find_images(options.images):
-        x = load_for(model, path, options.preprocess, options.exif)
+    from .convert.errors import message_of, printable
+
+    images, names = find_images(options.images), _lines(options.labels)
+    model = open_model(options.weights)
+    found: list[dict[str, Any]] = []
+    errors = []
+    for path in images:
+        try:
+            x = load_for(model, path, options.preprocess, options.exif)
+        except (ValueError, OSError) as error:
+            errors.append(message_of(error))
+            found.append({"image": path, "error": errors[-1]})
+            continue
         scores = likeliest(scores_of(model, x, names), options.top)
         if options.json:
             found.append({"image": path, "predictions": [score._asdict() for score in scores]})
         else:
-            print(path, *map(_row, scores), sep="\n")
+            print(printable(path), *(_row(score, gives_probabilities(model)) for score in scores), sep="\n")
     if options.json:
         print(json.dumps(found))
+    if errors:
+        raise ValueError(
+            errors[0] if len(images) == 1 else f"{len(errors)} of {len(images)} images: {'; '.join(errors)}"
+        )
 
 
 def extract(options: argparse.Namespace) -> None:
+    check_output(options.output, options.force)
+    images = find_images(options.images)
     model = open_model(options.weights, include_top=options.layer in ("flatten", *TOP))
     done = extract_features(
         model,
-        options.images,
+        images,
         options.output,
         layer=options.layer,
         pooling=None if options.pooling == "none" else options.pooling,
@@ -72,12 +88,14 @@ def extract(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
+    if options.output.exists() and options.output.samefile(options.image):
+        raise ValueError(f"output: {options.output} is the image itself; name another file")
     if options.output.exists() and not options.force:
         raise FileExistsError(f"{options.output} exists and is kept; --force overwrites it")
     model = open_model(options.weights, include_top=options.cam is not None or options.layer in ("flatten", *TOP))
     x = load_for(model, options.image, options.preprocess, options.exif)
     image = read_pixels(options.image, image_size(model), exif=options.exif)
-    layer = options.layer or last_convolution(model)
+    layer = options.layer or last_convolution(model, before=0 if options.cam is None else HEAD)
     if options.cam is None:
         with torch.no_grad():
             maps = model.extract(x, [layer])[layer]
@@ -92,12 +110,17 @@ def show(options: argparse.Namespace) -> None:
 
 
 def _lines(path: Path | None) -> list[str] | None:
-    return path.read_text("utf-8").splitlines() if path else None
+    if not path:
+        return None
+    try:
+        return path.read_text("utf-8-sig").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected names in UTF-8, a line each ({error})") from None
 
 
-def _row(score: Score) -> str:
+def _row(score: Score, is_probability: bool) -> str:
     name = f"{score.name} ({score.wnid})" if score.wnid else score.name
-    if not 0 <= score.score <= 1:  # a model that returns no probabilities
+    if not is_probability:
         return f"  {score.score:8.3f}  {name}"
     eighths = round(8 * BAR * score.score)
     bar = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,16 +30,19 @@ class Decoder(NamedTuple):
     size: tuple[int, int]
     color_mode: str
     exif: bool
+    folder: str  # that relative paths start from
 
     def __call__(self, paths: list[str]) -> Decoded:
         pixels, errors = [], []
-        for path in paths:
+        for path in (os.path.join(self.folder, path) for path in paths):  # noqa: PTH118
             try:
                 pixels.append(read_pixels(path, self.size, self.color_mode, exif=self.exif))
                 errors.append("")
             except (ValueError, OSError) as error:
                 text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 errors.append(" ".join(text.removeprefix(f"{path}: ").split()))
+            except MemoryError:
+                errors.append("more than there is memory for")
         names = [as_text(path) for path in paths]
         return Decoded(names, np.stack(pixels) if pixels else np.empty((0, *self.size, 0), np.uint8), errors)
 
@@ -84,7 +88,8 @@ def explained_loss() -> Iterator[None]:
 
 
 def _end_with_parent(_: int) -> None:
-    """Ends a worker soon after its parent, though it be killed: PyTorch's would wait for ever for its pipe to be read."""
+    """Ends a worker with its parent, though that be killed: PyTorch's would wait for ever for its pipe to be read."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all: the parent sees to it
     parent = os.getppid()
 
     def watch() -> None:

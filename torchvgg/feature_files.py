@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -18,44 +21,29 @@ from .extras import extra
 if TYPE_CHECKING:
     import pyarrow
 
+CHUNK = 1024  # rows that are put together at once
+
 
 class Rows(NamedTuple):
     """Some images: each one's path, its vector, `(n, size)` float32, and what was wrong with it, "" where nothing was."""
 
-    paths: list[str]
-    vectors: np.ndarray  # NaN throughout where an image was bad
-    errors: list[str]
-
-
-class Run(NamedTuple):
-    """Rows that follow each other in a part as they do in the result."""
-
-    position: int  # of the first, in the result
-    part: Path
-    row: int
-    length: int
+    path: list[str]
+    vector: np.ndarray  # NaN throughout where an image was bad
+    error: list[str]
 
 
 def to_table(rows: Rows) -> pyarrow.Table:
     """Rows as they stand in a Parquet file: no vector where there is an error, and no error where there is a vector."""
     with extra("ray"):
         import pyarrow
-    count, size = rows.vectors.shape
-    bad = pyarrow.array([bool(error) for error in rows.errors], pyarrow.bool_())
-    values = pyarrow.array(rows.vectors.ravel(), pyarrow.float32())
-    vectors = pyarrow.FixedSizeListArray.from_arrays(values, size, mask=bad) if count else []
+    bad = pyarrow.array([bool(error) for error in rows.error], pyarrow.bool_())
+    values = pyarrow.array(rows.vector.ravel(), pyarrow.float32())
     columns = [
-        pyarrow.array(rows.paths, pyarrow.string()),
-        pyarrow.array(vectors, pyarrow.list_(pyarrow.float32(), size)),
-        pyarrow.array([error or None for error in rows.errors], pyarrow.string()),
+        pyarrow.array(rows.path, pyarrow.string()),
+        pyarrow.FixedSizeListArray.from_arrays(values, rows.vector.shape[1], mask=bad),
+        pyarrow.array([error or None for error in rows.error], pyarrow.string()),
     ]
-    return pyarrow.table(columns, names=["path", "vector", "error"])
-
-
-def _written(table: pyarrow.Table, writer: Any) -> int:
-    writer.write_table(table)
-    bad: int = len(table) - table["error"].null_count
-    return bad
+    return pyarrow.table(columns, names=Rows._fields)
 
 
 class Parquet:
@@ -65,122 +53,151 @@ class Parquet:
         with extra("ray"):
             import pyarrow.parquet
         self._parquet = pyarrow.parquet
-        self._read = lru_cache(8)(pyarrow.parquet.read_table)
 
-    def write(self, path: Path, rows: Rows) -> None:
-        self._parquet.write_table(to_table(rows), path)
+    def write(self, path: Path, chunks: Iterator[Rows]) -> None:
+        first = to_table(next(chunks))
+        with self._parquet.ParquetWriter(path, first.schema) as writer:
+            writer.write_table(first)
+            for rows in chunks:
+                writer.write_table(to_table(rows))
 
-    def paths(self, part: Path) -> list[str]:
-        return self._parquet.read_table(part, columns=["path"])["path"].to_pylist()
+    def paths(self, path: Path) -> list[str]:
+        return self._parquet.read_table(path, columns=["path"])["path"].to_pylist()
 
-    def join(self, runs: Sequence[Run], output: Path) -> int:
-        """Writes the rows to `output`; returns how many are of bad images."""
-        schema = self._parquet.read_schema(runs[0].part)
-        with self._parquet.ParquetWriter(output, schema) as writer:
-            tables = (self._read(run.part).slice(run.row, run.length) for run in runs)
-            return sum(_written(table, writer) for table in tables)
+    def read(self, path: Path) -> Rows:
+        table = self._parquet.read_table(path).combine_chunks()
+        names, vectors, errors = (table[name].chunk(0) for name in Rows._fields)
+        values = vectors.values.to_numpy(zero_copy_only=False)  # NaN where there are none
+        return Rows(names.to_pylist(), values.reshape(len(table), -1), [error or "" for error in errors.to_pylist()])
 
 
 class Npz:
     """Arrays `path`, `vector`, `(n, size)` float32, NaN where an image was bad, and `error`, "" where none was."""
 
-    def __init__(self) -> None:
-        self._read = lru_cache(8)(self._load)
-
-    def write(self, path: Path, rows: Rows) -> None:
+    def write(self, path: Path, chunks: Iterator[Rows]) -> None:
+        """Holds all of it in memory."""
+        arrays: Any = {
+            name: np.concatenate(column) for name, column in zip(Rows._fields, zip(*chunks, strict=True), strict=True)
+        }
         with open(path, "wb") as stream:
-            np.savez(stream, path=np.array(rows.paths, str), vector=rows.vectors, error=np.array(rows.errors, str))
+            np.savez(stream, **arrays)
 
-    def paths(self, part: Path) -> list[str]:
-        with np.load(part) as file:
+    def paths(self, path: Path) -> list[str]:
+        with np.load(path) as file:
             return file["path"].tolist()
 
-    def join(self, runs: Sequence[Run], output: Path) -> int:
-        """As Parquet's; all of it is held in memory once."""
-        slices = [(self._read(run.part), slice(run.row, run.row + run.length)) for run in runs]
-        columns = {name: np.concatenate([part[name][rows] for part, rows in slices]) for name in Rows._fields}
-        self.write(output, Rows(columns["paths"].tolist(), columns["vectors"], columns["errors"].tolist()))
-        return int((columns["errors"] != "").sum())
-
-    def _load(self, part: Path) -> dict[str, np.ndarray]:
-        with np.load(part) as file:
-            return {"paths": file["path"], "vectors": file["vector"], "errors": file["error"]}
+    def read(self, path: Path) -> Rows:
+        with np.load(path) as file:
+            return Rows(file["path"].tolist(), file["vector"], file["error"].tolist())
 
 
 FORMATS: dict[str, type[Parquet | Npz]] = {".parquet": Parquet, ".npz": Npz}
 
 
-class Parts:
-    """The folder `OUTPUT.parts`, where the rows of an unfinished extraction lie, a file for each batch or a few.
+def check_output(output: Path, force: bool) -> None:
+    """Raises unless `output` is a file that may be written: a ValueError or an OSError that says why not."""
+    if output.suffix not in FORMATS:
+        raise ValueError(f"output: expected a name that ends in {' or '.join(FORMATS)}. Received: {output}")
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder; name a file in it")
+    if output.exists() and not force:
+        raise FileExistsError(f"{output} exists and is kept; --force overwrites it")
+
+
+@contextmanager
+def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts]:
+    """The parts of an extraction, for this process alone. What has rows stays, until all are joined.
 
     Args:
         output: the file that they end in; its suffix says what it is.
         job: what the rows depend on, as JSON has it: the rows of another job aren't gone on with.
-        force: overwrite `output`, and forget the parts of another job.
+        force: overwrite `output`, and forget the rows of another job.
 
     Raises:
-        ValueError: the suffix is another, or there are parts of another job.
-        OSError: `output` exists, or its folder can't be written to.
+        ValueError: the suffix is another, or there are rows of another job.
+        OSError: `output` exists, its folder can't be written to, or another process is at it.
     """
+    from .convert.files import lock
 
-    def __init__(self, output: Path, job: dict[str, Any], force: bool) -> None:
-        if output.suffix not in FORMATS:
-            raise ValueError(f"output: expected a name that ends in {' or '.join(FORMATS)}. Received: {output}")
-        if output.is_dir():
-            raise IsADirectoryError(f"{output} is a folder; name a file in it")
-        if output.exists() and not force:
-            raise FileExistsError(f"{output} exists and is kept; --force overwrites it")
+    check_output(output, force)
+    parts = Parts(output)
+    parts.folder.mkdir(parents=True, exist_ok=True)
+    with open(parts.folder / "claim", "wb") as claim:
+        if not lock(claim) and sys.platform != "win32":  # where there are no locks
+            raise OSError(f"{output}: another extraction is writing it")
+        try:
+            parts.begin(job, force)
+            yield parts
+        finally:
+            if not parts.files():
+                shutil.rmtree(parts.folder, ignore_errors=True)
+
+
+class Parts:
+    """The folder `OUTPUT.parts`, where the rows of an unfinished extraction lie, a file for each batch or a few."""
+
+    def __init__(self, output: Path) -> None:
         self.output, self.format = output, FORMATS[output.suffix]()
         self.folder = output.with_name(f"{output.name}.parts")
-        self._job = self.folder / "job.json"
-        if self._job.exists() and json.loads(self._job.read_text()) != job:
+
+    def begin(self, job: dict[str, Any], force: bool) -> None:
+        path = self.folder / "job.json"
+        if self.files() and json.loads(path.read_text()) != job:
             if not force:
                 raise ValueError(
                     f"{self.folder}: an extraction that isn't finished, with other weights or settings; "
                     "delete the folder, or let --force do it"
                 )
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write(self._job, lambda path: path.write_text(json.dumps(job)))
+            for part in self.files():
+                part.unlink()
+        self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job)))
 
-    def done(self) -> set[str]:
-        """The paths whose rows are there. What isn't whole, since its writer was killed, is cleared away."""
-        return {path for part in self._files() for path in self._paths(part)}
+    def files(self) -> list[Path]:
+        return sorted(self.folder.glob(f"*{self.output.suffix}"))
+
+    def places(self) -> dict[str, tuple[Path, int]]:
+        """Of each path whose row is there, the part and the place in it. What a writer left half done is cleared away."""
+        found = {}
+        for part in self.files():
+            try:
+                found.update({path: (part, row) for row, path in enumerate(self.format.paths(part))})
+            except (ValueError, EOFError, BadZipFile):
+                part.unlink()
+        return found
 
     def add(self, rows: Rows) -> None:
         """Writes some rows, wholly or not at all."""
         name = f"{secrets.token_hex(8)}{self.output.suffix}"
-        self._write(self.folder / name, lambda path: self.format.write(path, rows))
+        self._write(self.folder / name, lambda unfinished: self.format.write(unfinished, iter([rows])))
 
     def join(self, paths: Sequence[str]) -> int:
         """Makes `output` of the rows of `paths`, in this order, clears the parts away, returns how many images were bad."""
-        position = {path: number for number, path in enumerate(paths)}
-        runs = sorted(run for part in self._files() for run in self._runs(part, position))
-        # Neither the rows of images that are gone nor those of one image twice.
-        runs = [run for before, run in pairwise([Run(-1, self.folder, 0, 0), *runs]) if run.position > before.position]
-        bad: int = self._write(self.output, lambda path: self.format.join(runs, path))
+        bad = 0
+
+        def counted() -> Iterator[Rows]:
+            nonlocal bad
+            for rows in self._in_order(paths):
+                bad += sum(map(bool, rows.error))
+                yield rows
+
+        self._write(self.output, lambda unfinished: self.format.write(unfinished, counted()))
         shutil.rmtree(self.folder)
         return bad
 
-    def _runs(self, part: Path, position: dict[str, int]) -> Iterator[Run]:
-        positions = [position.get(path, -2) for path in self._paths(part)]  # of an image that is gone: no neighbour's
-        starts = [0, *(row for row in range(1, len(positions)) if positions[row] != positions[row - 1] + 1)]
-        for start, end in pairwise([*starts, len(positions)]):
-            yield Run(positions[start], part, start, end - start)
+    def _in_order(self, paths: Sequence[str]) -> Iterator[Rows]:
+        places, read = self.places(), lru_cache(8)(self.format.read)
+        if lost := [path for path in paths if path not in places]:
+            raise OSError(f"{self.folder}: the rows of {len(lost)} images are lost; run the same again")
+        for start in range(0, len(paths), CHUNK):
+            chunk = paths[start : start + CHUNK]
+            pieces = []
+            for part, group in groupby((places[path] for path in chunk), key=lambda place: place[0]):
+                rows, own = read(part), [row for _, row in group]
+                pieces.append((rows.vector[own], [rows.error[row] for row in own]))
+            yield Rows(list(chunk), np.concatenate([v for v, _ in pieces]), [e for _, errors in pieces for e in errors])
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob(f"*{self.output.suffix}"))
-
-    def _paths(self, part: Path) -> list[str]:
-        try:
-            return self.format.paths(part)
-        except (ValueError, OSError):
-            part.unlink()
-            return []
-
-    def _write(self, path: Path, write: Callable[[Path], Any]) -> Any:
-        """Lets `write` make a file that gets its name when it is whole; returns what that returns."""
+    def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
+        """Lets `write` make a file that gets its name when it is whole."""
         unfinished = self.folder / f"unfinished-{secrets.token_hex(8)}"
-        result = write(unfinished)
+        write(unfinished)
         unfinished.replace(path)
-        return result

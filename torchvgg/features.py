@@ -17,7 +17,7 @@ from torch import nn
 
 from .decoding import Decoded, Decoder, as_text, decoded, explained_loss
 from .extras import extra
-from .feature_files import Parts, Rows
+from .feature_files import Rows, open_parts
 from .images import check_preprocessing, color_mode, find_images, image_size, preprocess, preprocessing_of
 from .inference import optimize_for_inference
 from .layers import Flatten
@@ -47,7 +47,7 @@ class Extractor:
     def __init__(self, features: Model, preprocessing: str, half: bool) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.float16 if half else torch.float32
-        self.size = features.output_shape[1]
+        self.size = features.output_shape[1] or 0
         self.preprocessing = preprocessing
         if any(tensor.dtype != self.dtype or tensor.device != self.device for tensor in features.parameters()):
             features = copy.deepcopy(features).to(self.device, self.dtype)
@@ -55,7 +55,7 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, batch: Decoded) -> Rows:
-        vectors = np.full((len(batch.paths), self.size or 0), np.nan, np.float32)
+        vectors = np.full((len(batch.paths), self.size), np.nan, np.float32)
         if len(batch.pixels):
             pixels = torch.from_numpy(batch.pixels).to(self.device)
             x = preprocess(pixels.permute(0, 3, 1, 2).float(), self.preprocessing)
@@ -126,7 +126,7 @@ def extract_features(
 
     Raises:
         ValueError: an argument isn't one of those above.
-        OSError: `output` exists or can't be written.
+        OSError: `output` exists or can't be written, or another process is writing it.
         ImportError: Pillow, pyarrow or Ray isn't installed.
         RuntimeError: a process that decodes was killed; or there is no GPU for `half`.
     """
@@ -139,7 +139,7 @@ def extract_features(
         raise ValueError(f"output: with Ray, expected a name that ends in .parquet. Received: {output}")
     features = features_of(model, layer, pooling)
     preprocessing = check_preprocessing(preprocessing or preprocessing_of(model))
-    decoder = Decoder(image_size(features), color_mode(features), exif)
+    decoder = Decoder(image_size(features), color_mode(features), exif, os.getcwd())  # noqa: PTH109
     extractor = partial(Extractor, features, preprocessing, half)
     job = {
         "weights": _fingerprint(features),
@@ -148,20 +148,20 @@ def extract_features(
         "half": half,
     }
     names = {as_text(path): path for path in find_images([images] if isinstance(images, str) else images)}
-    parts = Parts(Path(output), job, force)
-    done = parts.done() & names.keys()
-    left = [path for name, path in names.items() if name not in done]
-    batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
-    if ray and batches:
-        from .features_on_ray import run_on_ray
+    with open_parts(Path(output), job, force) as parts:
+        done = parts.places().keys() & names.keys()
+        left = [path for name, path in names.items() if name not in done]
+        batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
+        if ray and batches:
+            from .features_on_ray import run_on_ray
 
-        run_on_ray(batches, decoder, extractor, parts.folder, None if ray is True else str(ray), progress)
-    elif batches:
-        compute = extractor()
-        with explained_loss():
-            for batch in _shown(decoded(batches, decoder, workers), len(names), len(done), progress):
-                parts.add(compute(batch))
-    bad = parts.join(list(names))
+            run_on_ray(batches, decoder, extractor, parts.folder, None if ray is True else str(ray), half, progress)
+        elif batches:
+            compute = extractor()
+            with explained_loss():
+                for batch in _shown(decoded(batches, decoder, workers), len(names), len(done), progress):
+                    parts.add(compute(batch))
+        bad = parts.join(list(names))
     return Extraction(len(names), bad, len(done), features.output_shape[1] or 0, time.perf_counter() - started)
 
 
@@ -175,12 +175,9 @@ def _fingerprint(model: Model) -> int:
 
 def _shown(batches: Iterable[Decoded], total: int, done: int, progress: bool) -> Iterator[Decoded]:
     """The batches, and a bar with the rate and the time left, where standard error is a terminal."""
-    if not progress:
-        yield from batches
-        return
     with extra("images"):
         from tqdm import tqdm
-    with tqdm(total=total, initial=done, unit=" images", disable=None) as bar:
+    with tqdm(total=total, initial=done, unit=" images", disable=None if progress else True) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch.paths))

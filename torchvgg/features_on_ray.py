@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class _Actor:
     """An `Extractor` in a process of its own, which uses all cores of its node, or one GPU."""
 
-    def __init__(self, extractor: Callable[[], Extractor]) -> None:
+    def __init__(self, extractor: Path) -> None:
         torch.set_num_threads(os.cpu_count() or 1)  # Ray sets it to the cores that it reserves
-        self.extractor = extractor()
+        self.extractor: Extractor = pickle.loads(extractor.read_bytes())()
 
     def __call__(self, batch: Batch) -> pyarrow.Table:
         (decoded,) = batch["batch"]
@@ -43,6 +43,7 @@ def run_on_ray(
     extractor: Callable[[], Extractor],
     folder: Path,
     address: str | None,
+    half: bool,
     progress: bool,
 ) -> None:
     """Computes the batches and writes their rows into `folder`, a Parquet file for each batch or a few.
@@ -56,10 +57,13 @@ def run_on_ray(
         extractor: makes what computes.
         folder: the same for all nodes.
         address: the cluster's, `host:port`; None starts one on this machine. A process that is in a cluster stays there.
+        half: there must be GPUs.
         progress: let Ray show its bars.
 
     Raises:
-        ValueError, OSError: the address is none, or there is no cluster.
+        ValueError: the address is none; or there is no GPU for `half`.
+        OSError: there is no cluster at the address.
+        RuntimeError: Ray gave up.
     """
     with extra("ray"):
         import ray
@@ -73,6 +77,9 @@ def run_on_ray(
     DataContext.get_current().enable_progress_bars = progress and sys.stderr.isatty()
     gpus = int(ray.cluster_resources().get("GPU", 0))
     nodes = sum(node["Alive"] for node in ray.nodes())
+    if half and not gpus:
+        raise ValueError("half: there is no GPU in the cluster, and on a CPU float32 is faster")
+    (model := folder.absolute() / "extractor").write_bytes(pickle.dumps(extractor))
 
     def decode(row: dict[str, Any]) -> dict[str, Any]:
         return {"batch": pickle.dumps(decoder(list(row["paths"])))}
@@ -80,13 +87,16 @@ def run_on_ray(
     rows = ray.data.from_items([{"paths": batch} for batch in batches], override_num_blocks=len(batches))
     vectors = rows.map(decode).map_batches(
         _Actor,
-        fn_constructor_args=(extractor,),
+        fn_constructor_args=(model,),
         batch_size=1,
         compute=ActorPoolStrategy(size=gpus or nodes),
         num_gpus=1 if gpus else None,
         num_cpus=None if gpus else 1,
     )
-    vectors.write_parquet(str(folder.absolute()))
+    try:
+        vectors.write_parquet(str(folder.absolute()))
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(f"ray: {str(error).splitlines()[0]}") from error
 
 
 def _check_reachable(address: str) -> None:

@@ -124,11 +124,12 @@ def color_mode(model: Model) -> str:
 def find_images(patterns: Iterable[str]) -> list[str]:
     """The image files that names, globs (`**` goes down) and folders (with all that is in them) stand for, each once.
 
-    Folders and globs give them in alphabetical order. A file that is named is taken whatever its suffix, even if it isn't there:
+    Folders and globs give them in alphabetical order; links to folders in folders aren't followed. A file that is named is taken whatever its suffix, even if it isn't there:
     its error comes when it is read.
 
     Raises:
-        ValueError: there is no image in a folder, or none at all.
+        ValueError: there is no image in a folder, no file for a glob, or nothing at all.
+        OSError: a folder can't be read.
     """
     found = list(dict.fromkeys(path for pattern in patterns for path in _images_of(os.fspath(pattern))))
     if not found:
@@ -138,21 +139,25 @@ def find_images(patterns: Iterable[str]) -> list[str]:
 
 def _images_of(pattern: str) -> list[str]:
     if os.path.isdir(pattern):  # noqa: PTH112  # as text all through: these are hundreds of thousands
-        found = sorted(_images_below(pattern))
-    elif glob.has_magic(pattern) and not os.path.lexists(pattern):
-        found = sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH207, PTH113
-    else:
-        return [pattern]
-    if not found:
+        if found := sorted(_images_below(pattern)):
+            return found
         raise ValueError(f"{pattern}: no image there; expected files that end in {', '.join(SUFFIXES)}")
-    return found
+    if glob.has_magic(pattern) and not os.path.lexists(pattern):
+        if found := sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path)):  # noqa: PTH207, PTH113
+            return found
+        raise ValueError(f"{pattern}: no file has such a name")
+    return [pattern]
 
 
 def _images_below(folder: str) -> Iterator[str]:
-    for parent, _, names in os.walk(folder):
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
         for name in names:
-            if name.lower().endswith(SUFFIXES):
-                yield os.path.join(parent, name)  # noqa: PTH118
+            path = os.path.join(parent, name)  # noqa: PTH118
+            if name.lower().endswith(SUFFIXES) and os.path.isfile(path):  # noqa: PTH113  # not a pipe, say
+                yield path
 
 
 def image_size(model: Model) -> tuple[int, int]:

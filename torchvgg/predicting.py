@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from .activation_layers import Softmax
+from .activations import get_activation
 from .imagenet import labels
 
 if TYPE_CHECKING:
@@ -53,11 +55,24 @@ def likeliest(scores: Sequence[Score], top: int) -> list[Score]:
 
 
 def by_name(scores: Sequence[Score], wanted: str) -> Score:
-    """The class with a name, a WordNet id or a number. Raises a ValueError if there is none."""
-    for score in scores:
-        if wanted in (score.name, score.wnid, str(score.number)):
-            return score
-    raise ValueError(f"{wanted}: no such class; expected a name, or a number from 0 to {len(scores) - 1}")
+    """The class with a name, a WordNet id or a number. Raises a ValueError unless there is just one."""
+    if wanted.isdecimal() and int(wanted) < len(scores):
+        return scores[int(wanted)]
+    found = [score for score in scores if wanted in (score.name, score.wnid)]
+    if not found:
+        raise ValueError(f"{wanted}: no such class; expected a name, or a number from 0 to {len(scores) - 1}")
+    if len(found) > 1:
+        raise ValueError(
+            f"{wanted}: the name of several classes; give a number, {', '.join(str(s.number) for s in found)}"
+        )
+    return found[0]
+
+
+def gives_probabilities(model: Model) -> bool:
+    """Whether a model ends in a softmax or a sigmoid."""
+    *_, last = model.children()
+    activation = getattr(last, "activation", None)
+    return isinstance(last, Softmax) or activation in (get_activation("softmax"), get_activation("sigmoid"))
 
 
 def _class_names(model: Model, names: Sequence[str] | None = None) -> list[tuple[str, str | None]]:
@@ -67,5 +82,5 @@ def _class_names(model: Model, names: Sequence[str] | None = None) -> list[tuple
         return [(name, wnid) for wnid, name in labels()]
     names = [f"class {number}" for number in range(classes)] if names is None else names
     if len(names) != classes:
-        raise ValueError(f"expected a name for each of the {classes} classes. Received: {len(names)}")
+        raise ValueError(f"labels: expected a name for each of the {classes} classes. Received: {len(names)}")
     return [(name, None) for name in names]
