@@ -19,7 +19,6 @@ from torchvgg.__main__ import main
 from .pictures import write_photos
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers, over the network
-os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 
 ray = pytest.importorskip("ray")
 README = Path(__file__).parents[1] / "README.md"
@@ -91,9 +90,7 @@ def test_a_cluster_of_two_nodes_gives_the_same_rows(
     assert [path.name for path in tmp_path.iterdir()] == ["ray.parquet"]
 
 
-def test_a_killed_worker_costs_nothing_but_its_batch(
-    cluster: Any, model: VGG16, photos: Path, local: Any, tmp_path: Path
-) -> None:
+def test_a_killed_worker_costs_nothing_but_its_batch(cluster: Any, model: VGG16, photos: Path, tmp_path: Path) -> None:
     output, parts = tmp_path / "ray.parquet", tmp_path / "ray.parquet.parts"
     killed: list[int] = []
 
@@ -121,22 +118,28 @@ def test_a_killed_worker_costs_nothing_but_its_batch(
     check_same_rows(pyarrow.parquet.read_table(output), pyarrow.parquet.read_table(one_by_one))
 
 
+@pytest.fixture
+def published(model: VGG16, monkeypatch: pytest.MonkeyPatch) -> VGG16:
+    """What the command line opens, whatever weights it is given."""
+    monkeypatch.setattr("torchvgg.commands.open_model", lambda weights, include_top: model)
+    return model
+
+
 def test_the_readmes_command(
+    published: VGG16,
     photos: Path,
     local: Any,
-    model: VGG16,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """On this machine. What an earlier run left is gone on with; half a part, as a killed writer may leave it, is not."""
-    monkeypatch.setattr("torchvgg.commands.open_model", lambda weights, include_top: model)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").symlink_to(photos)
     with monkeypatch.context() as patch:
         patch.setattr("torchvgg.feature_files.Parts.join", interrupt)
         with pytest.raises(InterruptedError):
-            extract_features(model, "photos/", "on_ray.parquet", batch_size=4)
+            extract_features(published, "photos/", "on_ray.parquet", batch_size=4)
     first, second, *_ = sorted((tmp_path / "on_ray.parquet.parts").glob("*.parquet"))
     first.unlink()
     second.write_bytes(second.read_bytes()[:100])
@@ -161,16 +164,14 @@ def interrupt(*arguments: object) -> None:
         ("cluster", "error: ray: expected an address, host:port. Received: 'cluster'"),
     ],
 )
+@pytest.mark.usefixtures("published")
 def test_no_cluster(
     address: str,
     message: str,
     photos: Path,
-    model: VGG16,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("torchvgg.commands.open_model", lambda weights, include_top: model)
     assert main(["extract", str(photos), "-o", str(tmp_path / "f.parquet"), "--ray", address]) == 1
     error = capsys.readouterr().err
     assert error.startswith(message)

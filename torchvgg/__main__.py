@@ -61,10 +61,13 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def _command(commands: Any, name: str, brief: str, description: str, examples: str) -> Any:
+    """Adds a command; returns what adds its arguments."""
+    return commands.add_parser(name, help=brief, description=description, epilog=examples).add_argument
+
+
 def _add_summary(commands: Any) -> None:
-    add = commands.add_parser(
-        "summary", help="print the table of layers", description="Print the table of layers.", epilog=SUMMARY
-    ).add_argument
+    add = _command(commands, "summary", "print the table of layers", "Print the table of layers.", SUMMARY)
     add("weights", metavar="WEIGHTS", nargs="?", default="vgg16", help="vgg16 (the default), vgg19, or a file")
     add("--no-top", dest="include_top", action="store_false", help="without the classifier")
     add("--input-shape", metavar="H,W", type=_shape, help="of the images; or C,H,W")
@@ -74,9 +77,7 @@ def _add_summary(commands: Any) -> None:
 
 def _add_predict(commands: Any) -> None:
     description = "Print the likeliest classes of images."
-    add = commands.add_parser(
-        "predict", help="name what is on images", description=description, epilog=PREDICT
-    ).add_argument
+    add = _command(commands, "predict", "name what is on images", description, PREDICT)
     add("images", metavar="IMAGE", nargs="+", help="files, folders or globs")
     _add_model(add)
     add("--top", metavar="N", type=_positive, default=5, help="how many classes (5)")
@@ -88,9 +89,7 @@ def _add_extract(commands: Any) -> None:
     description = (
         "Write the features of images into a file: a row for each, with its path, its vector, or what was wrong."
     )
-    add = commands.add_parser(
-        "extract", help="write features of images", description=description, epilog=EXTRACT
-    ).add_argument
+    add = _command(commands, "extract", "write features of images", description, EXTRACT)
     add("images", metavar="PATH", nargs="+", help="files, folders or globs")
     add("-o", dest="output", metavar="OUTPUT", type=Path, required=True, help="the file to write, .parquet or .npz")
     _add_model(add)
@@ -105,9 +104,7 @@ def _add_extract(commands: Any) -> None:
 
 def _add_show(commands: Any) -> None:
     description = "Draw the maps of a layer, or where the network looks for a class (Grad-CAM)."
-    add = commands.add_parser(
-        "show", help="draw what the network sees", description=description, epilog=SHOW
-    ).add_argument
+    add = _command(commands, "show", "draw what the network sees", description, SHOW)
     add("image", metavar="IMAGE", help="a file")
     add("-o", dest="output", metavar="OUTPUT", type=Path, required=True, help="the picture to write, .png say")
     _add_model(add)

@@ -65,7 +65,7 @@ def predict(options: argparse.Namespace) -> None:
 def extract(options: argparse.Namespace) -> None:
     check_output(options.output, options.force)
     images = find_images(options.images)
-    model = open_model(options.weights, include_top=options.layer in ("flatten", *TOP))
+    model = open_model(options.weights, include_top=_is_in_top(options.layer))
     done = extract_features(
         model,
         images,
@@ -92,7 +92,7 @@ def show(options: argparse.Namespace) -> None:
         raise ValueError(f"output: {options.output} is the image itself; name another file")
     if options.output.exists() and not options.force:
         raise FileExistsError(f"{options.output} exists and is kept; --force overwrites it")
-    model = open_model(options.weights, include_top=options.cam is not None or options.layer in ("flatten", *TOP))
+    model = open_model(options.weights, include_top=options.cam is not None or _is_in_top(options.layer))
     x = load_for(model, options.image, options.preprocess, options.exif)
     image = read_pixels(options.image, image_size(model), exif=options.exif)
     layer = options.layer or last_convolution(model, before=0 if options.cam is None else HEAD)
@@ -107,6 +107,10 @@ def show(options: argparse.Namespace) -> None:
     number, name, _, score = by_name(scores, options.cam) if options.cam else likeliest(scores, 1)[0]
     (cam,) = grad_cam(model, x, torch.tensor([number]), layer)
     draw_cam(image, cam, f"{name} ({score:.1%}), {layer}", options.output)
+
+
+def _is_in_top(layer: str | None) -> bool:
+    return layer in ("flatten", *TOP)
 
 
 def _lines(path: Path | None) -> list[str] | None:

@@ -125,10 +125,10 @@ def extract_features(
         progress: show a bar on standard error, where that is a terminal.
 
     Raises:
-        ValueError: an argument isn't one of those above.
+        ValueError: an argument isn't one of those above; or there is no GPU for `half`.
         OSError: `output` exists or can't be written, or another process is writing it.
         ImportError: Pillow, pyarrow or Ray isn't installed.
-        RuntimeError: a process that decodes was killed; or there is no GPU for `half`.
+        RuntimeError: a process that decodes was killed, or Ray gave up.
     """
     started = time.perf_counter()
     if batch_size < 1:
