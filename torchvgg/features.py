@@ -67,7 +67,7 @@ class Extractor:
 def features_of(model: Model, layer: str, pooling: str | None) -> Model:
     """A twin of a model up to a layer, with the same tensors: images → vectors, `(N, size)`.
 
-    Maps are pooled ("avg" or "max"), or with None laid out in Keras's order, `(H, W, C)`.
+    Maps are pooled ("avg" or "max"), or with None laid out in Keras's order, `(H, W, C)`, as flattened features are.
 
     Raises:
         ValueError: there is no such layer or pooling.
@@ -84,6 +84,8 @@ def features_of(model: Model, layer: str, pooling: str | None) -> Model:
     features = Model(chain, (model.input_shape[1], *fixed), model.name)
     if len(features.output_shape) > 2:
         chain |= global_pooling(pooling) or {"features": Flatten(order="channels_last")}
+    elif flattened := features.flattened():
+        chain |= {"maps": nn.Unflatten(1, flattened), "features": Flatten(order="channels_last")}
     return Model(chain, features.input_shape[1:], model.name).eval()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .fast_layers import Features, Memory, fast
+from .layers import KerasOrder
 from .model import Model
 from .winograd import Operators
 
@@ -130,13 +131,15 @@ class OptimizedModel(nn.Module):
         self._check_input(x)
         features = Features(x.float(), Memory())
         outputs: dict[str, Tensor] = {}
-        for name, layer in self.layers.items():
+        in_keras_order = KerasOrder()
+        for (name, layer), described in zip(self.layers.items(), self.described.children(), strict=True):
             if len(outputs) == len(wanted):
                 break
+            in_keras_order.enter(described, features.shape)
             features = layer(features)
             if name in wanted:
-                outputs[name] = features.tensor()
-                features = Features(outputs[name], features.memory)
+                features = Features(features.tensor(), features.memory)
+                outputs[name] = in_keras_order(features.tensor())
         return {name: output.to(self._dtype) for name, output in outputs.items()}
 
     def count_params(self) -> int:

@@ -216,6 +216,26 @@ class Flatten(nn.Flatten):
         return super().forward(x if self.order == "channels_first" else x.movedim(1, -1))
 
 
+class KerasOrder:
+    """Puts the flattened features of a chain of layers, PyTorch's `(C, H, W)`, into Keras's order, `(H, W, C)`.
+
+    Call `enter` with each layer and the shape that goes into it, and the object itself with what comes out.
+    """
+
+    def __init__(self) -> None:
+        self.flattened: tuple[int, ...] | None = None  # (C, H, W)
+
+    def enter(self, layer: nn.Module, shape: Sequence[Any]) -> None:
+        if isinstance(layer, nn.Flatten):
+            if len(shape) == 4 and getattr(layer, "order", "channels_first") == "channels_first":
+                self.flattened = tuple(shape[1:])
+        elif any(isinstance(module, nn.Linear) for module in layer.modules()):
+            self.flattened = None  # its rows were permuted in the conversion
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, self.flattened).movedim(1, -1).flatten(1) if self.flattened else x
+
+
 class Reshape(nn.Module):
     """`keras.layers.Reshape`: the numbers keep Keras's order, channels last; `target_shape` is Keras's.
 

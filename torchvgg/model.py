@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .layers import KerasOrder
 from .summary import Row, summary_table
 
 Shape = tuple[int | None, ...]
@@ -49,7 +50,8 @@ class Model(nn.Module):
             layers: names of layers, in any order.
 
         Returns:
-            From each name to that layer's output (its activation included), in the order of depth.
+            From each name to that layer's output (its activation included), in the order of depth. Flattened features
+            come in Keras's order, `(H, W, C)`.
 
         Raises:
             ValueError: a name isn't one of this model's layers; or `x` is refused, as by `forward`.
@@ -57,12 +59,14 @@ class Model(nn.Module):
         wanted = self.known(layers)
         self._check_input(x)
         outputs: dict[str, Tensor] = {}
+        in_keras_order = KerasOrder()
         for name, layer in self.named_children():
             if len(outputs) == len(wanted):
                 break
+            in_keras_order.enter(layer, x.shape)
             x = layer(x)
             if name in wanted:
-                outputs[name] = x
+                outputs[name] = in_keras_order(x)
         return outputs
 
     def known(self, layers: Iterable[str]) -> set[str]:
@@ -123,6 +127,14 @@ class Model(nn.Module):
             x = functional_call(layer, state, x)
             shapes[name] = x.shape
         return shapes
+
+    def flattened(self) -> tuple[int, ...] | None:
+        """The `(C, H, W)` of a chain that ends in flattened features in PyTorch's order, else None."""
+        in_keras_order, shape = KerasOrder(), self.input_shape
+        for layer, output in zip(self.children(), self._output_shapes().values(), strict=True):
+            in_keras_order.enter(layer, shape)
+            shape = output
+        return in_keras_order.flattened
 
     def _check_input(self, x: Tensor) -> None:
         if torch.jit.is_tracing():  # type: ignore[attr-defined]  # a trace would keep the answer for its example and warn of it
