@@ -85,6 +85,8 @@ def layer_normalization(config: Config, x: Features) -> Iterator[Spec]:
 
 def prelu(config: Config, x: Features) -> Iterator[Spec]:
     shared = config["shared_axes"] or ()
+    if any(axis > len(x.shape) for axis in shared):
+        raise ValueError(f"shared_axes={shared!r} of an input of shape {(None, *x.shape)}")
     shape = tuple(1 if axis in shared else size for axis, size in enumerate(x.shape, start=1))
     yield Spec("weight", shape, UNCHANGED if shape == (1,) else x.per_feature)
 

@@ -47,10 +47,22 @@ class Operation(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """What an operation is called with: a layer's output, by that layer's name, or a constant."""
+    """What an operation is called with: a layer's output, by that layer's name, or a constant.
+
+    `node` and `tensor` say which call of the layer it is, and which of that call's outputs.
+    """
 
     layer: str | None
     constant: Any = None
+    node: int = 0
+    tensor: int = 0
+
+
+def name_of(entry: Entry) -> str:
+    """A layer's or a model's name. Keras 3.3 to 3.10 leave it out of the configuration of an operation."""
+    config = entry["config"]
+    own = config.get("name", "sequential") if isinstance(config, Mapping) else "sequential"
+    return str(entry.get("name") or own)
 
 
 def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
@@ -84,7 +96,7 @@ _PREPROCESS_INPUT = {"class_name": "PreprocessInput", "config": {"name": "prepro
 
 
 def _layer(entry: Entry, class_name: str, **settings: Any) -> Entry:
-    return {"class_name": class_name, "config": {"name": entry["config"]["name"], **settings}}
+    return {"class_name": class_name, "config": {"name": name_of(entry), **settings}}
 
 
 def _is_operation(entry: Entry) -> bool:
@@ -105,7 +117,7 @@ def operands(node: Any) -> Iterator[Operand]:
         for tensor in node:
             yield from operands(tensor)
     else:  # ["layer", 0, 0, {...}], where the rest of a function's arguments are in the braces
-        yield Operand(None, node[2]) if node[0] == "_CONSTANT_VALUE" else Operand(node[0])
+        yield Operand(None, node[2]) if node[0] == "_CONSTANT_VALUE" else Operand(node[0], None, *node[1:3])
         for key, value in node[3].items() if len(node) > 3 else ():
             if key not in ("name", "dtype", "data_format", "training", "mask"):
                 yield from _operands(value)
@@ -113,10 +125,13 @@ def operands(node: Any) -> Iterator[Operand]:
 
 def _operands(value: Any) -> Iterator[Operand]:
     match value:
-        case {"class_name": "__keras_tensor__", "config": {"keras_history": [str(layer), *_]}}:
-            yield Operand(layer)
-        case [str(layer), int(), int(), *_]:
-            yield Operand(layer)
+        case {"class_name": "__keras_tensor__", "config": {"keras_history": [str(layer), int(node), int(tensor)]}} | [
+            str(layer),
+            int(node),
+            int(tensor),
+            *_,
+        ]:
+            yield Operand(layer, None, node, tensor)
         case [dict() | [str(), *_], *_] if not _is_index(value):  # a list of tensors
             for item in value:
                 yield from _operands(item)

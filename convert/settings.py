@@ -80,7 +80,7 @@ def _axis(axis: Any, rank: int) -> Any:
     if axis is None or axis == ():
         return None
     every = axis if isinstance(axis, tuple) else (axis,)
-    if not all(isinstance(a, int) for a in every):
+    if not all(isinstance(a, int) and not isinstance(a, bool) and -rank - 1 <= a <= rank for a in every):
         raise ValueError(f"axis={axis!r} is no such setting")
     positive = sorted({a % (rank + 1) for a in every})
     if len(positive) > 1:

@@ -2,7 +2,8 @@
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torchvgg.convert.chain import read_chain
 
 from .command_line import run
 from .heads import HEADS, L, base, chain, with_random_weights
+from .hostile import Refused
 from .keras_models import keras_model
 
 
@@ -138,7 +140,8 @@ def test_a_model_that_is_not_understood_is_one_line(
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: ")
     assert error.count("\n") == 1
-    assert "--base-only" in error or "model of images" in error
+    assert "save the model without it" in error or "model of images" in error
+    assert "--base-only" not in error  # which wouldn't help: the VGG is too narrow for one
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -211,6 +214,14 @@ def test_an_array_missing_or_left_over_is_named(tmp_path: Path) -> None:
         ("bn", {"epsilon": None}),
         ("bn", {"momentum": 2}),
         ("bn", {"axis": "x"}),
+        ("bn", {"axis": 2}),
+        ("bn", {"axis": -3}),
+        ("bn", {"axis": [5]}),
+        ("slopes", {"shared_axes": [1, 4]}),
+        ("norm", {"axis": [1, 2, 4]}),
+        ("norm", {"axis": -5}),
+        ("norm", {"axis": True}),
+        ("soft", {"axis": 7}),
         ("bn", {"scale": 1}),
         ("drop", {"rate": None}),
         ("rescaling", {"scale": [1.0, 2.0]}),
@@ -223,6 +234,7 @@ def test_a_setting_that_is_none_is_refused(layer: str, change: dict[str, Any], t
     """Whatever a stranger wrote there."""
     front, after = [keras.Input((32, 32, 3)), L.Rescaling(1 / 255, name="rescaling")], [L.Dropout(0.5, name="drop")]
     flat = [
+        *(L.PReLU(name="slopes", shared_axes=[1, 2]), L.LayerNormalization(name="norm"), L.Softmax(name="soft")),
         L.Flatten(),
         L.BatchNormalization(name="bn"),
         *after,
@@ -230,16 +242,68 @@ def test_a_setting_that_is_none_is_refused(layer: str, change: dict[str, Any], t
         L.Dense(3, name="end"),
     ]
     chain(*front, *base().layers[1:], *flat).save(tmp_path / "model.keras")
-    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(members["config.json"])
-    (found,) = [entry for entry in config["config"]["layers"] if entry["config"]["name"] == layer]
-    found["config"] |= change
-    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, json.dumps(config) if name == "config.json" else content)
+    with changed_config(tmp_path / "model.keras") as config:
+        (found,) = [entry for entry in config["layers"] if entry["config"]["name"] == layer]
+        found["config"] |= change
     with pytest.raises(ValueError, match=rf"model.keras: layer '{layer}' "):
         load_model(tmp_path / "model.keras")
+
+
+@contextmanager
+def changed_config(path: Path) -> Iterator[dict[str, Any]]:
+    """The configuration of the model in a `.keras`, to be changed in place."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    whole = json.loads(members["config.json"])
+    yield whole["config"]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, json.dumps(whole) if name == "config.json" else content)
+
+
+def beside(class_name: str, **entry: Any) -> Callable[[dict[str, Any]], object]:
+    """Adds a layer that nothing takes the output of."""
+    own = {"class_name": class_name, "config": {"name": "extra"}, "name": "extra", "inbound_nodes": [], **entry}
+    return lambda config: config["layers"].append(own)
+
+
+def fed_by(*history: Any) -> Callable[[dict[str, Any]], object]:
+    def change(config: dict[str, Any]) -> None:
+        config["layers"][-1]["inbound_nodes"][0]["args"][0]["config"]["keras_history"] = list(history)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (beside("Lambda"), r"layer 'extra' \(Lambda\): it isn't on the way from the model's input to its output"),
+        (beside("Mine", registered_name="Custom>Mine"), r"layer 'extra' \(Mine\): it isn't on the way"),
+        (beside("InputLayer"), r"layer 'extra' \(InputLayer\): it isn't on the way"),
+        (
+            lambda config: config.update(input_layers=[["end", 0, 0]]),
+            r"layer 'end' .* begin with another, 'input_layer",
+        ),
+        (lambda config: config.update(input_layers=[["none", 0, 0]]), r"layer 'none' .* begin with another"),
+        (lambda config: config.update(input_layers=[]), r"the model has 0 inputs"),
+        (lambda config: config.update(output_layers=["end", 1, 0]), r"layer 'end' .*: its call 1, output 0, isn't in"),
+        (lambda config: config.update(output_layers=["end", 0, 1]), r"layer 'end' .*: its call 0, output 1, isn't in"),
+        (lambda config: config.update(output_layers=["end", -1, 0]), r"layer 'end' .*: its call -1, output 0, isn't"),
+        (fed_by("flatten", 2, 0), r"layer 'flatten' \(Flatten\): its call 2, output 0, isn't in the file"),
+        (fed_by("flatten", 0, 1), r"layer 'flatten' \(Flatten\): its call 0, output 1, isn't in the file"),
+        (lambda config: config["layers"].append(config["layers"][-1]), r"two layers of one name"),
+    ],
+)
+def test_a_graph_that_keras_would_refuse(
+    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path, check_refused: Refused
+) -> None:
+    image = keras.Input((8, 8, 3))
+    x = L.Flatten(name="flatten")(L.Conv2D(2, 3)(image))
+    keras.Model(image, L.Dense(3, name="end")(x)).save(path := tmp_path / "model.keras")
+    load_model(path)
+    with changed_config(path) as config:
+        change(config)
+    check_refused(path, message, load_model)
 
 
 def test_layers_renamed_into_each_other_are_refused(tmp_path: Path) -> None:
