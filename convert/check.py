@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .arrays import Config, Shape
 from .kinds import KINDS
+from .layout import THEANO_KERNEL, TURNED_KERNEL, Layout
 from .network import Layer, Network
 from .reference import activate, layer_output
 
@@ -107,13 +108,13 @@ def layer_errors(network: Network, model: Any, image: Tensor) -> Iterator[tuple[
     for layer, module in zip(network.layers, model.children(), strict=True):
         x = in_keras_order(received) if layer.class_name in STEEP_LAYERS else expected
         if layer.class_name == "Flatten":
-            if network.theano:
+            if network.kernels is THEANO_KERNEL:
                 x = x.movedim(-1, 1)  # as Theano flattens, and PyTorch
             elif layer.config["order"] == "channels_first" and x.dim() == 4:
                 in_keras_order = _flattened_in_keras_order(x)
         elif layer.class_name in ("Dense", "Conv2D", "Reshape"):
             in_keras_order = _channels_last  # of features that aren't flattened it changes nothing
-        expected = layer_output(layer.class_name, layer.config, _arrays(layer, network.theano), x)
+        expected = layer_output(layer.class_name, layer.config, _arrays(layer, network.kernels), x)
         activation = layer.config.get("activation", "linear")
         if activation not in GENTLE and layer.class_name not in STEEP_LAYERS:
             scores = in_keras_order(_without_activation(module, received))
@@ -160,11 +161,13 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
     return float((computed - expected).where(finite, 0).abs_().max() / largest)
 
 
-def _arrays(layer: Layer, theano: bool) -> list[Tensor]:
-    """A layer's arrays in Keras's layout, as float32."""
+def _arrays(layer: Layer, kernels: Layout) -> list[Tensor]:
+    """A layer's arrays in the layout of Keras on TensorFlow, as float32."""
     arrays = [weight.array.read().float() for weight in layer.weights]
-    if theano and layer.class_name == "Conv2D":
+    if layer.class_name == "Conv2D" and kernels is THEANO_KERNEL:
         arrays[0] = arrays[0].flip(2, 3).permute(2, 3, 1, 0)
+    elif layer.class_name == "Conv2D" and kernels is TURNED_KERNEL:
+        arrays[0] = arrays[0].flip(0, 1)
     return arrays
 
 

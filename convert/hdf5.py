@@ -8,7 +8,8 @@ The three layouts of Keras (the facts were read off files that Keras wrote, and 
 
 - with `layer_names`: weights of Keras 1 and 2, and, under `/model_weights`, whole models of Keras 2 and 3. Each layer is a
   group whose attribute `weight_names` names its arrays, in order; a nested model is one group with all its arrays.
-- without: `.weights.h5` of Keras 2 and 3. `/layers/<type>[_N]/vars/0, 1, …`, nested models alike.
+- without: `.weights.h5` of Keras 2 and 3. `/layers/<type>[_N]/vars/0, 1, …`, nested models alike; what is an attribute of
+  another layer, or of a subclassed model, lies under the attribute's name.
 - inside a `.keras`: such a `.weights.h5`.
 """
 
@@ -26,7 +27,8 @@ from .archive import LONGEST_VERSION
 from .hdf5_guard import GuardedFile, RefusedError, has
 
 MEMORY = 1 << 30  # of address space, half of it the libraries'
-MOST_NESTED = 20  # models in models
+MOST_NESTED = 40  # groups in groups
+OF_TRAINING = ("metrics", "optimizer")  # groups of a compiled model whose arrays aren't weights
 
 
 class Slice:
@@ -69,14 +71,15 @@ class Reader(GuardedFile):
         version = self.text(self.root, "keras_version") or self.text(weights, "keras_version")
         if version and len(version) > LONGEST_VERSION:
             raise RefusedError(f"keras_version: none that Keras writes ({version[:20]!r}…)")
-        found: dict[str, Any] = {"config": self.text(self.root, "model_config")}
+        backend = self.text(self.root, "backend") or self.text(weights, "backend")
+        found: dict[str, Any] = {"config": self.text(self.root, "model_config"), "turned": backend == "theano"}
         if names := self.names(weights, "layer_names"):
             if len(set(names)) < len(names):
                 raise RefusedError("layer_names: two layers of one name")
             found["layers"] = [self.named_layer(weights, name) for name in names]
             found["format"] = "weights .h5" if weights is self.root else "whole model .h5"
             return found | {"version": version or "1", "is_named": True}
-        layers = list(self.numbered_layers(self.root, 0)) if has(self.root, "layers") else []
+        layers = list(self.numbered_layers(self.root, 0))
         has_names = any(name for *_, name in layers)
         found["layers"] = [[place, arrays] for place, arrays, _ in layers]
         return found | {"format": ".weights.h5", "version": version or ("3" if has_names else "2"), "is_named": False}
@@ -109,10 +112,12 @@ class Reader(GuardedFile):
             place = model.name[1:]
             arrays = [self.array(variables, n, f"{place}/vars/{n}".lstrip("/")) for n in numbers]
             yield place, arrays, "name" in variables.attrs
-        if has(model, "layers"):
-            layers = self.group(model, "layers")
-            for key in sorted(self.members(layers), key=natural):
-                yield from self.numbered_layers(self.group(layers, key), depth + 1)
+        for key in sorted(self.members(model), key=natural):
+            if key != "vars" and not (depth == 0 and key in OF_TRAINING):
+                found = self.member(model, key)
+                if not isinstance(found, h5py.Group):
+                    raise RefusedError(f"an HDF5 file without Keras layers, or with an array beside them: {key[:50]!r}")
+                yield from self.numbered_layers(found, depth + 1)
 
 
 def natural(key: str) -> tuple[str, int]:

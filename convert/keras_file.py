@@ -85,7 +85,8 @@ class KerasFile:
     """A file: `layers` in the file's own order, layers without arrays among them.
 
     `config` is the architecture, as Keras's JSON has it; None in a file of weights alone. `is_named` says that the layers'
-    names are Keras's; in a `.weights.h5` they are places.
+    names are Keras's; in a `.weights.h5` they are places. `turned` says that Keras 2 wrote it on Theano, whose kernels
+    are turned by 180°.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class KerasFile:
     layers: list[KerasLayer]
     config: dict[str, Any] | None = None
     is_named: bool = True
+    turned: bool = False
 
     @property
     def arrays(self) -> list[KerasArray]:
@@ -155,7 +157,7 @@ def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -
         for name, arrays in found["layers"]
     ]
     config = None if found["config"] is None else parse_json(found["config"], f"{path}: model_config")
-    return KerasFile(path, found["format"], found["version"], layers, config, found["is_named"])
+    return KerasFile(path, found["format"], found["version"], layers, config, found["is_named"], found["turned"])
 
 
 def _ask_reader(path: Path, source: Path, start: int, length: int, spool: Path) -> dict[str, Any]:

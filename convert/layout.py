@@ -23,8 +23,18 @@ def conv2d_kernel_to_keras(weight: Tensor) -> Tensor:
     return weight.permute(2, 3, 1, 0)
 
 
+def turned_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(kh, kw, in, out)`, both spatial axes turned round: Theano convolves, where Keras and PyTorch correlate."""
+    return conv2d_kernel_to_torch(kernel.flip(0, 1))
+
+
+def turned_kernel_to_keras(weight: Tensor) -> Tensor:
+    """`(out, in, kh, kw)` → `(kh, kw, in, out)`, turned round again."""
+    return conv2d_kernel_to_keras(weight).flip(0, 1)
+
+
 def theano_kernel_to_torch(kernel: Tensor) -> Tensor:
-    """`(out, in, kh, kw)`, both spatial axes turned round: Theano convolves, where Keras and PyTorch correlate."""
+    """`(out, in, kh, kw)`, both spatial axes turned round."""
     return kernel.flip(2, 3)
 
 
@@ -92,7 +102,8 @@ class Layout(NamedTuple):
 
 UNCHANGED = Layout(unchanged, unchanged)
 CONV2D_KERNEL = Layout(conv2d_kernel_to_torch, conv2d_kernel_to_keras, by_units=True)
-THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_keras)
+TURNED_KERNEL = Layout(turned_kernel_to_torch, turned_kernel_to_keras, by_units=True)  # Keras 2's on Theano
+THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_keras)  # for channels-first images
 DENSE_KERNEL = Layout(dense_kernel_to_torch, dense_kernel_to_keras, by_units=True)
 FEATURES = Layout(features_to_torch, features_to_keras)
 

@@ -18,7 +18,7 @@ from .arrays import Config, Features, Shape, Spec
 from .chain import Chain, Described
 from .graph import LayerError
 from .kinds import ANY_ORDER, KINDS
-from .layout import THEANO_KERNEL, Layout
+from .layout import CONV2D_KERNEL, THEANO_KERNEL, Layout
 from .settings import settings, shortened
 
 PART = 1 << 21  # numbers, of a large kernel that is taken in parts
@@ -118,13 +118,14 @@ class Layer:
 class Network:
     """Layers in order, for images of `input_shape`, `(height, width, channels)`, None where a size is open.
 
-    `theano` says that the arrays were made for channels-first images and true convolutions.
+    `kernels` says how the arrays of its convolutions are laid out. `THEANO_KERNEL` goes with channels-first images, and so
+    with a flatten in PyTorch's order.
     """
 
     name: str
     input_shape: tuple[int | None, int | None, int]
     layers: list[Layer]
-    theano: bool = False
+    kernels: Layout = CONV2D_KERNEL
 
     def weights(self) -> Iterator[tuple[str, Weight]]:
         """Every tensor's key (`block1_conv1.weight`) and what it is made of, in order."""
@@ -154,7 +155,7 @@ def assemble(
     chain: Chain,
     hand_out: Callable[[list[Wanted]], Iterable[Sequence[Array]]],
     keras_version: str = "3",
-    theano: bool = False,
+    kernels: Layout = CONV2D_KERNEL,
 ) -> Network:
     """The network of a chain.
 
@@ -162,7 +163,7 @@ def assemble(
         chain: the layers.
         hand_out: returns each layer's arrays, in the order in which it is told of them.
         keras_version: whose defaults and names the chain's configurations follow.
-        theano: the arrays are Theano's.
+        kernels: how the convolutions' arrays are laid out.
 
     Raises:
         ValueError: a layer can't be converted, or an array isn't its own; the message names it.
@@ -174,8 +175,8 @@ def assemble(
         following = [later.class_name for later in chain.layers[position + 1 :]]
         try:
             config = _config(described, x, following, keras_version)
-            specs = [_theano(spec) if theano else spec for spec in KINDS[described.class_name].arrays(config, x)]
-            x = _output(described, config, x, theano)
+            specs = [_with_layout(spec, kernels) for spec in KINDS[described.class_name].arrays(config, x)]
+            x = _output(described, config, x, kernels)
         except ValueError as error:
             raise LayerError(described.own_name, described.class_name, str(error)) from None
         wanted.append((described, specs))
@@ -189,7 +190,7 @@ def assemble(
                 raise ValueError(f"{array.name[:100]}: expected floating-point numbers. Received: whole ones")
         weights = [Weight(spec.name, array, spec.layout) for spec, array in zip(specs, arrays, strict=True)]
         layers.append(Layer(described.class_name, described.name, config, weights, described.trainable))
-    return Network(chain.name, chain.input_shape, layers, theano)
+    return Network(chain.name, chain.input_shape, layers, kernels)
 
 
 def _config(described: Described, x: Features, following: list[str], keras_version: str) -> Config:
@@ -212,7 +213,7 @@ def _order_of_flatten(following: list[str]) -> str:
     return "channels_first" if meets == "Dense" else "channels_last"
 
 
-def _output(described: Described, config: Config, x: Features, theano: bool) -> Features:
+def _output(described: Described, config: Config, x: Features, kernels: Layout) -> Features:
     shape: Shape = KINDS[described.class_name].output(config, x.shape)
     if len(shape) not in (1, 3):
         raise ValueError(f"an output of shape {(None, *shape)} can't be converted")
@@ -220,14 +221,14 @@ def _output(described: Described, config: Config, x: Features, theano: bool) -> 
         raise ValueError(f"nothing is left of an input of shape {(None, *x.shape)}")
     if described.class_name == "Flatten" and len(x.shape) == 3:
         height, width, _ = x.shape
-        moves = config["order"] == "channels_first" and not theano and height is not None and width is not None
-        return Features(shape, (height, width) if moves else None)  # type: ignore[arg-type]
+        moves = config["order"] == "channels_first" and kernels is not THEANO_KERNEL
+        return Features(shape, (height, width) if moves and height and width else None)
     return Features(shape, x.flattened if described.class_name in ANY_ORDER else None)
 
 
-def _theano(spec: Spec) -> Spec:
-    """A convolution's kernel as Theano's files have it."""
+def _with_layout(spec: Spec, kernels: Layout) -> Spec:
+    """A convolution's kernel in the layout of a file's kernels; other arrays as they are."""
     if len(spec.shape) != 4:
         return spec
     height, width, channels, filters = spec.shape
-    return Spec(spec.name, (filters, channels, height, width), THEANO_KERNEL)
+    return Spec(spec.name, (filters, channels, height, width) if kernels is THEANO_KERNEL else spec.shape, kernels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from .arrays import Spec
 from .chain import Described, read_chain
 from .graph import LayerError
 from .keras_file import KerasArray, KerasFile
+from .layout import CONV2D_KERNEL, TURNED_KERNEL
 from .network import Network, Wanted, assemble
 
 
@@ -37,10 +39,14 @@ def network_of_whole_model(keras_file: KerasFile, config: Mapping[str, Any]) -> 
             found |= _distributed(layers, left.pop(group, []))
         return (found.get(described.path, []) for described, _ in wanted)
 
-    network = assemble(read_chain(config, keras_file.keras_version), hand_out, keras_file.keras_version)
-    # A Dropout may have its random generator's state with it.
+    kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL
+    network = assemble(read_chain(config, keras_file.keras_version), hand_out, keras_file.keras_version, kernels)
+    # A Dropout, and a layer that varies images, may have their random generator's state with them.
     if surplus := [
-        a.name for arrays in left.values() for a in arrays if a.dtype.is_floating_point or "seed" not in a.name
+        array.name
+        for arrays in left.values()
+        for array in arrays
+        if array.dtype.is_floating_point or not re.search("seed|random|generator", array.name)
     ]:
         raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")
     return network
