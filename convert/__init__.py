@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ def convert(
     dtype: str = "float32",
     input_shape: tuple[int, int] | None = None,
     base_only: bool = False,
+    activation: str | None = None,
     allow_nonfinite: bool = False,
     check: bool = True,
     force: bool = False,
@@ -41,6 +43,8 @@ def convert(
         dtype: "float32", "float16" or "bfloat16".
         input_shape: `(height, width)` of the images, where the file has a top and the size isn't to be told from it.
         base_only: leave the top, or a head of another kind, out.
+        activation: "softmax" or "none", where the file has a top but no architecture, a `state_dict` say. By default softmax is
+            assumed, with a warning.
         allow_nonfinite: take NaN and infinity.
         check: read the file again, compare every tensor with its source, and each layer's output with an independent
             channels-last computation from the Keras arrays.
@@ -52,7 +56,7 @@ def convert(
     """
     from . import published
     from .errors import told_of
-    from .files import check_dtype, check_form, check_size, check_target, scratch_folder, suffix_of
+    from .files import ACTIVATIONS, check_dtype, check_form, check_size, check_target, scratch_folder, suffix_of
     from .report import Report
     from .source import open_source
     from .target import write_checked
@@ -60,6 +64,8 @@ def convert(
     started = time.perf_counter()
     check_dtype(dtype)
     check_size(input_shape)
+    if activation not in (None, *ACTIVATIONS):
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}. Received: {activation!r}")
     with scratch_folder() as scratch:
         if source == "demo":
             from .demo import write_demo
@@ -81,7 +87,10 @@ def convert(
         check_form(layout, dtype, target)
         check_target(target, force, path)
         hashed = suffix_of(target) == ".safetensors"
-        with told_of(path), open_source(path, input_shape, base_only, hashed=hashed) as opened:
+        with told_of(path), open_source(path, input_shape, base_only, activation, hashed=hashed) as opened:
+            assumed = "" if source == "demo" or source in published.FILES else opened.assumed
+            if assumed and hashed and layout == "torchvgg":  # the file will say it of the model
+                warnings.warn(f"{path}: {assumed}", stacklevel=2)
             if not allow_nonfinite:
                 opened = opened.refusing_nonfinite()
             network, error, worst = write_checked(opened, target, layout, dtype, check)
@@ -94,7 +103,7 @@ def convert(
                 keras_version=opened.keras_version,
                 max_relative_error=error,
                 worst_layer=worst,
-                assumed=opened.assumed,
+                assumed=assumed,
                 seconds=time.perf_counter() - started,
             )
 

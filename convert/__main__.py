@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import convert
 from .command import Parser, status_of
-from .files import DTYPES, LAYOUTS, SUFFIXES, suffix_of
+from .files import ACTIVATIONS, DTYPES, LAYOUTS, SUFFIXES, suffix_of
 
 DESCRIPTION = "Convert Keras models and weights of a VGG16 or VGG19 to PyTorch, or back, and check the result."
 EXAMPLES = """\
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, default="float32", help="of the numbers written")
     add("--input-shape", metavar="H,W", type=_size, help="the size of the images, where the file doesn't tell it")
     add("--base-only", action="store_true", help="leave the dense layers, or a head of another kind, out")
+    add("--activation", choices=tuple(ACTIVATIONS), help="of the top, where the file doesn't tell it (softmax)")
     add("--allow-nonfinite", action="store_true", help="convert NaN and infinity too")
     add("--no-check", dest="check", action="store_false", help="don't check what was written")
     add("--force", action="store_true", help="overwrite OUTPUT")
@@ -74,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json, quiet = options.pop("json"), options.pop("quiet")
 
     def run() -> None:
+        if quiet:
+            warnings.simplefilter("ignore")
         report = convert(**options)
         if not quiet:
             print(report.to_json() if as_json else report.to_text())

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .graph import LayerError, counted, entries, in_order, name_of
-from .operations import Entry
+from .graph import MODELS, LayerError, counted, entries, in_order
+from .operations import Entry, name_of
 from .validity import whole
 
 ALIASES = {f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)}  # TensorFlow 1's
@@ -22,7 +22,6 @@ ALIASES = {f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)}  # T
 RESERVED = {
     *("name", "input_shape", "output_shape", "min_size", "extract", "summary", "count_params", "network", "training"),
 }
-MODELS = ("Sequential", "Functional", "Model")
 
 # Identities at inference: in training they vary the images, or add to the loss.
 AUGMENTATION = {
@@ -83,39 +82,45 @@ def read_chain(model: Entry, keras_version: str = "3") -> Chain:
     if len(shape) != 4 or not whole(shape[3]) or not all(size is None or whole(size) for size in shape[1:3]):
         raise ValueError(f"expected a model of images, (N, height, width, channels). Received input shape: {shape}")
     _, height, width, channels = shape
-    layers = counted([layer for layer in _unfolded(model, keras_version) if layer.class_name not in AUGMENTATION])
+    layers = counted([layer for layer in unfolded(model, keras_version) if layer.class_name not in AUGMENTATION])
     return Chain(name_of(model), (height, width, channels), named_for_modules(layers))
 
 
-def _unfolded(model: Entry, keras_version: str, outer: Described | None = None) -> Iterator[Described]:
+def unfolded(model: Entry, keras_version: str, outer: Described | None = None) -> Iterator[Described]:
     """A model's layers in order, those of the models in it among them; `outer` is that model as a layer."""
-    outer = outer or Described("", "")
-    inherits = keras_version.split(".")[0] in ("1", "2")
-    place_of = _places(model)
+    place_of = places_of(model)
     for entry in in_order(model):
         class_name, name = entry["class_name"], name_of(entry)
-        config = entry["config"] if isinstance(entry["config"], Mapping) else {}
         if not isinstance(entry["config"], Mapping) and class_name not in MODELS:
             raise LayerError(name, class_name, "it has no configuration")
-        own = config.get("trainable", True) is not False
-        layer = Described(
-            str(ALIASES.get(class_name, class_name)),
-            name,
-            config,
-            own and (outer.trainable or not inherits),
-            outer.comes_first and (own or (class_name in MODELS and inherits == (not outer.path))),
-            (*outer.path, name),
-            f"{outer.place}/{place_of.get(name, '')}".lstrip("/"),
-        )
+        layer = described(entry, place_of.get(name, ""), keras_version, outer)
         if class_name in MODELS:
-            yield from _unfolded(entry, keras_version, layer)
+            yield from unfolded(entry, keras_version, layer)
         elif entry.get("registered_name") and not f"{entry.get('module')}.".startswith(("keras.", "tf_keras.")):
             raise LayerError(name, class_name, "a custom layer, whose code isn't in the file")
         elif class_name != "InputLayer":
             yield layer
 
 
-def _places(model: Entry) -> dict[str, str]:
+def described(entry: Entry, place: str, keras_version: str, outer: Described | None = None) -> Described:
+    """A layer in its place in a model; `outer` is that model as a layer, if it lies in another."""
+    class_name, name = entry["class_name"], name_of(entry)
+    config = entry["config"] if isinstance(entry["config"], Mapping) else {}
+    outer = outer or Described("", "")
+    inherits = keras_version.split(".")[0] in ("1", "2")
+    own = config.get("trainable", True) is not False
+    return Described(
+        str(ALIASES.get(class_name, class_name)),
+        name,
+        config,
+        own and (outer.trainable or not inherits),
+        outer.comes_first and (own or (class_name in MODELS and inherits == (not outer.path))),
+        (*outer.path, name),
+        f"{outer.place}/{place}".lstrip("/"),
+    )
+
+
+def places_of(model: Entry) -> dict[str, str]:
     """Each layer's group in a `.weights.h5`: its class in snake case, numbered in the model's own order."""
     layers = entries(model)
     return dict(zip(map(name_of, layers), places(entry["class_name"] for entry in layers), strict=True))

@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from .errors import message_of
+from .errors import message_of, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,7 +36,8 @@ def status_of(action: Callable[[], object], source: object) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets question marks
     try:
-        with _ended_tidily():
+        with _ended_tidily(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             action()
             sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on, as with `| head`
@@ -51,6 +53,10 @@ def status_of(action: Callable[[], object], source: object) -> int:
         print("error: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import IO
 KERAS_SUFFIXES = (".weights.h5", ".h5")
 SUFFIXES = (".safetensors", ".pt", ".pth", *KERAS_SUFFIXES)
 LAYOUTS = ("torchvgg", "torchvision", "timm")
+ACTIVATIONS = {"softmax": "softmax", "none": "linear"}  # of a VGG's top, and Keras's names of them
 DTYPES = ("float32", "float16", "bfloat16")
 _CLAIM = "claim"  # the file in a scratch folder that its owner has locked
 

@@ -10,7 +10,10 @@ from typing import Any
 from .errors import printable
 from .network import Network
 
-JSON_KEYS = ("source", "output", "format", "keras_version", "layers", "params", "max_relative_error", "seconds")
+JSON_KEYS = (
+    *("source", "output", "format", "keras_version", "layers", "params", "max_relative_error", "seconds"),
+    *("activation", "assumed"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Report:
         keras_names: the arrays' names in the Keras file, in the order of `layers`.
         worst_layer: where `max_relative_error` is; None if unchecked.
         assumed: what the file didn't say.
+        activation: of the last layer, None where it has none.
     """
 
     source: str
@@ -42,6 +46,7 @@ class Report:
     keras_names: list[str]
     worst_layer: str | None
     assumed: str
+    activation: str | dict[str, Any] | None
 
     @classmethod
     def of(cls, network: Network, **what: Any) -> Report:
@@ -52,7 +57,8 @@ class Report:
         weights = [weight for _, weight in network.weights()]
         names = [weight.array.name for weight in weights]
         params = sum(math.prod(weight.array.shape) for weight in weights)
-        return cls(layers=rows, params=params, keras_names=names, **what)
+        activation = network.layers[-1].config.get("activation") if network.layers else None
+        return cls(layers=rows, params=params, keras_names=names, activation=activation, **what)
 
     def to_json(self) -> str:
         return json.dumps({key: getattr(self, key) for key in JSON_KEYS})

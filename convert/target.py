@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .base import as_plain_vgg
 from .check import check_output, check_work
 from .errors import explained_failure
 from .files import KERAS_SUFFIXES, suffix_of, writing
@@ -14,7 +15,6 @@ from .keras_file import open_keras_file
 from .keras_writer import write_keras
 from .network import Network
 from .source import Source
-from .tensors import as_plain_vgg
 from .torch_file import read_torch_file
 from .vgg import vgg_of_arrays
 from .writer import metadata, tensors_on_disk, write_pickle, write_safetensors

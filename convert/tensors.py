@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +12,13 @@ from torch import Tensor
 
 from .arrays import Spec
 from .chain import Chain, Described, named_for_modules
-from .graph import LayerError, counted
+from .graph import counted
 from .kinds import KINDS
 from .layout import Layout
 from .network import Layer, Network, Units, assemble
-from .settings import settings
 from .torch_file import TorchFile
 from .validity import whole
-from .vgg import NETWORKS, filters_of, square_input, vgg_chain
+from .vgg import NETWORKS, square_input, vgg_chain
 
 _OF_BASE = re.compile(r"block\d_conv\d\.(weight|bias)$")  # the names of a VGG's own tensors
 
@@ -48,12 +46,16 @@ class TorchArray:
 def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
     """The network of tensors that PyTorch wrote: of a file of ours, or of any VGG's `state_dict`.
 
+    Args:
+        file: the tensors.
+        input_shape: `(height, width)` of the images, for a `state_dict` with a top whose flatten isn't square.
+        base_only: of a `state_dict`, take no more than the convolutions.
+
     Raises:
         ValueError: a tensor is missing or left over, or they are no VGG's.
     """
     if file.architecture is not None:
-        network = network_of_tensors(chain_of_architecture(file.architecture), file.tensors)
-        return base_of(network) if base_only else network
+        return network_of_tensors(chain_of_architecture(file.architecture), file.tensors)
     own = {key: tensor for key, tensor in file.tensors.items() if not base_only or _OF_BASE.match(key)}
     return network_of_tensors(_chain_of_tensors(own, input_shape), own)
 
@@ -123,56 +125,7 @@ def _chain_of_tensors(tensors: Mapping[str, Tensor], input_shape: tuple[int, int
     return vgg_chain(len(kernels), (height, width, kernels[0].shape[1]), classes)
 
 
-def base_of(network: Network) -> Network:
-    """The VGG's own part of a network, under Keras's names, without what is in front and without the head.
-
-    Raises:
-        LayerError: there is no whole VGG in it.
-    """
-    convolutions = [layer for layer in network.layers if layer.class_name == "Conv2D"]
-    for count in sorted(NETWORKS, reverse=True):
-        for start in range(len(convolutions) - count + 1):
-            base = convolutions[start : start + count]
-            if [layer.config["filters"] for layer in base] == filters_of(count):
-                chain = vgg_chain(count, (None, None, base[0].weights[0].shape[1]), None)
-                return network_of_tensors(chain, _renamed(base, chain))
-    raise LayerError(
-        network.name, "model", "expected the 13 convolutions of VGG16 or the 16 of VGG19, one after the other"
-    )
-
-
-def as_plain_vgg(network: Network, purpose: str) -> Network:
-    """A network that is Keras's own VGG, under its names, with its arrays in Keras's layout. Dropout counts for nothing.
-
-    Args:
-        network: of any source.
-        purpose: what it is wanted for, for the message.
-
-    Raises:
-        ValueError: it is another network; the message names the first layer that is different.
-    """
-    layers = [layer for layer in network.layers if layer.class_name not in ("Dropout", "SpatialDropout2D")]
-    convolutions = sum(layer.class_name == "Conv2D" for layer in layers)
-    dense = [layer for layer in layers if layer.class_name == "Dense"]
-    pooled = layers[-1].class_name.startswith("Global")  # a pooling at the end has no weights: Keras adds it as asked
-    layers = layers[:-1] if pooled else layers
-    chain = vgg_chain(
-        convolutions if convolutions in NETWORKS else min(NETWORKS),
-        network.input_shape,
-        dense[-1].config["units"] if dense else None,
-    )
-    for layer, plain in zip_longest(layers, chain.layers):
-        if layer is None or plain is None or not _is_like(layer, plain):
-            name = layer.name if layer else plain.name
-            what = "isn't there" if layer is None else f"({layer.class_name}) isn't part of it"
-            raise ValueError(f"{purpose} takes Keras's own VGG16 and VGG19, and layer {name!r} {what}; see --base-only")
-    if network.theano:  # whose arrays are laid out in another way
-        return network_of_tensors(chain, _renamed(layers, chain))
-    own = [replace(layer, name=plain.name, trainable=True) for layer, plain in zip(layers, chain.layers, strict=True)]
-    return Network(chain.name, chain.input_shape, own)
-
-
-def _renamed(layers: Iterable[Layer], chain: Chain) -> dict[str, Tensor]:
+def renamed(layers: Iterable[Layer], chain: Chain) -> dict[str, Tensor]:
     """The tensors of some layers, each under the name of the chain's layer in its place, among those with weights."""
     own = [layer for layer in layers if layer.weights]
     places = [plain for plain in chain.layers if plain.class_name in ("Conv2D", "Dense")]
@@ -181,12 +134,3 @@ def _renamed(layers: Iterable[Layer], chain: Chain) -> dict[str, Tensor]:
         for layer, plain in zip(own, places, strict=True)
         for weight in layer.weights
     }
-
-
-def _is_like(layer: Layer, plain: Described) -> bool:
-    """Whether the two are one layer, but for the name, and the activation at the end."""
-    if layer.class_name != plain.class_name:
-        return False
-    wanted = settings(plain.class_name, plain.config, (1, 1, 1), "3")
-    ignored = ("activation",) if plain.name == "predictions" else ()
-    return all(layer.config[key] == value for key, value in wanted.items() if key not in ignored)

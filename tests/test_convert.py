@@ -5,7 +5,9 @@ import hashlib
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -109,14 +111,58 @@ def test_command_line_prints_json(headless: Path, tmp_path: Path, capsys: pytest
         "params",
         "max_relative_error",
         "seconds",
+        "activation",
+        "assumed",
     ]
+    assert (printed["activation"], printed["assumed"]) == (None, "")
     assert printed["max_relative_error"] is None
     assert printed["params"] == 14_714_688
 
 
 def test_what_had_to_be_assumed_is_said(topped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assumed = "no architecture: taken for Keras's own top, with softmax at its end (--activation none gives logits)"
     assert run(topped, "-o", tmp_path / "out.pt", "--no-check") == 0
-    assert "taken for Keras's own top, with softmax, on images of 32×32" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert f"{assumed} and images of 32×32 (--input-shape)" in printed.out
+    assert printed.err == ""  # a `.pt` says nothing of the model
+    output = tmp_path / "out.safetensors"
+    assert run(topped, "-o", output, "--no-check", "--input-shape", "32,32") == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"warning: {topped}: the file has {assumed}")
+    assert printed.err.count("\n") == 1
+    assert run(topped, "-o", output, "--no-check", "--force", "-q") == 0
+    assert capsys.readouterr() == ("", "")
+    assert run(topped, "-o", output, "--no-check", "--force", "--json", "--activation", "none") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["activation"], "softmax" in found["assumed"]) == ("linear", False)
+    with pytest.warns(UserWarning, match="taken for Keras's own top, with softmax"):
+        load_model(topped)
+
+
+@pytest.mark.parametrize("name", ["logits.pt", "logits.safetensors", "logits.weights.h5"])
+def test_logits_stay_logits(name: str, tmp_path: Path) -> None:
+    """A model that was trained with `classifier_activation=None`, saved as tensors alone."""
+    model = VGG16(weights=None, classes=3, input_shape=(3, 32, 32), classifier_activation=None).eval()
+    torch.save(model.state_dict(), tmp_path / "logits.pt")
+    if name != "logits.pt":
+        convert(tmp_path / "logits.pt", tmp_path / name, layout="torchvgg", activation="none")
+    if name == "logits.safetensors":  # which holds the architecture
+        with pytest.raises(ValueError, match="activation: the file says which it is; drop the option"):
+            convert(tmp_path / name, tmp_path / "out.safetensors", activation="none")
+        arguments: dict[str, Any] = {}
+    else:
+        arguments = {"activation": "none", "input_shape": (32, 32)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = convert(tmp_path / name, tmp_path / "out.safetensors", **arguments)
+    assert (report.activation, report.assumed) == ("linear", "")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "out.safetensors")(x), model(x))
+    with pytest.raises(ValueError, match="activation: (there is no top|the file says)"):
+        convert(tmp_path / name, tmp_path / "base.safetensors", base_only=True, activation="softmax")
+    with pytest.raises(ValueError, match=r"activation: expected one of softmax, none\. Received: 'relu'"):
+        convert(tmp_path / name, tmp_path / "base.safetensors", activation="relu")
 
 
 def test_quiet(headless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,4 +128,4 @@ def test_every_name_is_offered() -> None:
 def test_no_file_is_long() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in ROOT.glob("[tc]o*/*.py")}
     assert len(lengths) > 15
-    assert max(lengths.values()) <= 250
+    assert max(lengths.values()) <= 400

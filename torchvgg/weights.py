@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,6 +54,8 @@ def read_model(path: Path) -> Weights:
     from .convert.source import open_source
 
     with open_source(path, None, base_only=False) as source:
+        if source.assumed:
+            warnings.warn(f"{path}: {source.assumed}", stacklevel=3)
         return Weights(_tensors(source), source.network.architecture())
 
 
