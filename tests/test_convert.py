@@ -159,7 +159,7 @@ def test_logits_stay_logits(name: str, tmp_path: Path) -> None:
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path / "out.safetensors")(x), model(x))
-    with pytest.raises(ValueError, match="activation: (there is no top|the file says)"):
+    with pytest.raises(ValueError, match=r"activation: (there is no top|the file says)"):
         convert(tmp_path / name, tmp_path / "base.safetensors", base_only=True, activation="softmax")
     with pytest.raises(ValueError, match=r"activation: expected one of softmax, none\. Received: 'relu'"):
         convert(tmp_path / name, tmp_path / "base.safetensors", activation="relu")
