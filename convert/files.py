@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -87,12 +88,12 @@ def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Ite
     """
     parent = parent or Path(tempfile.gettempdir())
     for left in parent.glob(f"{glob.escape(prefix)}*/{_CLAIM}"):
-        if _is_abandoned(left):
+        if is_own(left.parent) and is_own(left) and _is_abandoned(left):
             _clear(left.parent)
     folder = parent / f"{prefix}{secrets.token_hex(8)}"  # named before it is made: a signal may come in between
     try:
         folder.mkdir(mode=0o700)
-        with open(folder / _CLAIM, "wb") as claim:
+        with open(folder / _CLAIM, "wb", opener=open_own) as claim:
             lock(claim)
             yield folder
     finally:
@@ -125,12 +126,30 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether no process holds a file that belongs to this user any more."""
+    """Whether no process holds a file any more."""
     try:
         with open(path, "rb+") as claim:
-            return path.stat().st_uid == os.getuid() and lock(claim)
-    except (OSError, AttributeError):  # another's, or gone, or a system without users
+            return lock(claim)
+    except OSError:  # it is gone
         return False
+
+
+def is_own(path: Path) -> bool:
+    """Whether a path is a folder or a plain file of this user's, to which nobody else can write. A link is not."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
+        return False
+    if not hasattr(os, "getuid"):  # a system without users
+        return True
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def open_own(path: str, flags: int) -> int:
+    """For `open(path, mode, opener=open_own)`: follows no link, and lets nobody else read or write a new file."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def lock(claim: IO[bytes], wait: bool = False) -> bool:

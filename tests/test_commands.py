@@ -121,14 +121,45 @@ def test_predict_goes_on_after_a_bad_image(
     weights: Path, cat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (bad := tmp_path / "bad.jpg").write_text("no image")
-    assert run("predict", cat, bad, tmp_path / "none.jpg", cat.parent, "--weights", weights, "--json") == 1
+    (link := tmp_path / "loop.jpg").symlink_to(bad)
+    assert run("predict", bad, cat, link, "--weights", weights, "--json") == 0
     printed, error = capsys.readouterr()
+    assert error == "2 of 3 images are bad; what is wrong stands beside each\n"
     first, second, third = json.loads(printed)
-    assert len(first["predictions"]) == 4
-    assert "can't be read as an image" in second["error"]
-    assert "none.jpg" in third["error"]
-    assert error.startswith(f"error: 2 of 3 images: {bad}: can't be read as an image")
-    assert error.count("\n") == 1
+    assert "can't be read as an image" in first["error"]
+    assert len(second["predictions"]) == 4
+    assert "can't be read as an image" in third["error"]
+    assert run("predict", bad, cat, "--weights", weights) == 0
+    printed, error = capsys.readouterr()
+    assert printed.splitlines()[:3] == [
+        str(bad),
+        f"  {bad}: can't be read as an image (it isn't one that Pillow knows)",
+        str(cat),
+    ]
+    assert error == "1 of 2 images are bad; what is wrong stands beside each\n"
+    assert run("predict", bad, link, "--weights", weights) == 1
+    assert capsys.readouterr().err == "error: none of the 2 images is good; what is wrong stands beside each\n"
+    assert run("predict", bad, "--weights", weights) == 1
+    assert capsys.readouterr().err == f"error: {bad}: can't be read as an image (it isn't one that Pillow knows)\n"
+
+
+def test_extract_says_how_many_images_are_bad(
+    weights: Path, cat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bad := tmp_path / "bad.jpg").write_text("no image")
+    for images, status, message in (
+        ((cat, bad), 0, "1 of 2 images are bad; {} says what is wrong with each\n"),
+        ((bad, tmp_path / "bad.jpg"), 1, "error: none of the 1 images is good; {} says what is wrong with each\n"),
+        ((cat,), 0, ""),
+    ):
+        output = tmp_path / f"{len(images)}{status}.npz"
+        assert run("extract", *images, "-o", output, "--weights", weights) == status
+        assert capsys.readouterr().err == message.format(output)
+        with np.load(output) as file:  # it is written all the same
+            assert len(file["path"]) == len(set(images))
+    assert run("extract", cat, tmp_path / "gone.jpg", "-o", tmp_path / "f.npz", "--weights", weights) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/gone.jpg: no such file or folder\n"
+    assert not (tmp_path / "f.npz").exists()
 
 
 def test_scores_that_are_no_probabilities_have_no_bars(
@@ -214,12 +245,13 @@ def test_draw_maps_puts_each_map_in_its_place(tmp_path: Path) -> None:
 ERRORS: dict[str, tuple[list[str], str]] = {
     "no such weights": (["predict", "{cat}", "--weights", "{tmp}/none.h5"], "none.h5: no such file; expected one, or vgg16 or vgg19"),
     "no weights": (["summary", "{cat}"], "cat.jpg: "),
-    "no such image": (["predict", "{tmp}/no.jpg", "--weights", "{weights}"], "no.jpg: No such file or directory"),
+    "no such image": (["predict", "{tmp}/no.jpg", "--weights", "{weights}"], "no.jpg: no such file or folder"),
     "no image": (["predict", "{weights}", "--weights", "{weights}"], "can't be read as an image"),
     "empty folder": (["predict", "{tmp}", "--weights", "{weights}"], "no image there; expected files that end in"),
     "too few labels": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{labels}"], "expected a name for each of the 4 classes. Received: 1"),
     "labels not in UTF-8": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{cat}"], "cat.jpg: expected names in UTF-8, a line each"),
     "onto the image": (["show", "{labels}", "-o", "{labels}", "--weights", "{weights}", "--force"], "labels.txt is the image itself"),
+    "no such folder": (["extract", "{tmp}/photoss/", "-o", "{tmp}/f.npz", "--weights", "{weights}"], "photoss/: no such file or folder"),
     "no such file": (["extract", "{tmp}/*.jpg", "-o", "{tmp}/f.npz"], "*.jpg: no file has such a name"),
     "no such labels": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{tmp}/l"], "/l: No such file"),
     "a file and options": (["summary", "{weights}", "--no-top"], "a file says itself what its model is like"),

@@ -20,7 +20,7 @@ from torchvgg import VGG16
 from torchvgg.convert import convert, files, published, target
 from torchvgg.convert.files import locked, writing
 
-from .command_line import run
+from .command_line import heed, run
 from .server import FILENAME, Server
 
 ROOT = Path(__file__).parents[1]
@@ -112,11 +112,6 @@ def test_kill_9_in_a_download(server: Server, tmp_path: Path, temporary: Path) -
     assert [path.name for path in home.iterdir()] == [FILENAME]
 
 
-def heed() -> None:
-    """SIGINT as in a terminal: what runs in the background inherits that it is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def wait_for_a_file(folder: Path) -> None:
     deadline = time.monotonic() + 60
     while not list(folder.iterdir()):
@@ -159,6 +154,22 @@ def test_a_signal_right_after_a_folder_is_made(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt), writing(tmp_path / "out.pt"):
         pytest.fail("reached")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_link_is_followed_when_scratch_folders_are_cleared(tmp_path: Path) -> None:
+    for folder in (mine := tmp_path / "mine", open_to_all := tmp_path / ".out.pt-open"):
+        folder.mkdir()
+        (folder / "claim").touch()
+        (folder / "thesis.txt").write_text("mine")
+    open_to_all.chmod(0o777)
+    (tmp_path / ".out.pt-link").symlink_to(mine)
+    (abandoned := tmp_path / ".out.pt-abandoned").mkdir(mode=0o700)
+    (abandoned / "claim").touch(0o600)
+    with writing(tmp_path / "out.pt") as unfinished:
+        unfinished.write_text("whole")
+    assert not abandoned.exists()
+    assert (mine / "thesis.txt").read_text() == "mine"
+    assert (open_to_all / "thesis.txt").read_text() == "mine"
 
 
 def test_two_conversions_into_one_cache(server: Server, tmp_path: Path, temporary: Path) -> None:

@@ -22,6 +22,7 @@ from torchvgg import VGG16, extract_features, load_model
 from torchvgg.convert import convert
 from torchvgg.feature_files import Rows, open_parts
 
+from .command_line import heed
 from .keras_models import keras_model
 from .pictures import photo, write_photos
 
@@ -137,7 +138,7 @@ sys.exit(main(sys.argv[1:]))
 def start(*arguments: object) -> subprocess.Popen[str]:
     """The command line in a process of its own, slow enough to be caught in the midst."""
     command = [sys.executable, "-c", COMMAND, "extract", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def wait_for_parts(folder: Path, suffix: str, number: int) -> None:
@@ -212,7 +213,8 @@ def test_two_at_once(weights: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"f\.npz: another extraction is writing it"):
         extract_features(load_model(weights), str(photos), tmp_path / "f.npz", batch_size=3)
     printed, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (0, "")
+    bad = f"2 of 21 images are bad; {tmp_path}/f.npz says what is wrong with each\n"
+    assert (process.returncode, error) == (0, bad)
     assert "21 images" in printed
     assert len(table(tmp_path / "f.npz")[0]) == 21
 
@@ -383,6 +385,40 @@ def test_a_model_of_another_type_is_left_as_it_was(dtype: torch.dtype, photos: P
         assert torch.equal(tensor, before[name][1])
         assert tensor.requires_grad
     assert all(module.training for module in model.modules())
+
+
+def test_nothing_of_other_users_is_opened(model: Any, photos: Path, tmp_path: Path) -> None:
+    image, output, parts = str(photos / "000.jpg"), tmp_path / "f.npz", tmp_path / "f.npz.parts"
+    (mine := tmp_path / "mine.txt").write_text("mine")
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    parts.symlink_to(elsewhere)
+    message = r"f\.npz\.parts: expected a folder of yours, to which nobody else can write, and no link; delete it"
+    with pytest.raises(OSError, match=message):
+        extract_features(model, image, output)
+    parts.unlink()
+    parts.mkdir()
+    parts.chmod(0o777)
+    with pytest.raises(OSError, match=message):
+        extract_features(model, image, output)
+    parts.chmod(0o700)
+    (parts / "claim").symlink_to(mine)  # from before
+    with pytest.raises(OSError, match="symbolic link"):
+        extract_features(model, image, output)
+    (parts / "claim").unlink()
+    (parts / "a.npz").write_bytes(b"no part")
+    (parts / "a.npz").chmod(0o666)
+    (parts / "b.npz").symlink_to(mine)
+    assert extract_features(model, image, output).bad == 0
+    assert mine.read_text() == "mine"
+    assert list(elsewhere.iterdir()) == []
+    assert not parts.exists()
+
+
+def test_the_parts_are_this_users_alone(model: Any, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError):
+        _interrupted(model, photos, tmp_path / "f.npz", after=2)
+    assert (tmp_path / "f.npz.parts").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "f.npz.parts" / "claim").stat().st_mode & 0o777 == 0o600
 
 
 def test_all_images_bad(model: Any, tmp_path: Path) -> None:

@@ -178,12 +178,10 @@ def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_images(["."]) == ["./a.PNG", "./b.jpg", "./deep/d.gif", "./deep/er/c.webp", "./odd[1].jpg"]
     assert find_images(["deep", "b.jpg", "deep/d.gif"]) == ["deep/d.gif", "deep/er/c.webp", "b.jpg"]
     assert find_images(["*.jpg"]) == ["b.jpg", "odd[1].jpg"]
-    assert find_images(["**/*.gif", "odd[1].jpg", "missing.jpg", "notes.txt"]) == [
-        "deep/d.gif",
-        "odd[1].jpg",
-        "missing.jpg",
-        "notes.txt",
-    ]
+    assert find_images(["**/*.gif", "odd[1].jpg", "notes.txt"]) == ["deep/d.gif", "odd[1].jpg", "notes.txt"]
+    for missing in ("missing.jpg", "missing/", ""):
+        with pytest.raises(FileNotFoundError, match=f"^{missing}: no such file or folder"):
+            find_images(["b.jpg", missing])
     os.mkfifo(tmp_path / "empty" / "pipe.jpg")
     with pytest.raises(ValueError, match=r"empty: no image there; expected files that end in \.bmp"):
         find_images(["empty"])

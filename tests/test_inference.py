@@ -311,6 +311,24 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "torchvgg"
 
 
+def test_a_library_that_others_can_write_to_is_built_again(fresh: Path, model: VGG16) -> None:
+    native.kernels()
+    (library,) = fresh.glob("winograd-*.so")
+    assert library.stat().st_mode & 0o777 == 0o700
+    built = library.read_bytes()
+    (planted := fresh / "planted.so").write_bytes(b"planted")
+    for is_link in (False, True):
+        library.unlink()
+        if is_link:
+            library.symlink_to(planted)
+        else:
+            library.write_bytes(b"planted")
+            library.chmod(0o777)
+        native.kernels.cache_clear()
+        assert isinstance(native.kernels(), native.Kernels)
+        assert library.read_bytes() == built
+
+
 def test_without_a_compiler(fresh: Path, model: VGG16, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)

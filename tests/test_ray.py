@@ -77,6 +77,10 @@ def test_a_cluster_of_two_nodes_gives_the_same_rows(
     """Relative names are this process's, wherever the nodes were started."""
     monkeypatch.chdir(photos.parent)
     output = tmp_path / "ray.parquet"
+    (tmp_path / "ray.parquet.parts").mkdir(mode=0o700)
+    (
+        tmp_path / "ray.parquet.parts" / "extractor"
+    ).mkdir()  # no model goes through a file: others might have put it there
     done = extract_features(model, photos.name, output, batch_size=4, ray=cluster.address)
     assert sum(node["Alive"] for node in ray.nodes()) == 2
     assert (done.images, done.bad) == (15, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def predict(options: argparse.Namespace) -> None:
         except (ValueError, OSError) as error:
             errors.append(message_of(error))
             found.append({"image": path, "error": errors[-1]})
+            if not options.json and len(images) > 1:
+                print(printable(path), f"  {errors[-1]}", sep="\n")
             continue
         scores = likeliest(scores_of(model, x, names), options.top)
         if options.json:
@@ -56,10 +59,9 @@ def predict(options: argparse.Namespace) -> None:
             print(printable(path), *(_row(score, gives_probabilities(model)) for score in scores), sep="\n")
     if options.json:
         print(json.dumps(found))
-    if errors:
-        raise ValueError(
-            errors[0] if len(images) == 1 else f"{len(errors)} of {len(images)} images: {'; '.join(errors)}"
-        )
+    if errors and len(images) == 1:
+        raise ValueError(errors[0])
+    _end(len(errors), len(images), "what is wrong stands beside each")
 
 
 def extract(options: argparse.Namespace) -> None:
@@ -85,6 +87,15 @@ def extract(options: argparse.Namespace) -> None:
     print(f"{done.images:,} images, {done.bad:,} of them bad, {done.size:,} numbers each → {options.output}")
     before = f", {done.done_before:,} were done before" if done.done_before else ""
     print(f"{new:,} in {done.seconds:.1f} s, {new / done.seconds:.1f} images/s{before}")
+    _end(done.bad, done.images, f"{options.output} says what is wrong with each")
+
+
+def _end(bad: int, images: int, where: str) -> None:
+    """Says how many images were bad, on standard error. Raises a ValueError if all were."""
+    if bad == images:
+        raise ValueError(f"none of the {images:,} images is good; {where}")
+    if bad:
+        print(f"{bad:,} of {images:,} images are bad; {where}", file=sys.stderr)
 
 
 def show(options: argparse.Namespace) -> None:

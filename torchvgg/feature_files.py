@@ -7,7 +7,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -115,14 +115,21 @@ def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts
 
     Raises:
         ValueError: the suffix is another, or there are rows of another job.
-        OSError: `output` exists, its folder can't be written to, or another process is at it.
+        OSError: `output` exists, its folder can't be written to, others can write to the parts, or another process does.
     """
-    from .convert.files import lock
+    from .convert.files import is_own, lock, open_own
 
     check_output(output, force)
     parts = Parts(output)
-    parts.folder.mkdir(parents=True, exist_ok=True)
-    with open(parts.folder / "claim", "wb") as claim:
+    parts.folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        parts.folder.mkdir(mode=0o700)
+    if not is_own(parts.folder):
+        raise OSError(
+            f"{parts.folder}: expected a folder of yours, to which nobody else can write, and no link; delete it, or name "
+            "another output"
+        )
+    with open(parts.folder / "claim", "ab", opener=open_own) as claim:
         if not lock(claim) and sys.platform != "win32":  # where there are no locks
             raise OSError(f"{output}: another extraction is writing it")
         try:
@@ -153,7 +160,9 @@ class Parts:
         self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job)))
 
     def files(self) -> list[Path]:
-        return sorted(self.folder.glob(f"*{self.output.suffix}"))
+        from .convert.files import is_own
+
+        return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path))
 
     def places(self) -> dict[str, tuple[Path, int]]:
         """Of each path whose row is there, the part and the place in it. What a writer left half done is cleared away."""

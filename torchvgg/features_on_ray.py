@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 class _Actor:
     """An `Extractor` in a process of its own, which uses all cores of its node, or one GPU."""
 
-    def __init__(self, extractor: Path) -> None:
+    def __init__(self, extractor: Any) -> None:
+        import ray
+
         torch.set_num_threads(os.cpu_count() or 1)  # Ray sets it to the cores that it reserves
-        self.extractor: Extractor = pickle.loads(extractor.read_bytes())()
+        self.extractor: Extractor = ray.get(extractor)()
 
     def __call__(self, batch: Batch) -> pyarrow.Table:
         (decoded,) = batch["batch"]
@@ -79,7 +81,7 @@ def run_on_ray(
     nodes = sum(node["Alive"] for node in ray.nodes())
     if half and not gpus:
         raise ValueError("half: there is no GPU in the cluster, and on a CPU float32 is faster")
-    (model := folder.absolute() / "extractor").write_bytes(pickle.dumps(extractor))
+    model = ray.put(extractor)  # through Ray's own store: others may be able to write to files
 
     def decode(row: dict[str, Any]) -> dict[str, Any]:
         return {"batch": pickle.dumps(decoder(list(row["paths"])))}

@@ -124,12 +124,12 @@ def color_mode(model: Model) -> str:
 def find_images(patterns: Iterable[str]) -> list[str]:
     """The image files that names, globs (`**` goes down) and folders (with all that is in them) stand for, each once.
 
-    Folders and globs give them in alphabetical order; links to folders in folders aren't followed. A file that is named is taken whatever its suffix, even if it isn't there:
-    its error comes when it is read.
+    Folders and globs give them in alphabetical order; links to folders in folders aren't followed. A file that is named is
+    taken whatever its suffix.
 
     Raises:
         ValueError: there is no image in a folder, no file for a glob, or nothing at all.
-        OSError: a folder can't be read.
+        OSError: a name isn't there, or a folder can't be read.
     """
     found = list(dict.fromkeys(path for pattern in patterns for path in _images_of(os.fspath(pattern))))
     if not found:
@@ -146,6 +146,8 @@ def _images_of(pattern: str) -> list[str]:
         if found := sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path)):  # noqa: PTH207, PTH113
             return found
         raise ValueError(f"{pattern}: no file has such a name")
+    if not os.path.exists(pattern):  # noqa: PTH110
+        raise FileNotFoundError(f"{pattern}: no such file or folder")
     return [pattern]
 
 

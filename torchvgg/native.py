@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import os
 import shutil
-import stat
 import subprocess
 import tempfile
 from functools import cache
@@ -35,6 +34,8 @@ def kernels() -> Kernels:
     Raises:
         MissingError: there is no compiler, or it fails, or there is no place that only this user can write.
     """
+    from .convert.files import is_own
+
     compiler = shutil.which(os.environ.get("CXX", "")) or next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise MissingError(f"no C++ compiler: neither $CXX nor {', '.join(COMPILERS)}")
@@ -44,10 +45,11 @@ def kernels() -> Kernels:
     macros = _run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
     key = hashlib.sha256(b"\0".join([source, macros, *(text.encode() for text in (*FLAGS, *defined))])).hexdigest()
     library = _folder() / f"winograd-{key[:32]}.so"
-    if not library.exists():
+    if not is_own(library):  # it isn't there, or somebody else put it there before the folder was this user's alone
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             built = Path(folder, "winograd.so")
             _run([compiler, *FLAGS, *defined, str(SOURCE), "-o", str(built)])
+            built.chmod(0o700)
             built.replace(library)  # another process may have been faster: its file is the same
     return Kernels(library)
 
@@ -69,13 +71,14 @@ def _run(command: list[str]) -> bytes:
 
 def _folder() -> Path:
     """Where libraries are kept: what lies there is run, so nobody else may write there."""
+    from .convert.files import is_own
+
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torchvgg")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
     except OSError as error:
         raise MissingError(f"{folder}: {error.strerror}; set XDG_CACHE_HOME to another folder") from None
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not is_own(folder.resolve()):
         raise MissingError(f"{folder}: others can write to it; chmod 700, or set XDG_CACHE_HOME to another folder")
     return folder
 
