@@ -172,8 +172,7 @@ def number_type(kind: h5t.TypeID) -> str | None:
     if kind.get_class() not in (h5t.FLOAT, h5t.INTEGER) or kind.get_size() not in (1, 2, 4, 8):
         return None
     dtype = kind.dtype
-    own = h5t.py_create(dtype)
-    return dtype.str if dtype.kind in "fiu" and own.get_size() == kind.get_size() else None
+    return dtype.str if dtype.kind in "fiu" and kind == h5t.py_create(dtype) else None
 
 
 def type_name(kind: h5t.TypeID) -> str:

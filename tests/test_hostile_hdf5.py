@@ -61,11 +61,16 @@ def unknown_filter(file: h5py.File) -> None:
     dataset.write_direct_chunk((0, 0), bytes(768))
 
 
-def odd_float(file: h5py.File) -> None:
-    kind = h5t.IEEE_F32LE.copy()
-    kind.set_ebias(100)
-    del file[KERNEL]
-    h5d.create(file[f"{GROUP}/dense"].id, b"kernel:0", kind, h5s.create_simple((96, 2)))
+def odd_type(change: Callable[[Any], object], base: Any = h5t.IEEE_F32LE) -> Change:
+    """Numbers whose bits mean something else than numpy's, if in as many bytes."""
+
+    def put_type(file: h5py.File) -> None:
+        change(kind := base.copy())
+        del file[KERNEL]
+        h5d.create(file[f"{GROUP}/dense"].id, b"kernel:0", kind, h5s.create_simple((96, 2)))
+        file[KERNEL].write_direct(np.ones((96, 2), "f"))
+
+    return put_type
 
 
 def declared(file: h5py.File) -> None:
@@ -140,6 +145,14 @@ def empty_groups(file: h5py.File) -> None:
 
 ODD_TYPES = [h5py.ref_dtype, h5py.regionref_dtype, [("a", "f"), ("b", "i")], "S4", h5py.string_dtype(), "c8", "?"]
 ODD_TYPES += [h5py.vlen_dtype("f"), np.dtype(("f", (2,))), h5py.opaque_dtype("M8[s]"), h5py.enum_dtype({"A": 1})]
+ODD_BITS: list[tuple[Any, ...]] = [
+    (lambda kind: kind.set_ebias(100),),
+    (lambda kind: kind.set_fields(0, 1, 8, 9, 23),),  # the sign at the other end
+    (lambda kind: kind.set_fields(31, 22, 9, 0, 22),),
+    (lambda kind: kind.set_norm(h5t.NORM_NONE),),  # no implied bit
+    (lambda kind: kind.set_size(8),),  # four of the bytes are empty
+    (lambda kind: kind.set_precision(24), h5t.STD_I32LE),
+]
 ODD_NAMES = [
     "../dense/kernel:0",
     "dense/../dense/kernel:0",
@@ -161,7 +174,7 @@ OLD: list[tuple[Change, str]] = [  # with names
     (virtual("."), "kernel:0: its numbers lie in another file"),
     *((put(KERNEL, (96, 2), kind), "kernel:0: expected floating-point numbers") for kind in ODD_TYPES),
     *((put(KERNEL, data=np.ones((96, 2), kind)), "trained.h5") for kind in ("i1", "u2", ">i4", "i8")),
-    (odd_float, "kernel:0: expected floating-point numbers"),
+    *((odd_type(*odd), "kernel:0: expected floating-point numbers") for odd in ODD_BITS),
     (put(KERNEL, data=h5py.Empty("f")), "kernel:0: an array of no shape"),
     (unknown_filter, "kernel:0: packed by a filter that isn't known"),
     (put(KERNEL, (10**9, 1000), "f"), "kernel:0: 4,000,000,000,000 bytes are declared"),
