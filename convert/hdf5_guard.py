@@ -6,7 +6,6 @@ that declares much more than it stores. Nothing else in this package opens what 
 
 from __future__ import annotations
 
-import itertools
 import math
 import zlib
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ LONGEST_NAME = 1000
 LONGEST_ATTRIBUTE = 1 << 24
 LARGEST_CHUNK = 1 << 28
 MOST_CHUNKS = 10**5
-UNPACKED_A_SECOND = 1 << 25  # bytes, on a slow machine
+BLOCK = 1 << 24  # bytes unpacked at a time
+UNPACKED_A_SECOND = 1 << 25  # bytes, and chunks, on a slow machine
 CHUNKS_A_SECOND = 1 << 13
 
 
@@ -101,53 +101,38 @@ class GuardedFile:
         least, times = UNPACKED_AT_MOST
         if stored > self.length or self.packed > self.length or self.unpacked > least + times * self.packed:
             raise RefusedError(f"{name}: {size:,} bytes are declared, and only {stored:,} stored in the file")
-        offset = self.spool.tell()
         if plist.get_layout() == h5d.CHUNKED:
-            for block in self.unpacked_blocks(found, plist, np.dtype(kind), name):
-                self.spool.write(block.tobytes())
-        else:
-            self.spool.write(np.ascontiguousarray(found[()]).tobytes())
+            self.check_chunks(found, plist, name)
+        offset = self.spool.tell()
+        for block in blocks(found):
+            self.spool.write(np.ascontiguousarray(block).tobytes())
         return [name, shape, kind, True, offset]
 
-    def unpacked_blocks(
-        self, dataset: h5py.Dataset, plist: Any, dtype: np.dtype[Any], name: str
-    ) -> Iterator[np.ndarray]:
-        """The numbers of an array in chunks, as many rows at a time as a chunk has.
-
-        Each chunk has to be there and to unpack to its full length: HDF5 leaves missing data uninitialised.
-        """
-        shape, chunks = dataset.shape, dataset.chunks
-        size = math.prod(chunks) * dtype.itemsize
+    def check_chunks(self, dataset: h5py.Dataset, plist: Any, name: str) -> None:
+        """Each chunk has to be there, and to unpack to its full length: what lacks HDF5 leaves as it was in memory."""
+        size = math.prod(dataset.chunks) * dataset.dtype.itemsize
         if size > LARGEST_CHUNK:
             raise RefusedError(f"{name}: chunks of more than {LARGEST_CHUNK:,} bytes")
-        filters = [(code, values) for code, _, values, _ in map(plist.get_filter, range(plist.get_nfilters()))]
-        is_deflated = bool(filters) and filters[-1][0] == h5z.FILTER_DEFLATE
-        is_shuffled = filters[: len(filters) - is_deflated] == [(h5z.FILTER_SHUFFLE, (dtype.itemsize,))]
-        if len(filters) != is_deflated + is_shuffled:
+        filters = {code: values for code, _, values, _ in map(plist.get_filter, range(plist.get_nfilters()))}
+        shuffled = filters.pop(h5z.FILTER_SHUFFLE, None)
+        deflated = filters.pop(h5z.FILTER_DEFLATE, None)
+        if filters or shuffled not in (None, (dataset.dtype.itemsize,)):
             raise RefusedError(f"{name}: packed by a filter that isn't known here; deflate and shuffle are")
-        expected = math.prod(-(-n // c) for n, c in zip(shape, chunks, strict=True))
+        expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
         if expected > MOST_CHUNKS or dataset.id.get_num_chunks() != expected:
             raise RefusedError(f"{name}: {expected:,} chunks are declared, and not stored in the file")
-        self.deadline += math.prod(shape) * dtype.itemsize / UNPACKED_A_SECOND + expected / CHUNKS_A_SECOND
+        self.deadline += dataset.nbytes / UNPACKED_A_SECOND + expected / CHUNKS_A_SECOND
         limit_processor_time(self.deadline)
-        for first in range(0, shape[0], chunks[0]):
-            block = np.empty((min(chunks[0], shape[0] - first), *shape[1:]), dtype)
-            for rest in itertools.product(*(range(0, n, c) for n, c in zip(shape[1:], chunks[1:], strict=True))):
-                mask, content = dataset.id.read_direct_chunk((first, *rest))
-                if is_deflated:
-                    content = zlib.decompressobj().decompress(content, size + 1)
-                if mask or len(content) != size:
-                    raise RefusedError(f"{name}: a chunk that isn't stored whole")
-                place = (slice(None), *(slice(n, n + c) for n, c in zip(rest, chunks[1:], strict=True)))
-                part = block[place]
-                if not is_deflated:  # HDF5 may have left chunks at the edges as they were, and doesn't tell
-                    part[...] = dataset[(slice(first, first + chunks[0]), *place[1:])]
-                    continue
-                numbers = np.frombuffer(content, "u1")
-                if is_shuffled:
-                    numbers = np.ascontiguousarray(numbers.reshape(dtype.itemsize, -1).T)
-                part[...] = numbers.view(dtype).reshape(chunks)[tuple(map(slice, part.shape))]
-            yield block
+
+        def check(chunk: Any) -> None:
+            length = chunk.size
+            if deflated is not None:
+                _, content = dataset.id.read_direct_chunk(chunk.chunk_offset)
+                length = len(zlib.decompressobj().decompress(content, size + 1))
+            if chunk.filter_mask or length != size:
+                raise RefusedError(f"{name}: a chunk that isn't stored whole")
+
+        dataset.id.chunk_iter(check)
 
     def names(self, group: h5py.Group, attribute: str) -> list[str]:
         """A list of names; one too long for an HDF5 attribute is split into `attribute0`, `attribute1`, …"""
@@ -209,13 +194,24 @@ def type_name(kind: h5t.TypeID) -> str:
     return classes.get(kind.get_class(), "another type")
 
 
+def blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
+    """A dataset's numbers in order, some rows at a time."""
+    if not dataset.shape:
+        yield dataset[()]
+        return
+    row = max(1, math.prod(dataset.shape[1:]) * dataset.dtype.itemsize)
+    rows = max(1, BLOCK // row)
+    if dataset.chunks:
+        rows = max(1, rows // dataset.chunks[0]) * dataset.chunks[0]  # no chunk is unpacked for two blocks
+    for first in range(0, dataset.shape[0], rows):
+        yield dataset[first : first + rows]
+
+
 def limit_processor_time(deadline: float) -> None:
     """Has the system end this process (by SIGXCPU) when it has used the processor for so many seconds in all."""
     with suppress(ImportError, ValueError, OSError):  # a system without such limits
         import resource
 
         _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        seconds = math.ceil(deadline)
-        resource.setrlimit(
-            resource.RLIMIT_CPU, (seconds if most == resource.RLIM_INFINITY else min(seconds, most), most)
-        )
+        seconds = min(deadline, math.inf if most == resource.RLIM_INFINITY else most)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), most))

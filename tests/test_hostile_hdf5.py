@@ -309,7 +309,7 @@ def test_how_the_process_ends(
 ) -> None:
     path = changed("trained.h5", lambda file: None, tmp_path)
     in_the_process(monkeypatch, code)
-    monkeypatch.setattr(keras_file, "PATIENCE", 1 if error is TimeoutError else 120)
+    monkeypatch.setattr(keras_file, "PATIENCE", 1 if error is TimeoutError else 120, raising=False)
     with pytest.raises(error, match=message):
         load_model(path)
     assert run(path) == 1
