@@ -1,6 +1,7 @@
 """Opens a `.keras`, and trusts nothing of it: a zip of `metadata.json`, `config.json` and `model.weights.h5`.
 
 No member is extracted to where its name says; three are read, if each is what Keras writes. JSON is data.
+PyTorch's zips are opened here too, as cautiously.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def read_pickle(content: bytes) -> dict[str, TensorEntry]:
     for opcode, argument, _ in pickletools.genops(content):
         match opcode.name:
             case "PROTO":
-                if argument != 2:
+                if argument not in (2, 3):
                     raise ValueError(f"a pickle of protocol {argument}; torch.save writes protocol 2")
             case "STOP":
                 pass
@@ -128,7 +128,7 @@ def _describe_storage(saved: object) -> StorageEntry:
     match saved:
         case ("storage", str(kind), str(key), _, int(length)) if kind in _DTYPES:
             return StorageEntry(key, _DTYPES[kind], length)
-    raise ValueError("a pickle with a storage that PyTorch doesn't write")
+    raise ValueError("a pickle with a storage that torch.save doesn't write")
 
 
 def _describe(called: object, arguments: object) -> dict[str, Any] | TensorEntry:
@@ -142,4 +142,4 @@ def _describe(called: object, arguments: object) -> dict[str, Any] | TensorEntry
             return TensorEntry(storage, offset, size, stride)
         case (str(name), (TensorEntry() as tensor, _, _)) if name == _PARAMETER:
             return tensor
-    raise ValueError("a pickle with a tensor that PyTorch doesn't write, or a special one")
+    raise ValueError("a pickle with a tensor that torch.save doesn't write, or a negated or conjugated one")

@@ -251,14 +251,14 @@ class Pickled:
         return self.reduced
 
 
-def write_pt(path: Path, value: object, **members: bytes) -> None:
-    """Writes "x" as torch.save does, whatever it is, beside a storage of four float32."""
+def write_pt(path: Path, *values: object, **members: bytes) -> None:
+    """Writes "x" and "y" as torch.save does, whatever they are, beside a storage of four float32."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, found: Any) -> Any:
             return found.parts if isinstance(found, Saved) else None
 
-    Pickler(content := io.BytesIO(), 2).dump({"x": value})
+    Pickler(content := io.BytesIO(), 2).dump(dict(zip("xy", values, strict=False)))
     stored = {"data.pkl": content.getvalue(), "data/0": struct.pack("4f", 1, 2, 3, 4)} | members
     with zipfile.ZipFile(path, "w") as archive:
         for name, member in stored.items():
@@ -272,10 +272,10 @@ FORGED: list[tuple[object, str]] = [
     (Pickled(storage=UNTYPED), "names torch.storage.UntypedStorage, which isn't run"),
     (Pickled(storage=Saved(torch.UntypedStorage, length=16)), "names torch.storage.UntypedStorage, which isn't run"),
     (Pickled(*Pickled().reduced, STATE), "a tensor that has a state of its own"),
-    (Pickled(OrderedDict, ([("x", 1)],)), "a tensor that PyTorch doesn't write"),
-    (Pickled(torch._utils._rebuild_parameter, (3, True, OrderedDict())), "a tensor that PyTorch doesn't write"),
-    (Pickled(storage=3), "a tensor that PyTorch doesn't write"),
-    (Pickled(storage=Saved(what="module")), "a storage that PyTorch doesn't write"),
+    (Pickled(OrderedDict, ([("x", 1)],)), "a tensor that torch.save doesn't write"),
+    (Pickled(torch._utils._rebuild_parameter, (3, True, OrderedDict())), "a tensor that torch.save doesn't write"),
+    (Pickled(storage=3), "a tensor that torch.save doesn't write"),
+    (Pickled(storage=Saved(what="module")), "a storage that torch.save doesn't write"),
     (Pickled(storage=Saved(dict)), "names __builtin__.dict, which isn't run"),
     (Pickled(storage=Saved(key="../../x")), "'x': 4 numbers are declared, and 0 bytes stored"),
     (Pickled(storage=Saved(length=5)), "'x': 5 numbers are declared, and 16 bytes stored"),
@@ -291,8 +291,8 @@ FORGED: list[tuple[object, str]] = [
     (Pickled(size=(2**62, 2**62, 4), stride=(0, 0, 1)), "Received|no plain tensor"),
     (Pickled(size=(2**70, 0), stride=(1, 1)), "Received"),
     (Pickled(size=(4.0,)), "Received"),
-    (Pickled(size="4"), "a tensor that PyTorch doesn't write"),
-    (Pickled(metadata={"neg": True}), "a special one"),
+    (Pickled(size="4"), "a tensor that torch.save doesn't write"),
+    (Pickled(metadata={"neg": True}), "a negated or conjugated one"),
     (Pickled(size=(10**9,), stride=(0,)), "no plain tensor"),
 ]
 
@@ -341,11 +341,13 @@ READ: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("crc", [True, False])
+@pytest.mark.parametrize(("crc", "protocol"), [(True, 2), (False, 3)])
 @pytest.mark.parametrize(("name", "tensors"), READ, ids=[name for name, _ in READ])
-def test_tensors_are_read_as_torch_load_reads_them(name: str, tensors: Any, crc: bool, tmp_path: Path) -> None:
+def test_tensors_are_read_as_torch_load_reads_them(
+    name: str, tensors: Any, crc: bool, protocol: int, tmp_path: Path
+) -> None:
     torch.serialization.set_crc32_options(crc)
-    torch.save(tensors, path := tmp_path / "x.pt")
+    torch.save(tensors, path := tmp_path / "x.pt", pickle_protocol=protocol)
     torch.serialization.set_crc32_options(True)
     expected, found = torch.load(path, weights_only=True), read_torch_file(path).tensors
 
@@ -362,8 +364,18 @@ def test_tensors_are_read_as_torch_load_reads_them(name: str, tensors: Any, crc:
 
 def test_numbers_that_are_stored_at_an_odd_place(tmp_path: Path) -> None:
     for length in range(8):
-        write_pt(path := tmp_path / f"{length}.pt", Pickled(), **{"a" * length: b""})
-        assert read_torch_file(path).tensors["x"].tolist() == [1, 2, 3, 4]
+        write_pt(path := tmp_path / f"{length}.pt", Pickled(), Pickled(offset=1, size=(3,)), **{"a" * length: b""})
+        first, second = read_torch_file(path).tensors.values()
+        assert (first.tolist(), second.tolist()) == ([1, 2, 3, 4], [2, 3, 4])
+        assert second.data_ptr() - first.data_ptr() == 4  # of one copy
+        assert first.data_ptr() % 4 == 0
+
+
+def test_a_pickle_with_one_bit_flipped(tmp_path: Path, check_refused: Refused) -> None:
+    content = bytearray(saved({"block1_conv1": torch.ones(4)}))
+    content[content.index(b"block1")] ^= 1
+    (path := tmp_path / "flipped.pt").write_bytes(content)
+    check_refused(path, "data.pkl: a damaged archive .its CRC-32 is wrong", headless_vgg)
 
 
 def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
