@@ -1,6 +1,7 @@
 """Opens a `.keras`, and trusts nothing of it: a zip of `metadata.json`, `config.json` and `model.weights.h5`.
 
 No member is extracted to where its name says; three are read, if each is what Keras writes. JSON is data.
+PyTorch's zips are opened here too, as cautiously.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import shutil
 import stat
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ LONGEST_JSON = 1 << 21
 LONGEST_VERSION = 50
 UNPACKED_AT_MOST = (1 << 28, 8)  # so many bytes, and so many times what is stored: weights hardly compress
 MOST_MEMBERS = 10_000
+BLOCK = 1 << 20  # bytes read at a time
 
 
 class KerasArchive(NamedTuple):
@@ -61,6 +64,9 @@ def read_archive(path: Path, scratch: Path) -> KerasArchive:
             with open(scratch / WEIGHTS, "wb") as unpacked:
                 _unpack(archive, weights, unpacked)
             return KerasArchive(config, version, scratch / WEIGHTS, 0, weights.file_size)
+        with archive.open(weights) as stored:  # it's read in place; here `zipfile` compares its CRC-32
+            while stored.read(BLOCK):
+                pass
         return KerasArchive(config, version, path, starts[WEIGHTS], weights.file_size)
 
 
@@ -166,17 +172,40 @@ def _start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
     return start
 
 
-def read_pickle(path: Path) -> bytes:
-    """The pickle in a zip that PyTorch wrote, which says what lies in its other members.
+class TorchArchive(NamedTuple):
+    """The pickle of a zip that PyTorch wrote, and where the bytes of each storage lie: `(start, length)` by key."""
+
+    pickle: bytes
+    storages: dict[str, tuple[int, int]]
+
+
+def read_torch_archive(path: Path) -> TorchArchive:
+    """Finds the pickle and the storages in a zip that PyTorch wrote; the numbers themselves aren't read.
 
     Raises:
         ValueError: it isn't one, or a member isn't as PyTorch writes it.
     """
     with open(path, "rb") as stream, _damage_told(path), zipfile.ZipFile(stream) as archive:
         members = _members(archive)
-        pickles = [info for name, info in members.items() if name.endswith("/data.pkl") and name.count("/") == 1]
+        pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1 or any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise ValueError("no archive that PyTorch writes")
-        for info in members.values():
-            _start(stream, info)
-        return _read(archive, pickles[0])
+        places = {name: (_start(stream, info), info.file_size) for name, info in members.items()}
+
+        def read(name: str) -> bytes:
+            start, length = places[name]
+            if length > LONGEST_JSON:
+                raise ValueError(f"{name}: longer than PyTorch writes it")
+            stream.seek(start)
+            content = stream.read(length)
+            if members[name].CRC not in (0, zlib.crc32(content)):  # 0: PyTorch was told to compute none
+                raise ValueError(f"{name}: a damaged archive (its CRC-32 is wrong)")
+            return content
+
+        folder = pickles[0].removesuffix("data.pkl")
+        order = read(f"{folder}byteorder").decode() if f"{folder}byteorder" in places else "little"
+        if order != sys.byteorder:
+            raise ValueError(f"its numbers are {order[:10]}-endian; torch.load it and torch.save it again")
+        start = f"{folder}data/"
+        storages = {name.removeprefix(start): place for name, place in places.items() if name.startswith(start)}
+        return TorchArchive(read(pickles[0]), storages)

@@ -1,7 +1,7 @@
 """Tells what is in a Keras HDF5 file. A program of its own: `python -m torchvgg.convert.hdf5 PATH START LENGTH SPOOL SECONDS`.
 
-A file from a stranger can send the HDF5 library into an endless loop, or crash it. So it runs in a process that can be
-killed, with limits on memory and time. It prints one JSON object: which arrays there are, their types and shapes, and
+A damaged file can send the HDF5 library into an endless loop, or crash it. So it runs in a process of its own, with limits
+on memory and on processor time: SECONDS beyond what the start took, and more for what it unpacks. It prints one JSON object: which arrays there are, their types and shapes, and
 where in the file their numbers lie, for the caller to read them there. Arrays that are packed it unpacks into a spool file.
 
 The three layouts of Keras (the facts were read off files that Keras wrote, and off its source):
@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from typing import IO, Any
 
 import h5py
 
 from .archive import LONGEST_VERSION
-from .hdf5_guard import GuardedFile, RefusedError, has
+from .hdf5_guard import GuardedFile, RefusedError, has, limit_processor_time
 
 MEMORY = 1 << 30  # of address space, half of it the libraries'
 MOST_NESTED = 40  # groups in groups
@@ -126,15 +127,17 @@ def natural(key: str) -> tuple[str, int]:
     return (match[1], int(match[2] or 0)) if match else (key, 0)
 
 
-def main(path: str, start: int, length: int, spool: str) -> dict[str, Any]:
+def main(path: str, start: int, length: int, spool: str, seconds: float) -> dict[str, Any]:
     """What the HDF5 file at `path`, from `start` and of `length`, holds; or `{"error": reason}`."""
+    deadline = time.process_time() + seconds
+    limit_processor_time(deadline)
     try:
         with (
             open(path, "rb", buffering=0) as stream,
             open(spool, "wb") as packed,
             h5py.File(Slice(stream, start, length), "r") as root,
         ):
-            return Reader(root, start, length, packed).read()
+            return Reader(root, start, length, packed, deadline).read()
     except RefusedError as error:
         return {"error": str(error)}
     except MemoryError:
@@ -148,8 +151,7 @@ if __name__ == "__main__":
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[5]), int(sys.argv[5])))  # if nobody is left to kill it
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, ValueError, OSError):  # a system without such limits
         pass
-    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], float(sys.argv[5]))))

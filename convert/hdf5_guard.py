@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 import h5py
@@ -24,6 +25,8 @@ LONGEST_ATTRIBUTE = 1 << 24
 LARGEST_CHUNK = 1 << 28
 MOST_CHUNKS = 10**5
 BLOCK = 1 << 24  # bytes unpacked at a time
+UNPACKED_A_SECOND = 1 << 25  # bytes, and chunks, on a slow machine
+CHUNKS_A_SECOND = 1 << 13
 
 
 class RefusedError(Exception):
@@ -31,10 +34,13 @@ class RefusedError(Exception):
 
 
 class GuardedFile:
-    """An open file. The numbers of packed arrays go into the spool; `start` and `length` say where in its file it lies."""
+    """An open file. The numbers of packed arrays go into the spool; `start` and `length` say where in its file it lies.
 
-    def __init__(self, root: h5py.File, start: int, length: int, spool: IO[bytes]) -> None:
-        self.root, self.start, self.length, self.spool = root, start, length, spool
+    `deadline` is the processor time at which the process is to end; what is rightly unpacked postpones it.
+    """
+
+    def __init__(self, root: h5py.File, start: int, length: int, spool: IO[bytes], deadline: float) -> None:
+        self.root, self.start, self.length, self.spool, self.deadline = root, start, length, spool, deadline
         self.objects = self.stored = self.packed = self.unpacked = 0
 
     def members(self, group: h5py.Group) -> list[str]:
@@ -115,6 +121,8 @@ class GuardedFile:
         expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
         if expected > MOST_CHUNKS or dataset.id.get_num_chunks() != expected:
             raise RefusedError(f"{name}: {expected:,} chunks are declared, and not stored in the file")
+        self.deadline += dataset.nbytes / UNPACKED_A_SECOND + expected / CHUNKS_A_SECOND
+        limit_processor_time(self.deadline)
 
         def check(chunk: Any) -> None:
             length = chunk.size
@@ -172,8 +180,7 @@ def number_type(kind: h5t.TypeID) -> str | None:
     if kind.get_class() not in (h5t.FLOAT, h5t.INTEGER) or kind.get_size() not in (1, 2, 4, 8):
         return None
     dtype = kind.dtype
-    own = h5t.py_create(dtype)
-    return dtype.str if dtype.kind in "fiu" and own.get_size() == kind.get_size() else None
+    return dtype.str if dtype.kind in "fiu" and kind == h5t.py_create(dtype) else None
 
 
 def type_name(kind: h5t.TypeID) -> str:
@@ -195,6 +202,16 @@ def blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
     row = max(1, math.prod(dataset.shape[1:]) * dataset.dtype.itemsize)
     rows = max(1, BLOCK // row)
     if dataset.chunks:
-        rows = max(rows, dataset.chunks[0])
+        rows = max(1, rows // dataset.chunks[0]) * dataset.chunks[0]  # no chunk is unpacked for two blocks
     for first in range(0, dataset.shape[0], rows):
         yield dataset[first : first + rows]
+
+
+def limit_processor_time(deadline: float) -> None:
+    """Has the system end this process (by SIGXCPU) when it has used the processor for so many seconds in all."""
+    with suppress(ImportError, ValueError, OSError):  # a system without such limits
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        seconds = min(deadline, math.inf if most == resource.RLIM_INFINITY else most)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), most))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import pickletools
-import re
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .archive import LONGEST_JSON, parse_json, read_pickle
+from .archive import LONGEST_JSON, parse_json, read_torch_archive
+from .torch_pickle import StorageEntry, TensorEntry, read_pickle
 
 
 class TorchFile(NamedTuple):
@@ -62,7 +63,10 @@ def _is_plain(tensor: Tensor) -> bool:
     """Dense, of real numbers, each of them stored: an expanded tensor has any size and a few bytes."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
         return False
-    return tensor.device.type == "cpu" and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    return (
+        tensor.device.type == "cpu"
+        and math.prod(tensor.shape) * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
 
 
 def _read_safetensors(path: Path) -> TorchFile:
@@ -93,31 +97,36 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
                 raise ValueError(
                     "none of them, nor one of PyTorch's before 1.6, which aren't read: torch.save it again"
                 )
-        _check_pickle(read_pickle(path))
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError:
-        raise
-    except Exception as error:  # whatever a damaged pickle leads to
+        archive = read_torch_archive(path)
+        content = np.memmap(path, "u1", "c")
+        stored = {key: content[start : start + length] for key, (start, length) in archive.storages.items()}
+        return _map_tensors(read_pickle(archive.pickle), stored)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(f"{error}".split())[:200] or type(error).__name__
         raise ValueError(
-            f"{expected}. Received: {reason.removeprefix(f'{path}: ')} (read with weights_only=True)"
+            f"{expected}. Received: {reason.removeprefix(f'{path}: ')} (only tensors are read, as with weights_only=True)"
         ) from None
-    if not isinstance(tensors, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
-    ):
-        raise ValueError(f"{expected}. Received: a pickle that isn't a dict of tensors")
+
+
+def _map_tensors(entries: Mapping[str, TensorEntry], stored: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The tensors over the bytes of their storages, which are shared where they were, and copied only if misaligned.
+
+    Raises:
+        ValueError: a storage is missing, is of another length, or doesn't hold the whole tensor.
+    """
+    storages: dict[StorageEntry, Tensor] = {}
+    tensors = {}
+    for name, (storage, offset, size, stride) in entries.items():
+        if storage not in storages:
+            content = stored.get(storage.key, np.empty(0, "u1"))
+            if storage.length * storage.dtype.itemsize != len(content):
+                raise ValueError(
+                    f"{name[:100]!r}: {storage.length:,} numbers are declared, and {len(content):,} bytes stored"
+                )
+            aligned = content if content.ctypes.data % storage.dtype.itemsize == 0 else content.copy()
+            storages[storage] = torch.from_numpy(aligned).view(storage.dtype)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= storage.length):
+            raise ValueError(f"{name[:100]!r}: it reaches beyond the numbers that are stored")
+        tensors[name] = storages[storage].as_strided(size, stride, offset)
     return tensors
-
-
-def _check_pickle(content: bytes) -> None:
-    """Raises a ValueError if a pickle names anything but tensors. Even what PyTorch deems safe may ask for any memory."""
-    for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("INST", "OBJ", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "NEWOBJ", "NEWOBJ_EX", "BYTEARRAY8"):
-            raise ValueError(f"a pickle with {opcode.name}, which isn't run")
-        if opcode.name == "GLOBAL" and not _OF_TENSORS.fullmatch(str(argument)):
-            raise ValueError(f"a pickle that names {str(argument).replace(' ', '.')}, which isn't run")
-
-
-_OF_TENSORS = re.compile(
-    r"collections OrderedDict|torch \w+Storage|torch\.storage UntypedStorage|torch\._utils _rebuild_(tensor_v2|parameter)"
-)

@@ -9,7 +9,6 @@ import re
 import resource
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 from torchvgg.convert import convert, published
 
 from .command_line import run
-from .hostile import KERAS2, Refused
+from .hostile import KERAS2, Refused, processor_time
 from .keras_models import keras_model, write_twin
 from .server import Server
 
@@ -80,14 +79,14 @@ def check_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         monkeypatch.setattr(tempfile, "tempdir", str(temporary))
         before, target = sorted(tmp_path.iterdir()), tmp_path / "out.safetensors"
         for read in readers:
-            started = time.monotonic()
+            started = processor_time()
             with pytest.raises(ValueError, match=message) as caught:
                 read(path)
             assert str(path) in str(caught.value)
-            assert time.monotonic() - started < 10
-        started = time.monotonic()
+            assert processor_time() - started < 10
+        started = processor_time()
         assert run(path, "-o", target) == 1
-        assert time.monotonic() - started < 10
+        assert processor_time() - started < 10
         out, error = capsys.readouterr()
         assert (out, error[:7], error.count("\n")) == ("", "error: ", 1)
         assert str(path) in error

@@ -1,7 +1,6 @@
 """Files with random damage, always the same ones: each is read as it should be, or refused in one line."""
 
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from torchvgg import load_model
 from torchvgg.convert import convert
 
 from .command_line import run
+from .hostile import KERAS2, processor_time
 
-KERAS2 = Path(__file__).with_name("data") / "keras2"
 MUTATIONS, BATCHES = 300, 10
 
 
@@ -55,10 +54,10 @@ def test_mutated_files_are_read_or_refused_in_one_line(
         source = chance.choice(whole)
         path = tmp_path / f"{number}{source.suffix}"
         path.write_bytes(mutated(source.read_bytes(), chance))
-        started = time.monotonic()
+        started = processor_time()
         status = run(path, "-o", tmp_path / "out.safetensors", "--force", "-q")
         _, error = capsys.readouterr()
-        assert time.monotonic() - started < 10
+        assert processor_time() - started < 10
         assert (status, error[:7], error.count("\n")) in ((0, "", 0), (1, "error: ", 1)), (batch, number, error)
         assert status == 0 or path.name in error
         if status == 0:

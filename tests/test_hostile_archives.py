@@ -1,5 +1,6 @@
 """`.keras` archives from strangers: their members, and what their configurations name."""
 
+import io
 import json
 import stat
 import struct
@@ -14,7 +15,7 @@ import pytest
 
 from torchvgg import load_model
 
-from .hostile import CONFIG, KERAS2, Refused, W, members, rezip
+from .hostile import CONFIG, KERAS2, Refused, W, member_of, members, rezip
 
 
 def doubled(path: Path) -> None:
@@ -34,6 +35,23 @@ def patched(member: str, field: int, form: str, value: int, local: int | None = 
         struct.pack_into(form, content, name - 46 + field, value)
         if local is not None:
             struct.pack_into(form, content, content.index(member.encode()) - 30 + local, value)
+        path.write_bytes(content)
+
+    return change
+
+
+def flipped(deflated: bool) -> Callable[[Path], None]:
+    """Flips one bit of the weights; where they are stored, of a number that is as good as any other."""
+    weights = member_of("trained.keras", W)
+    with h5py.File(io.BytesIO(weights)) as file:
+        number = file["layers/dense/vars/0"].id.get_offset()
+
+    def change(path: Path) -> None:
+        rezip(path, {}, deflated)
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(W)
+        content = bytearray(path.read_bytes())
+        content[info.header_offset + 30 + len(W) + (info.compress_size // 2 if deflated else number)] ^= 1
         path.write_bytes(content)
 
     return change
@@ -63,6 +81,7 @@ KERAS: list[tuple[Callable[[Path], None], str]] = [
     (patched(W, 24, "<I", 100, 22, deflated=True), "damaged"),
     (patched(W, 10, "<H", 99, 8), "disagree"),  # an unknown compression
     (patched(W, 42, "<I", 10**6), "there is no member where"),  # where the member is
+    *((flipped(deflated), "a damaged archive .*CRC-32 for file 'model.weights.h5'") for deflated in (False, True)),
     (patched("config.json", 24, "<I", 10), "disagree"),
     (patched("config.json", 24, "<I", 10**5, 22, deflated=True), "config.json: 100,000 bytes are declared"),
     *((members({name: None}), f"{name} missing") for name in ("config.json", "metadata.json")),

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -61,11 +62,16 @@ def unknown_filter(file: h5py.File) -> None:
     dataset.write_direct_chunk((0, 0), bytes(768))
 
 
-def odd_float(file: h5py.File) -> None:
-    kind = h5t.IEEE_F32LE.copy()
-    kind.set_ebias(100)
-    del file[KERNEL]
-    h5d.create(file[f"{GROUP}/dense"].id, b"kernel:0", kind, h5s.create_simple((96, 2)))
+def odd_type(change: Callable[[Any], object], base: Any = h5t.IEEE_F32LE) -> Change:
+    """Numbers whose bits mean something else than numpy's, if in as many bytes."""
+
+    def put_type(file: h5py.File) -> None:
+        change(kind := base.copy())
+        del file[KERNEL]
+        h5d.create(file[f"{GROUP}/dense"].id, b"kernel:0", kind, h5s.create_simple((96, 2)))
+        file[KERNEL].write_direct(np.ones((96, 2), "f"))
+
+    return put_type
 
 
 def declared(file: h5py.File) -> None:
@@ -140,6 +146,14 @@ def empty_groups(file: h5py.File) -> None:
 
 ODD_TYPES = [h5py.ref_dtype, h5py.regionref_dtype, [("a", "f"), ("b", "i")], "S4", h5py.string_dtype(), "c8", "?"]
 ODD_TYPES += [h5py.vlen_dtype("f"), np.dtype(("f", (2,))), h5py.opaque_dtype("M8[s]"), h5py.enum_dtype({"A": 1})]
+ODD_BITS: list[tuple[Any, ...]] = [
+    (lambda kind: kind.set_ebias(100),),
+    (lambda kind: kind.set_fields(0, 1, 8, 9, 23),),  # the sign at the other end
+    (lambda kind: kind.set_fields(31, 22, 9, 0, 22),),
+    (lambda kind: kind.set_norm(h5t.NORM_NONE),),  # no implied bit
+    (lambda kind: kind.set_size(8),),  # four of the bytes are empty
+    (lambda kind: kind.set_precision(24), h5t.STD_I32LE),
+]
 ODD_NAMES = [
     "../dense/kernel:0",
     "dense/../dense/kernel:0",
@@ -161,7 +175,7 @@ OLD: list[tuple[Change, str]] = [  # with names
     (virtual("."), "kernel:0: its numbers lie in another file"),
     *((put(KERNEL, (96, 2), kind), "kernel:0: expected floating-point numbers") for kind in ODD_TYPES),
     *((put(KERNEL, data=np.ones((96, 2), kind)), "trained.h5") for kind in ("i1", "u2", ">i4", "i8")),
-    (odd_float, "kernel:0: expected floating-point numbers"),
+    *((odd_type(*odd), "kernel:0: expected floating-point numbers") for odd in ODD_BITS),
     (put(KERNEL, data=h5py.Empty("f")), "kernel:0: an array of no shape"),
     (unknown_filter, "kernel:0: packed by a filter that isn't known"),
     (put(KERNEL, (10**9, 1000), "f"), "kernel:0: 4,000,000,000,000 bytes are declared"),
@@ -258,6 +272,109 @@ def test_a_file_in_which_the_library_finds_no_end(
     assert keras_file.SECONDS + 1 < 10
     monkeypatch.setattr(keras_file, "SECONDS", 1)
     check_refused(path, "the HDF5 library finds no end", load_model)
+
+
+def in_the_process(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Has the process that reads HDF5 run some code of ours at its start."""
+    run = subprocess.run
+
+    def changed_run(command: list[str], **options: Any) -> Any:
+        return run([*command[:3], f"import os, time, zlib\n{code}\n{command[3]}", *command[4:]], **options)
+
+    monkeypatch.setattr(subprocess, "run", changed_run)
+
+
+ENDS: list[tuple[str, type[Exception], str]] = [
+    (
+        "time.sleep(60)",
+        TimeoutError,
+        r"trained.h5: took longer than 1 seconds to read; try again on a less busy machine",
+    ),
+    ("while True: time.process_time()", TimeoutError, "took longer than 1 seconds"),  # no limit is set yet
+    ("os.abort()", ValueError, "a damaged HDF5 file, on which the HDF5 library breaks off"),
+    ("os.kill(os.getpid(), 9)", OSError, r"can't be read, as the process that reads HDF5 failed \(SIGKILL\)"),
+    ("os._exit(3)", OSError, r"failed \(exit status 3\)"),
+    ("raise ImportError('libhdf5.so is gone')", OSError, r"failed \(ImportError: libhdf5.so is gone\)"),
+]
+
+
+@pytest.mark.parametrize(("code", "error", "message"), ENDS)
+def test_how_the_process_ends(
+    code: str,
+    error: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = changed("trained.h5", lambda file: None, tmp_path)
+    in_the_process(monkeypatch, code)
+    monkeypatch.setattr(keras_file, "PATIENCE", 1 if error is TimeoutError else 120, raising=False)
+    with pytest.raises(error, match=message):
+        load_model(path)
+    assert run(path) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_process_that_has_to_wait_has_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = changed("trained.h5", lambda file: None, tmp_path)
+    monkeypatch.setattr(keras_file, "SECONDS", 1)
+    in_the_process(monkeypatch, "time.sleep(2.5)")
+    assert load_model(path).count_params() == 390
+
+
+SLOW = """
+def slow(decompressobj=zlib.decompressobj):
+    end = time.process_time() + 0.15
+    while time.process_time() < end:
+        pass
+    return decompressobj()
+zlib.decompressobj = slow
+"""
+
+
+def test_time_to_unpack_grows_with_what_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 MB in 16 chunks take 2.4 seconds here."""
+    path = changed("trained.h5", bomb(2**14), tmp_path)
+    monkeypatch.setattr(keras_file, "SECONDS", 0)
+    in_the_process(monkeypatch, SLOW)
+    with keras_file.open_keras_file(path) as file:
+        assert [2**14, 2048] in [list(array.shape) for array in file.arrays]
+
+
+KINDS = ["<f4", ">f4", "<f2", ">f8", "u1", "V2"]
+PACKED_AS: list[dict[str, Any]] = [
+    {},
+    {"compression": "gzip"},
+    {"shuffle": True},
+    {"compression": 9, "shuffle": True},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", PACKED_AS, ids=str)
+def test_packed_arrays_are_unpacked_whole(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    shapes = {
+        "one": ((7,), (3,)),
+        "two": ((5, 8), (2, 4)),
+        "four": ((3, 3, 5, 7), (3, 2, 5, 3)),
+        "none": ((0, 3), (2, 3)),
+    }
+    chance, expected = np.random.default_rng(0), {}
+    with h5py.File(path := tmp_path / "packed.h5", "w") as file:
+        file.attrs["layer_names"] = ["layer"]
+        group = file.create_group("layer")
+        for name, (shape, chunks) in shapes.items():
+            expected[name] = chance.integers(0, 256, (*shape, np.dtype(kind).itemsize), "u1").view(kind)[..., 0]
+            data = expected[name].view(h5py.opaque_dtype("V2")) if kind == "V2" else expected[name]
+            group.create_dataset(name, data=data, chunks=chunks, maxshape=(None, *shape[1:]), **options)
+        group.attrs["weight_names"] = list(shapes)
+    with keras_file.open_keras_file(path) as found:
+        assert [array.name for array in found.arrays] == list(shapes)
+        for array in found.arrays:
+            numbers = np.memmap(array.path, "u1")[array.offset :][: expected[array.name].nbytes]
+            assert (array.shape, array.stored) == (expected[array.name].shape, kind)
+            assert numbers.tobytes() == expected[array.name].tobytes()
 
 
 def test_the_right_file_is_right(tmp_path: Path) -> None:

@@ -1,21 +1,24 @@
 """`.safetensors` and `.pt` files from strangers: headers, architectures and pickles."""
 
+import io
 import json
 import os
 import pickle
 import re
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
+from torchvgg.convert.torch_file import read_torch_file
 
 from .command_line import run
 from .hostile import Refused, headless_vgg
@@ -208,7 +211,10 @@ def test_hostile_tensors(change: Callable[[Tensor], Any], message: str, tmp_path
 BOMBS: list[tuple[bytes, bool, str]] = [
     (b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", False, "names builtins.bytearray, which isn't run"),
     (b"\x80\x02ctorch\nTensor\nJ\xff\xff\xff\x7f\x85R.", False, "names torch.Tensor, which isn't run"),
-    (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", False, "a pickle with STACK_GLOBAL"),
+    (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", False, "a pickle of protocol 4"),
+    (b"\x80\x02\x8c\x02os\x8c\x06system\x93.", False, "a pickle with SHORT_BINUNICODE, which isn't run"),
+    (b"\x80\x02]r\xff\xff\xff\x7f.", False, "isn't a dict of tensors"),  # 16 GB for the entries before it
+    (b"\x80\x02})q\x00" + b"h\x00h\x00\x86q\x00" * 100 + b"K\x01s.", False, "isn't a dict of tensors"),  # 2**100 hashes
     (b"\x80\x02](" + b"]" * 40_000_000 + b"e.", False, "data.pkl: longer"),
     (b"\x80\x02](" + b"]" * 1_000_000 + b"e.", True, "no archive that PyTorch writes"),
 ]
@@ -223,6 +229,153 @@ def test_pickles_that_grow(
         archive.writestr("evil/data.pkl", content)
         archive.writestr("evil/version", b"3\n")
     check_refused(path, message, load_model, headless_vgg)
+
+
+class Saved:
+    """What a pickle calls a storage."""
+
+    def __init__(self, kind: Any = torch.FloatStorage, key: str = "0", length: Any = 4, what: str = "storage") -> None:
+        self.parts = what, kind, key, "cpu", length
+
+
+class Pickled:
+    """What is pickled as a call, by default of what rebuilds a tensor of four float32."""
+
+    def __init__(self, *arguments: Any, **changes: Any) -> None:
+        tensor = {"storage": Saved(), "offset": 0, "size": (4,), "stride": (1,), "grad": False, "hooks": OrderedDict()}
+        self.reduced: tuple[Any, ...] = torch._utils._rebuild_tensor_v2, tuple((tensor | changes).values())
+        if arguments:
+            self.reduced = arguments
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def write_pt(path: Path, *values: object, **members: bytes) -> None:
+    """Writes "x" and "y" as torch.save does, whatever they are, beside a storage of four float32."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, found: Any) -> Any:
+            return found.parts if isinstance(found, Saved) else None
+
+    Pickler(content := io.BytesIO(), 2).dump(dict(zip("xy", values, strict=False)))
+    stored = {"data.pkl": content.getvalue(), "data/0": struct.pack("4f", 1, 2, 3, 4)} | members
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in stored.items():
+            archive.writestr(f"evil/{name}", member)
+
+
+STATE = (Saved(), 0, (10**9,), (0,))  # what Tensor.__setstate__ takes
+UNTYPED = Pickled(torch.UntypedStorage, (10**9,))
+FORGED: list[tuple[object, str]] = [
+    (UNTYPED, "names torch.storage.UntypedStorage, which isn't run"),
+    (Pickled(storage=UNTYPED), "names torch.storage.UntypedStorage, which isn't run"),
+    (Pickled(storage=Saved(torch.UntypedStorage, length=16)), "names torch.storage.UntypedStorage, which isn't run"),
+    (Pickled(*Pickled().reduced, STATE), "a tensor that has a state of its own"),
+    (Pickled(OrderedDict, ([("x", 1)],)), "a tensor that torch.save doesn't write"),
+    (Pickled(torch._utils._rebuild_parameter, (3, True, OrderedDict())), "a tensor that torch.save doesn't write"),
+    (Pickled(storage=3), "a tensor that torch.save doesn't write"),
+    (Pickled(storage=Saved(what="module")), "a storage that torch.save doesn't write"),
+    (Pickled(storage=Saved(dict)), "names __builtin__.dict, which isn't run"),
+    (Pickled(storage=Saved(key="../../x")), "'x': 4 numbers are declared, and 0 bytes stored"),
+    (Pickled(storage=Saved(length=5)), "'x': 5 numbers are declared, and 16 bytes stored"),
+    (Pickled(storage=Saved(length=3)), "'x': 3 numbers are declared, and 16 bytes stored"),
+    (Pickled(storage=Saved(torch.DoubleStorage)), "'x': 4 numbers are declared, and 16 bytes stored"),
+    (Pickled(storage=Saved(length=-4)), "'x': -4 numbers are declared"),
+    (Pickled(offset=1), "'x': it reaches beyond the numbers"),
+    (Pickled(offset=-1), "'x': it reaches beyond the numbers"),
+    (Pickled(size=(5,)), "'x': it reaches beyond the numbers"),
+    (Pickled(size=(-4,)), "'x': it reaches beyond the numbers"),
+    (Pickled(offset=3, stride=(-1,)), "'x': it reaches beyond the numbers"),
+    (Pickled(size=(2**40, 2**40)), "Received"),
+    (Pickled(size=(2**62, 2**62, 4), stride=(0, 0, 1)), "Received|no plain tensor"),
+    (Pickled(size=(2**70, 0), stride=(1, 1)), "Received"),
+    (Pickled(size=(4.0,)), "Received"),
+    (Pickled(size="4"), "a tensor that torch.save doesn't write"),
+    (Pickled(metadata={"neg": True}), "a negated or conjugated one"),
+    (Pickled(size=(10**9,), stride=(0,)), "no plain tensor"),
+]
+
+
+@pytest.mark.parametrize(("value", "message"), FORGED)
+def test_tensors_that_are_more_than_is_stored(
+    value: object, message: str, tmp_path: Path, check_refused: Refused
+) -> None:
+    write_pt(path := tmp_path / "evil.pt", value)
+    check_refused(path, message, load_model, headless_vgg)
+
+
+def test_numbers_in_another_order_of_bytes(tmp_path: Path, check_refused: Refused) -> None:
+    write_pt(path := tmp_path / "big.pt", Pickled(), byteorder=b"big")
+    check_refused(path, "its numbers are big-endian; torch.load it and torch.save it again", load_model)
+
+
+def saved(value: object) -> bytes:
+    torch.save(value, content := io.BytesIO())
+    return content.getvalue()
+
+
+def test_the_pickle_that_was_looked_through_is_the_one_that_is_read(tmp_path: Path) -> None:
+    """Of two directories `zipfile` takes the one before the end, PyTorch the one at the place that the end names."""
+    first, last = saved({"x": torch.ones(4)}), saved({"x": torch.zeros(4)})
+    assert len(first) == len(last)
+    (path := tmp_path / "two.pt").write_bytes(first[:-22] + last)
+    assert torch.load(path)["x"].tolist() == [1] * 4
+    assert read_torch_file(path).tensors["x"].tolist() == [0] * 4
+
+
+WIDE = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5)
+READ: list[tuple[str, Any]] = [
+    *((str(kind), {"x": WIDE.to(kind)}) for kind in (torch.float64, torch.float16, torch.bfloat16)),
+    *((str(kind), {"x": WIDE.to(kind)}) for kind in (torch.int64, torch.int32, torch.int16, torch.int8)),
+    *((str(kind), {"x": WIDE.to(kind)}) for kind in (torch.uint8, torch.bool)),
+    ("a state_dict", VGG16(weights=None, include_top=False).block1_conv1.state_dict()),
+    ("parameters", {"x": nn.Parameter(WIDE), "y": nn.Parameter(WIDE[1], requires_grad=False)}),
+    ("a module's parameters", dict(nn.Linear(3, 2).named_parameters())),
+    ("shared memory", {"x": WIDE, "y": WIDE, "z": WIDE[1:], "other": WIDE.clone()}),
+    ("views", {"x": WIDE[1:, ::2, 3], "y": WIDE.permute(2, 0, 1), "z": WIDE[2, 3, 4]}),
+    ("channels last", {"x": torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)}),
+    ("nothing in it", {"x": torch.ones(0), "y": torch.ones(2, 0, 3), "z": WIDE[3:], "number": torch.tensor(3.0)}),
+    ("many", OrderedDict((f"{n}.ü", torch.full((n % 3,), float(n))) for n in range(3000))),
+    ("none", {}),
+]
+
+
+@pytest.mark.parametrize(("crc", "protocol"), [(True, 2), (False, 3)])
+@pytest.mark.parametrize(("name", "tensors"), READ, ids=[name for name, _ in READ])
+def test_tensors_are_read_as_torch_load_reads_them(
+    name: str, tensors: Any, crc: bool, protocol: int, tmp_path: Path
+) -> None:
+    torch.serialization.set_crc32_options(crc)
+    torch.save(tensors, path := tmp_path / "x.pt", pickle_protocol=protocol)
+    torch.serialization.set_crc32_options(True)
+    expected, found = torch.load(path, weights_only=True), read_torch_file(path).tensors
+
+    def described(tensors: dict[str, Tensor]) -> list[Any]:
+        storages = [tensor.untyped_storage() for tensor in tensors.values()]
+        places = [storage.data_ptr() for storage in storages]
+        lengths = [storage.nbytes() for storage in storages]
+        shared = [places.index(place) if length else None for place, length in zip(places, lengths, strict=True)]
+        own = [(key, x.dtype, x.shape, x.stride(), x.storage_offset(), x.tolist()) for key, x in tensors.items()]
+        return [own, shared, lengths]
+
+    assert described(found) == described(expected)
+
+
+def test_numbers_that_are_stored_at_an_odd_place(tmp_path: Path) -> None:
+    for length in range(8):
+        write_pt(path := tmp_path / f"{length}.pt", Pickled(), Pickled(offset=1, size=(3,)), **{"a" * length: b""})
+        first, second = read_torch_file(path).tensors.values()
+        assert (first.tolist(), second.tolist()) == ([1, 2, 3, 4], [2, 3, 4])
+        assert second.data_ptr() - first.data_ptr() == 4  # of one copy
+        assert first.data_ptr() % 4 == 0
+
+
+def test_a_pickle_with_one_bit_flipped(tmp_path: Path, check_refused: Refused) -> None:
+    content = bytearray(saved({"block1_conv1": torch.ones(4)}))
+    content[content.index(b"block1")] ^= 1
+    (path := tmp_path / "flipped.pt").write_bytes(content)
+    check_refused(path, "data.pkl: a damaged archive .its CRC-32 is wrong", headless_vgg)
 
 
 def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
