@@ -56,10 +56,11 @@ def convert(
     """
     from . import published
     from .errors import told_of
-    from .files import ACTIVATIONS, check_dtype, check_form, check_size, check_target, scratch_folder, suffix_of
+    from .files import scratch_folder
+    from .network.from_file import open_source
+    from .options import ACTIVATIONS, check_dtype, check_form, check_size, check_target, suffix_of
     from .report import Report
-    from .source import open_source
-    from .target import write_checked
+    from .write.checked import write_checked
 
     started = time.perf_counter()
     check_dtype(dtype)
@@ -110,6 +111,6 @@ def convert(
 
 def default_output(source: Path) -> Path:
     """`my.weights.h5`, `my.h5`, `my.keras` → `my.safetensors`, beside it."""
-    from .files import suffix_of
+    from .options import suffix_of
 
     return source.with_name(f"{source.name.removesuffix(suffix_of(source))}.safetensors")

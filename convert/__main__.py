@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import convert
-from .command import Parser, status_of
-from .files import ACTIVATIONS, DTYPES, LAYOUTS, SUFFIXES, suffix_of
+from .command_line import Parser, status_of
+from .options import ACTIVATIONS, DTYPES, LAYOUTS, SUFFIXES, suffix_of
 
 DESCRIPTION = "Convert Keras models and weights of a VGG16 or VGG19 to PyTorch, or back, and check the result."
 EXAMPLES = """\

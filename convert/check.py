@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arrays import Config, Shape
-from .kinds import KINDS
 from .layout import THEANO_KERNEL, TURNED_KERNEL, Layout
-from .network import Layer, Network
-from .reference import activate, layer_output
+from .network.arrays import Config, Shape
+from .network.kinds import KINDS
+from .network.network import Layer, Network
+from .network.reference import activate, layer_output
 
 # The largest difference of any layer, relative to the layer's largest value. A wrong layout differs by about 1;
 # float32 differs by 1e-6, and what the shorter types differ by is their rounding of the weights.
@@ -41,7 +41,7 @@ def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tu
     Raises:
         ValueError: a tensor isn't its source's, or a layer's error is beyond the bound of `dtype`.
     """
-    from torchvgg.building import build  # the one place where the conversion meets the model
+    from ..loading import build  # the one place where the conversion meets the model
 
     check_tensors(network, written, dtype)
     height, width, channels = network.input_shape

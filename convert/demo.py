@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .vgg import blocks
+from .network.vgg import blocks
 
 
 def write_demo(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import printable
-from .network import Network
+from .network.network import Network
 
 JSON_KEYS = (
     *("source", "output", "format", "keras_version", "layers", "params", "max_relative_error", "seconds"),

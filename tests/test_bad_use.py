@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from torchvgg import VGG16, decode_predictions, load_model, preprocess_input
-from torchvgg.layers import AveragePooling2D, Conv2D, Dense, MaxPooling2D
-from torchvgg.normalization import BatchNormalization
+from torchvgg.layers.convolutional import Conv2D
+from torchvgg.layers.core import Dense
+from torchvgg.layers.normalization import BatchNormalization
+from torchvgg.layers.pooling import AveragePooling2D, MaxPooling2D
 
 from .keras_models import keras_model, write_twin
 

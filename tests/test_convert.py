@@ -21,7 +21,7 @@ from torchvgg import VGG16, load_model
 from torchvgg.convert import check, convert, default_output
 from torchvgg.convert.demo import write_demo
 from torchvgg.convert.layout import DENSE_KERNEL
-from torchvgg.convert.source import open_source
+from torchvgg.convert.network.from_file import open_source
 
 from .command_line import run
 from .keras_models import keras_model, write_twin
@@ -238,7 +238,9 @@ def test_a_conversion_takes_little_memory(tmp_path: Path) -> None:
 import sys, threading
 from pathlib import Path
 import h5py, torch
-from torchvgg.convert import convert, demo, source, target
+from torchvgg.convert import convert, demo
+from torchvgg.convert.network import from_file
+from torchvgg.convert.write import checked
 
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000
@@ -293,7 +295,8 @@ def test_other_threads_keep_as_many_threads_as_they_had(headless: Path, tmp_path
     """PyTorch passes a number of threads that is set in one thread on to those that ask next."""
     code = """
 import sys, threading, torch
-from torchvgg.convert import convert, writer
+from torchvgg.convert import convert
+from torchvgg.convert.write import pytorch as writer
 
 write, begun, over, found = writer._write_numbers, threading.Event(), threading.Event(), []
 

@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from torchvgg import VGG16
-from torchvgg.convert import convert, files, published, target
+from torchvgg.convert import convert, files, published
 from torchvgg.convert.files import locked, writing
+from torchvgg.convert.write import checked as target
 
 from .command_line import heed, run
 from .server import FILENAME, Server
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 KILLER = """
 import os, random, signal, sys, time
 import torch
-import torchvgg.building, torchvgg.convert.source, torchvgg.convert.target, torchvgg.convert.demo
+import torchvgg.loading, torchvgg.convert.network.from_file, torchvgg.convert.write.checked, torchvgg.convert.demo
 from torchvgg.convert import published
 from torchvgg.convert.__main__ import main
 
@@ -236,7 +237,7 @@ def test_an_input_that_is_cut_in_the_midst_of_a_copy(headless: Path, tmp_path: P
     (source := folder / "source.h5").write_bytes(headless.read_bytes())
     (output := folder / "out.safetensors").write_bytes(b"old")
     code = (
-        "import os, sys\nfrom torchvgg.convert import convert, keras_file\nread = keras_file.KerasArray.read\n"
+        "import os, sys\nfrom torchvgg.convert import convert\nfrom torchvgg.convert.read import keras_file\nread = keras_file.KerasArray.read\n"
         "def read_and_cut(array, units=...):\n    numbers = read(array, units)\n    os.truncate(sys.argv[1], 10**6)\n"
         "    return numbers\n"
         "keras_file.KerasArray.read = read_and_cut\nconvert(sys.argv[1], sys.argv[2], force=True)"

@@ -20,7 +20,7 @@ import torch
 
 from torchvgg import VGG16, extract_features, load_model
 from torchvgg.convert import convert
-from torchvgg.feature_files import Rows, open_parts
+from torchvgg.extraction.feature_files import Rows, open_parts
 
 from .command_line import heed
 from .keras_models import keras_model
@@ -122,7 +122,7 @@ def test_the_number_of_workers_changes_nothing(workers: int, model: Any, photos:
 
 COMMAND = """
 import sys, time
-from torchvgg import features
+from torchvgg.extraction import features
 from torchvgg.__main__ import main
 
 class Slow(features.Extractor):
@@ -267,7 +267,7 @@ def test_images_that_came_and_went_meanwhile(model: Any, tmp_path: Path) -> None
 
 
 def _interrupted(model: Any, folder: Path, output: Path, after: int) -> None:
-    from torchvgg import feature_files
+    from torchvgg.extraction import feature_files
 
     add, count = feature_files.Parts.add, 0
 

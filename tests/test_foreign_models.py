@@ -15,7 +15,7 @@ import torch
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
-from torchvgg.convert.chain import read_chain
+from torchvgg.convert.network.architecture import read_chain
 
 from .command_line import run
 from .heads import HEADS, L, base, chain, with_random_weights

@@ -17,7 +17,7 @@ import torch
 from h5py import h5d, h5g, h5p, h5s, h5t, h5z
 
 from torchvgg import load_model
-from torchvgg.convert import keras_file
+from torchvgg.convert.read import hdf5_process, keras_file
 
 from .command_line import run
 from .hostile import (
@@ -269,8 +269,8 @@ def test_a_file_in_which_the_library_finds_no_end(
     content = (KERAS2 / "trained.h5").read_bytes()
     place = content.index(b"tensorflow") - 16
     (path := tmp_path / "trained.h5").write_bytes(content[:place] + bytes(16) + content[place + 16 :])
-    assert keras_file.SECONDS + 1 < 10
-    monkeypatch.setattr(keras_file, "SECONDS", 1)
+    assert hdf5_process.SECONDS + 1 < 10
+    monkeypatch.setattr(hdf5_process, "SECONDS", 1)
     check_refused(path, "the HDF5 library finds no end", load_model)
 
 
@@ -309,7 +309,7 @@ def test_how_the_process_ends(
 ) -> None:
     path = changed("trained.h5", lambda file: None, tmp_path)
     in_the_process(monkeypatch, code)
-    monkeypatch.setattr(keras_file, "PATIENCE", 1 if error is TimeoutError else 120, raising=False)
+    monkeypatch.setattr(hdf5_process, "PATIENCE", 1 if error is TimeoutError else 120, raising=False)
     with pytest.raises(error, match=message):
         load_model(path)
     assert run(path) == 1
@@ -318,7 +318,7 @@ def test_how_the_process_ends(
 
 def test_a_process_that_has_to_wait_has_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = changed("trained.h5", lambda file: None, tmp_path)
-    monkeypatch.setattr(keras_file, "SECONDS", 1)
+    monkeypatch.setattr(hdf5_process, "SECONDS", 1)
     in_the_process(monkeypatch, "time.sleep(2.5)")
     assert load_model(path).count_params() == 390
 
@@ -336,7 +336,7 @@ zlib.decompressobj = slow
 def test_time_to_unpack_grows_with_what_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """128 MB in 16 chunks take 2.4 seconds here."""
     path = changed("trained.h5", bomb(2**14), tmp_path)
-    monkeypatch.setattr(keras_file, "SECONDS", 0)
+    monkeypatch.setattr(hdf5_process, "SECONDS", 0)
     in_the_process(monkeypatch, SLOW)
     with keras_file.open_keras_file(path) as file:
         assert [2**14, 2048] in [list(array.shape) for array in file.arrays]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
-from torchvgg.convert.torch_file import read_torch_file
+from torchvgg.convert.read.torch_file import read_torch_file
 
 from .command_line import run
 from .hostile import Refused, headless_vgg

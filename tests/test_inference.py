@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torchvgg import VGG16, VGG19, load_model, native, optimize_for_inference, winograd
-from torchvgg.fast_layers import FastConv2D, FastDense
-from torchvgg.inference import OptimizedModel
-from torchvgg.layers import Conv2D
+from torchvgg import VGG16, VGG19, load_model, optimize_for_inference
+from torchvgg.inference import native, winograd
+from torchvgg.inference.fast_layers import FastConv2D, FastDense
+from torchvgg.inference.optimized_model import OptimizedModel
+from torchvgg.layers.convolutional import Conv2D
+from torchvgg.layers.normalization import BatchNormalization
 from torchvgg.model import Model
-from torchvgg.normalization import BatchNormalization
 
 M = TypeVar("M", bound=Model)
 KERAS2 = Path(__file__).with_name("data") / "keras2"
@@ -364,7 +365,7 @@ def test_the_cache_is_the_users_own(fresh: Path, model: VGG16) -> None:
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
 def test_two_processes_build_at_once(fresh: Path) -> None:
-    code = "from torchvgg.native import kernels; print(kernels().fits(64, 64))"
+    code = "from torchvgg.inference.native import kernels; print(kernels().fits(64, 64))"
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0] for process in both] == ["True\n"] * 2
     assert len(list(fresh.iterdir())) == 1

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from torchvgg import VGG16, VGG19, vgg16, vgg19
-from torchvgg.convert.vgg import blocks
+from torchvgg.convert.network.vgg import blocks
 from torchvgg.vgg import BLOCKS
 
 NETWORKS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}

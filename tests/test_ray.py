@@ -141,7 +141,7 @@ def test_the_readmes_command(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").symlink_to(photos)
     with monkeypatch.context() as patch:
-        patch.setattr("torchvgg.feature_files.Parts.join", interrupt)
+        patch.setattr("torchvgg.extraction.feature_files.Parts.join", interrupt)
         with pytest.raises(InterruptedError):
             extract_features(published, "photos/", "on_ray.parquet", batch_size=4)
     first, second, *_ = sorted((tmp_path / "on_ray.parquet.parts").glob("*.parquet"))

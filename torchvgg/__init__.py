@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import vgg16, vgg19
-    from .cam import grad_cam
-    from .features import extract_features
+    from .extraction import extract_features
+    from .gradcam import grad_cam
     from .imagenet import decode_predictions, preprocess_input
     from .images import load_image
     from .inference import optimize_for_inference
@@ -36,8 +36,8 @@ _HOME = {
     "VGG16": "vgg16",
     "VGG19": "vgg19",
     "decode_predictions": "imagenet",
-    "extract_features": "features",
-    "grad_cam": "cam",
+    "extract_features": "extraction",
+    "grad_cam": "gradcam",
     "load_image": "images",
     "load_model": "loading",
     "optimize_for_inference": "inference",

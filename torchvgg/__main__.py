@@ -50,7 +50,7 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    from .convert.command import Parser
+    from .convert.command_line import Parser
 
     main = Parser(prog="torchvgg", description=DESCRIPTION, epilog=EXAMPLES)
     commands = main.add_subparsers(metavar="COMMAND", required=True, dest="command")
@@ -160,7 +160,7 @@ _shape.__name__, _positive.__name__, _whole.__name__ = "H,W", "number from 1 up"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    from .convert.command import status_of
+    from .convert.command_line import status_of
 
     options = parser().parse_args(arguments)
 

@@ -116,3 +116,17 @@ def get_activation(activation: Activation) -> ActivationFunction:
         known = ", ".join(ACTIVATIONS)
         raise ValueError(f"unknown activation: expected None, a function, or one of {known}. Received: {activation!r}")
     return ACTIVATIONS[activation]
+
+
+def fused(activation: Activation) -> ActivationFunction:
+    """The activation for a layer that calls it on its own fresh result, which ReLU may overwrite: no second buffer."""
+    return relu_in_place if activation == "relu" else get_activation(activation)
+
+
+def relu_in_place(x: Tensor) -> Tensor:
+    return F.relu(x, inplace=True)
+
+
+def activation_name(activation: ActivationFunction) -> str:
+    name: str = getattr(activation, "__name__", type(activation).__name__)
+    return name.removesuffix("_in_place")

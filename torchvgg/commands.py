@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from .cam import HEAD, grad_cam, last_convolution
-from .feature_files import check_output
-from .features import extract_features
+from .extraction.feature_files import check_output
+from .extraction.features import extract_features
+from .gradcam import HEAD, grad_cam, last_convolution
 from .images import find_images, image_size, load_for, read_pixels
-from .loading import PUBLISHED, TOP, open_model
+from .loading import PUBLISHED, open_model
 from .pictures import draw_cam, draw_maps
 from .predicting import Score, by_name, gives_probabilities, likeliest, scores_of
+from .weights import TOP
 
 warnings.filterwarnings("ignore", module="PIL")  # what can't be read is said in our own words
 

@@ -1,19 +1,105 @@
-"""From a file to a model: `load_model` makes what the file describes, `load_weights` fills a VGG that is there."""
+"""From an architecture, as a file of ours has it, to a model: `build`."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from .building import assign, build
+import torch
+from torch import Tensor, nn
+
+from . import layers
 from .model import Model
 from .vgg import VGG
 from .vgg16 import VGG16
 from .vgg19 import VGG19
-from .weights import find_weights, read_model, read_weights
+from .weights import assign, read_model
+
+Shapes = Mapping[str, torch.Size]  # of a layer's tensors, by their names
+
+
+# What a layer with weights needs to know beyond Keras's configuration: its sizes, read off its tensors.
+_SIZES: dict[str, Callable[[Shapes, Mapping[str, Any]], dict[str, Any]]] = {
+    "Conv2D": lambda shapes, config: {"in_channels": shapes["weight"][1] * config.get("groups", 1)},
+    "Dense": lambda shapes, config: {"in_features": shapes["weight"][1]},
+    "BatchNormalization": lambda shapes, config: {"num_features": shapes["running_mean"][0]},
+    "LayerNormalization": lambda shapes, config: {"shape": next(iter(shapes.values()), ())},
+    "Normalization": lambda shapes, config: {"shape": shapes.get("mean", ())},
+    "PReLU": lambda shapes, config: {"shape": shapes["weight"]},
+}
+
+
+def from_config(class_name: str, config: Mapping[str, Any], shapes: Shapes) -> nn.Module:
+    """The layer that a Keras class name and configuration describe, made for tensors of these shapes.
+
+    Raises:
+        ValueError: there is no such layer here.
+    """
+    if class_name not in layers.__all__:
+        raise ValueError(f"expected a layer out of {', '.join(layers.__all__)}. Received: {class_name!r}")
+    settings = dict(config)
+    if isinstance(activation := settings.get("activation"), Mapping):  # a layer that stands as one
+        settings["activation"] = from_config(activation["class_name"], activation["config"], {})
+    sizes = _SIZES[class_name](shapes, config) if class_name in _SIZES else {}
+    return getattr(layers, class_name)(**sizes, **settings)
+
+
+def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
+    """The model of an architecture as `convert` writes it, with the given tensors as its own, in `eval()`.
+
+    Raises:
+        ValueError: the architecture has a layer that isn't known here, or the tensors aren't its own.
+    """
+    name, input_shape = architecture["name"], tuple(architecture["input_shape"])
+    shapes: dict[str, dict[str, torch.Size]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        layer_name, _, parameter = key.rpartition(".")
+        shapes[layer_name][parameter] = tensor.shape
+    chain: dict[str, nn.Module] = {}
+    with torch.device("meta"):
+        for layer in architecture["layers"]:
+            chain[layer["name"]] = from_config(layer["class_name"], layer["config"], shapes[layer["name"]])
+    model = _as_vgg(chain, input_shape, name) or Model(chain, input_shape, name)
+    assign(model, tensors)
+    for layer in architecture["layers"]:
+        if not layer.get("trainable", True):
+            model.get_submodule(layer["name"]).requires_grad_(False)
+    return model.eval()
+
+
+# Keras's name of a pooling at the end of a VGG; when it makes another, it adds a number, which says nothing.
+_POOLINGS: dict[type[nn.Module], tuple[str, str]] = {
+    layers.GlobalAveragePooling2D: ("avg", "global_average_pooling2d"),
+    layers.GlobalMaxPooling2D: ("max", "global_max_pooling2d"),
+}
+
+
+def _as_vgg(chain: dict[str, nn.Module], input_shape: Any, name: str) -> VGG | None:
+    """The VGG that consists of just these layers, if one does."""
+    arguments: dict[str, Any] = {"include_top": "predictions" in chain, "input_shape": input_shape, "weights": None}
+    if isinstance(head := chain.get("predictions"), layers.Dense):
+        arguments |= {"classes": head.out_features, "classifier_activation": head.activation}
+    children = list(chain.items())
+    if children and type(children[-1][1]) in _POOLINGS:
+        last_name, last = children[-1]
+        arguments["pooling"], plain_name = _POOLINGS[type(last)]
+        children[-1] = (re.sub(r"_\d+$", "", last_name) if last_name.startswith(plain_name) else last_name, last)
+    for network in (VGG16, VGG19):
+        try:
+            with torch.device("meta"):
+                model = network(**arguments, name=name)
+        except ValueError:  # sizes or settings that a VGG doesn't take
+            return None
+        if [*map(repr, model.named_children())] == [*map(repr, children)]:
+            return model
+    return None
+
 
 PUBLISHED: dict[str, type[VGG16 | VGG19]] = {"vgg16": VGG16, "vgg19": VGG19}
-TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top does without
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -62,23 +148,3 @@ def open_model(weights: str | os.PathLike[str] = "vgg16", include_top: bool = Tr
     if not os.path.exists(weights):  # noqa: PTH110  # a name that is too long is none, to Path an error
         raise FileNotFoundError(f"{weights}: no such file; expected one, or {' or '.join(PUBLISHED)}")
     return load_model(weights)
-
-
-def load_weights(model: VGG, weights: str | os.PathLike[str]) -> None:
-    """Fills `model` with what its `weights` argument names. The tensors become its parameters, without a copy.
-
-    Raises:
-        ValueError: a tensor is missing, left over, or of another shape. A top that the model hasn't is no error.
-        OSError: the weights can't be read or fetched.
-    """
-    include_top = "predictions" in dict(model.named_children())
-    path = find_weights(weights, model.network, include_top)
-    _, _, height, width = model.input_shape
-    image_size = (height, width) if height and width else None
-    tensors = read_weights(path, image_size, base_only=not include_top)
-    if not include_top:
-        tensors = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] not in TOP}
-    try:
-        assign(model, tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None

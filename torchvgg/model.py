@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .layers import KerasOrder
+from .layers.reshaping import KerasOrder
 from .summary import Row, summary_table
 
 Shape = tuple[int | None, ...]

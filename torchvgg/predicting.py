@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .activation_layers import Softmax
 from .activations import get_activation
 from .imagenet import labels
+from .layers.activations import Softmax
 
 if TYPE_CHECKING:
     from .model import Model

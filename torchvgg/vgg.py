@@ -11,6 +11,7 @@ from torch import nn
 from .activations import Activation, get_activation
 from .layers import Conv2D, Dense, Flatten, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
 from .model import Model, Shape
+from .weights import load_weights
 
 # (convolutions, filters) of each block: columns D and E of the paper's table 1. A 2×2 max pool ends every block.
 BLOCKS = {
@@ -47,9 +48,7 @@ class VGG(Model):
             layers |= classifier(shape, classes, classifier_activation) if include_top else pool
         super().__init__(layers, shape, name)
         if weights is not None:
-            from .loading import load_weights
-
-            load_weights(self, weights)
+            load_weights(self, self.network, weights)
 
 
 def convolutional_base(network: str, input_shape: Shape) -> dict[str, nn.Module]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from .model import Model
+
 if TYPE_CHECKING:
-    from .convert.source import Source
+    from .convert.network.from_file import Source
 
 
 class Weights(NamedTuple):
@@ -42,8 +47,8 @@ def read_model(path: Path) -> Weights:
         OSError: it can't be read.
     """
     from .convert.errors import told_of
-    from .convert.tensors import network_of_torch_file
-    from .convert.torch_file import is_torch_file, read_torch_file
+    from .convert.network.from_tensors import network_of_torch_file
+    from .convert.read.torch_file import is_torch_file, read_torch_file
 
     if is_torch_file(path):
         file = read_torch_file(path)
@@ -51,7 +56,7 @@ def read_model(path: Path) -> Weights:
             return Weights(file.tensors, None)
         with told_of(path):
             return Weights(file.tensors, network_of_torch_file(file, None, base_only=False).architecture())
-    from .convert.source import open_source
+    from .convert.network.from_file import open_source
 
     with open_source(path, None, base_only=False) as source:
         if source.assumed:
@@ -71,11 +76,11 @@ def read_weights(path: Path, image_size: tuple[int, int] | None, base_only: bool
         ValueError: the file is neither, or is damaged, or has other arrays.
         OSError: it can't be read.
     """
-    from .convert.torch_file import is_torch_file, read_torch_file
+    from .convert.read.torch_file import is_torch_file, read_torch_file
 
     if is_torch_file(path):
         return read_torch_file(path).tensors
-    from .convert.source import open_source
+    from .convert.network.from_file import open_source
 
     with open_source(path, image_size, base_only, weights_only=True) as source:
         return _tensors(source)
@@ -83,3 +88,61 @@ def read_weights(path: Path, image_size: tuple[int, int] | None, base_only: bool
 
 def _tensors(source: Source) -> dict[str, Tensor]:
     return {key: weight.tensor() for key, weight in source.network.weights()}
+
+
+def assign(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Makes the tensors the model's own, in PyTorch's default type: that a file has half the digits only saves room.
+
+    Raises:
+        ValueError: a tensor is missing, left over, or of another shape.
+    """
+    expected = model.state_dict()
+    if missing := expected.keys() - tensors.keys():
+        top = any(key.startswith("predictions.") for key in missing)
+        advice = "; the file has no top: use include_top=False, or a file with one" if top else ""
+        raise ValueError(f"missing for {model.name}: {_grouped(missing)}{advice}")
+    if unknown := tensors.keys() - expected.keys():
+        raise ValueError(f"{model.name} has no place for {_grouped(unknown)}")
+    for key, tensor in tensors.items():
+        if tensor.shape != expected[key].shape:
+            raise ValueError(
+                f"{key}: expected shape {tuple(expected[key].shape)}. Received: {tuple(tensor.shape)}; "
+                "see `classes` and `input_shape`"
+            )
+        if tensor.is_floating_point() != expected[key].is_floating_point():
+            raise ValueError(f"{key}: expected numbers like {expected[key].dtype}. Received: {tensor.dtype}")
+    dtype = torch.get_default_dtype()
+    own = {key: x.to(dtype) if x.is_floating_point() else x for key, x in tensors.items()}
+    model.load_state_dict(own, assign=True)
+
+
+def _grouped(keys: Iterable[str]) -> str:
+    """`fc1.weight`, `fc1.bias` → `fc1.{bias, weight}`."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(keys):
+        layer, _, parameter = key.rpartition(".")
+        groups[layer].append(parameter)
+    return ", ".join(f"{layer}.{{{', '.join(names)}}}" for layer, names in groups.items())
+
+
+TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top does without
+
+
+def load_weights(model: Model, network: str, weights: str | os.PathLike[str]) -> None:
+    """Fills `model` with what its `weights` argument names. The tensors become its parameters, without a copy.
+
+    Raises:
+        ValueError: a tensor is missing, left over, or of another shape. A top that the model hasn't is no error.
+        OSError: the weights can't be read or fetched.
+    """
+    include_top = "predictions" in dict(model.named_children())
+    path = find_weights(weights, network, include_top)
+    _, _, height, width = model.input_shape
+    image_size = (height, width) if height and width else None
+    tensors = read_weights(path, image_size, base_only=not include_top)
+    if not include_top:
+        tensors = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] not in TOP}
+    try:
+        assign(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

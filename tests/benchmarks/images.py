@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torchvgg import VGG16, extract_features
-from torchvgg.features import features_of
+from torchvgg.extraction.extractor import features_of
 from torchvgg.images import load_for
 
 from .measuring import Scale, Table, in_turn, medians

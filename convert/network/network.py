@@ -1,0 +1,128 @@
+"""A chain of layers with its arrays: which array is which PyTorch tensor, and in what layout.
+
+`assemble` makes it from a chain, and from a function that is told what arrays the layers want and hands them out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..array import Array, Units
+from ..layout import CONV2D_KERNEL, Layout
+from .arrays import Config
+from .settings import shortened
+
+PART = 1 << 21  # numbers, of a large kernel that is taken in parts
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor to be: its PyTorch name (`weight`, `bias`), the Keras array, and the change of layout between them.
+
+    Unless it `allows_nonfinite`, a NaN or an infinity in the array is a ValueError where its numbers are taken.
+    """
+
+    name: str
+    array: Array
+    layout: Layout
+    allows_nonfinite: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return tuple(self.layout.to_torch(torch.empty(self.array.shape, device="meta")).shape)
+
+    def parts(self) -> list[Units]:
+        """Which units, the tensor's first axis, to take at a time: of a large kernel some, of other arrays all."""
+        numbers = math.prod(self.shape)
+        if not self.layout.by_units or numbers <= PART:
+            return [...]
+        units = self.shape[0]
+        step = max(1, units * PART // numbers)
+        return [slice(first, first + step) for first in range(0, units, step)]
+
+    def tensor(self) -> Tensor:
+        """The tensor, in memory of its own."""
+        tensor = torch.empty(self.shape, dtype=self.array.dtype)
+        for units in self.parts():
+            self.copy_to(tensor[units], units)
+        return tensor
+
+    def copy_to(self, tensor: Tensor, units: Units = ...) -> None:
+        """Fills a tensor, which may be of a shorter type, with this one, or with the part of it for some units."""
+        own = self.layout.to_torch(self.array.read(units))
+        self._check(tensor.copy_(own), own)
+
+    def keras_array(self, dtype: torch.dtype) -> Tensor:
+        """The array as Keras lays it out, in a type."""
+        own = self.array.read()
+        self._check(numbers := own.to(dtype).contiguous(), own)
+        return numbers
+
+    def _check(self, numbers: Tensor, own: Tensor) -> None:
+        """Raises a ValueError if there are values that weren't allowed, or that got lost in another type."""
+        if not self.allows_nonfinite and own.is_floating_point() and own.numel():
+            source = numbers if numbers.dtype == own.dtype else own  # the copy lies in one piece, which is faster
+            if not all(bound.isfinite() for bound in source.aminmax()):
+                raise ValueError(
+                    f"{self.array.name}: NaN or infinity among its values; --allow-nonfinite converts it all the same"
+                )
+        if numbers.dtype != own.dtype and not torch.equal(numbers.isinf(), own.isinf()):
+            raise ValueError(f"{self.array.name}: values beyond the range of {str(numbers.dtype)[6:]}")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer, all its settings, and its weights."""
+
+    class_name: str
+    name: str
+    config: Config
+    weights: list[Weight] = field(default_factory=list)
+    trainable: bool = True
+
+    def description(self) -> dict[str, Any]:
+        """What builds the layer again, as plain data."""
+        config = shortened(self.class_name, self.config)
+        frozen = {} if self.trainable else {"trainable": False}
+        return {"class_name": self.class_name, "name": self.name, "config": config, **frozen}
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers in order, for images of `input_shape`, `(height, width, channels)`, None where a size is open.
+
+    `kernels` says how the arrays of its convolutions are laid out. `THEANO_KERNEL` goes with channels-first images, and so
+    with a flatten in PyTorch's order.
+    """
+
+    name: str
+    input_shape: tuple[int | None, int | None, int]
+    layers: list[Layer]
+    kernels: Layout = CONV2D_KERNEL
+
+    def weights(self) -> Iterator[tuple[str, Weight]]:
+        """Every tensor's key (`block1_conv1.weight`) and what it is made of, in order."""
+        for layer in self.layers:
+            for weight in layer.weights:
+                yield f"{layer.name}.{weight.name}", weight
+
+    def architecture(self) -> dict[str, Any]:
+        """What builds the model again, as plain data. The input shape is channels-first, as PyTorch wants it."""
+        height, width, channels = self.input_shape
+        layers = [layer.description() for layer in self.layers]
+        return {"name": self.name, "input_shape": [channels, height, width], "layers": layers}
+
+    def refusing_nonfinite(self) -> Network:
+        """The same, with weights that allow no NaN and no infinity."""
+        layers = [
+            replace(layer, weights=[replace(weight, allows_nonfinite=False) for weight in layer.weights])
+            for layer in self.layers
+        ]
+        return replace(self, layers=layers)

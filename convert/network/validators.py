@@ -1,0 +1,73 @@
+"""What may stand as a setting of a layer. A configuration comes from a stranger: whatever isn't that is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+REQUIRED = object()  # a setting that Keras always writes
+
+
+LARGEST = 2**31 - 1
+
+
+class Setting(NamedTuple):
+    """A setting's default, and the test that any other value has to pass."""
+
+    default: Any
+    is_valid: Callable[[Any], bool]
+
+
+def anything(value: Any) -> bool:
+    return True
+
+
+def flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
+
+
+def number(value: Any) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= LARGEST
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def fraction(value: Any) -> bool:
+    return number(value) and 0 <= value <= 1
+
+
+def numbers(value: Any) -> bool:
+    """One number, or some, `settings` says how many."""
+    return number(value) or (isinstance(value, tuple) and bool(value) and all(map(number, value)))
+
+
+def pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(whole, value))
+
+
+def same_or_valid(value: Any) -> bool:
+    return value in ("same", "valid")
+
+
+def margins(value: Any) -> bool:
+    """`((top, bottom), (left, right))`."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(isinstance(side, tuple) and len(side) == 2 for side in value)
+        and all(size == 0 or whole(size) for side in value for size in side)
+    )
+
+
+def target(value: Any) -> bool:
+    """Sizes, one of which may be -1: what is left."""
+    return isinstance(value, tuple) and all(size == -1 or whole(size) for size in value) and value.count(-1) <= 1
+
+
+def axes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(whole, value))

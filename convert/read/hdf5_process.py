@@ -1,0 +1,59 @@
+"""."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SECONDS = 5  # of processor time, to tell what is in a file; `hdf5` adds to it what it needs to unpack arrays
+
+
+PATIENCE = 120  # seconds by the clock, and one more for each 8 MB
+
+
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+
+
+def read_in_process(path: Path, source: Path, start: int, length: int, spool: Path) -> dict[str, Any]:
+    """Runs `hdf5` on a file, in a Python of its own with the same search path.
+
+    Raises:
+        ValueError: the HDF5 library crashes on the file, or finds no end in it.
+        OSError: the process couldn't do its work, or took too long.
+    """
+    code = (
+        "import runpy, sys; sys.path[:] = sys.argv.pop().split('\\n'); "
+        "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    )
+    patience = PATIENCE + length // 2**23
+    arguments = [f"{__package__}.hdf5_reader", *map(str, (source.absolute(), start, length, spool, SECONDS))]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}  # no filters from elsewhere
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", code, *arguments, "\n".join(sys.path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=patience,
+            env=environment,
+            check=False,
+        )
+        found = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(
+            f"{path}: took longer than {patience} seconds to read; try again on a less busy machine"
+        ) from None
+    except ValueError:
+        ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit status {done.returncode}"
+        if ended == "SIGXCPU":
+            raise ValueError(f"{path}: a damaged HDF5 file, in which the HDF5 library finds no end") from None
+        if ended in _CRASHES:
+            raise ValueError(f"{path}: a damaged HDF5 file, on which the HDF5 library breaks off") from None
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or ended
+        raise OSError(f"{path}: can't be read, as the process that reads HDF5 failed ({last})") from None
+    assert isinstance(found, dict)
+    return found

@@ -1,0 +1,36 @@
+"""."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+LONGEST_JSON = 1 << 21
+
+
+LONGEST_VERSION = 50
+
+
+def parse_json(text: str | bytes, name: str) -> dict[str, Any]:
+    """A JSON object, no key of which comes twice.
+
+    Raises:
+        ValueError: it is another thing, or longer or deeper than Keras writes it.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError("a key that comes twice")
+        return dict(pairs)
+
+    if len(text) > LONGEST_JSON:
+        raise ValueError(f"{name}: longer than Keras writes it")
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError(f"{name}: deeper than Keras writes it") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: no JSON that Keras writes ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name}: no JSON object")
+    return found

@@ -1,0 +1,133 @@
+"""PyTorch's files: the tensors in one, and the architecture that a file of ours has beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .archive import read_torch_archive
+from .strict_json import LONGEST_JSON, parse_json
+from .torch_pickle import StorageEntry, TensorEntry, read_pickle
+
+
+class TorchFile(NamedTuple):
+    """Tensors by name, of the file's own type, mapped from it where that is possible; and its metadata."""
+
+    tensors: dict[str, Tensor]
+    metadata: Mapping[str, str]
+
+    @property
+    def architecture(self) -> dict[str, Any] | None:
+        """What builds the model that the tensors belong to, where the file says it."""
+        text = self.metadata.get("architecture")
+        return parse_json(text, "architecture") if text else None
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether the content is a `.safetensors`'s or a pickle's: neither HDF5 nor a zip with a Keras model."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: no plain file")
+    with open(path, "rb") as stream:
+        head = stream.read(9)
+    if not head:
+        raise ValueError(f"{path}: an empty file")
+    if head[8:] == b"{":
+        return True
+    from .keras_file import is_keras_file
+
+    return not is_keras_file(path)
+
+
+def read_torch_file(path: Path) -> TorchFile:
+    """The tensors of a `.safetensors`, or of a pickled dict of tensors (`.pt`, `.pth`), told by the content.
+
+    Raises:
+        ValueError: the file is neither, or is damaged.
+        OSError: it can't be read.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(9)
+    found = _read_safetensors(path) if head[8:9] == b"{" else TorchFile(_read_pickle(path), {})
+    for name, tensor in found.tensors.items():
+        if not _is_plain(tensor):
+            raise ValueError(f"{path}: {name[:100]!r} is no plain tensor of numbers")
+    return found
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Dense, of real numbers, each of them stored: an expanded tensor has any size and a few bytes."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
+        return False
+    return (
+        tensor.device.type == "cpu"
+        and math.prod(tensor.shape) * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
+
+
+def _read_safetensors(path: Path) -> TorchFile:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        _check_header(path)
+        with safe_open(path, "pt") as file:
+            found = TorchFile({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
+        found.architecture  # noqa: B018  # it is JSON, or the file is damaged
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: a damaged .safetensors file ({error})") from None
+    return found
+
+
+def _check_header(path: Path) -> None:
+    """Raises a ValueError for what the library doesn't mind: a header of any length, a name that comes twice."""
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        parse_json(stream.read(min(length, LONGEST_JSON + 1)), "header")
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    expected = f"{path}: expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
+    try:
+        with open(path, "rb") as stream:
+            if stream.read(4) != b"PK\x03\x04":
+                raise ValueError(
+                    "none of them, nor one of PyTorch's before 1.6, which aren't read: torch.save it again"
+                )
+        archive = read_torch_archive(path)
+        content = np.memmap(path, "u1", "c")
+        stored = {key: content[start : start + length] for key, (start, length) in archive.storages.items()}
+        return _map_tensors(read_pickle(archive.pickle), stored)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(f"{error}".split())[:200] or type(error).__name__
+        raise ValueError(
+            f"{expected}. Received: {reason.removeprefix(f'{path}: ')} (only tensors are read, as with weights_only=True)"
+        ) from None
+
+
+def _map_tensors(entries: Mapping[str, TensorEntry], stored: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The tensors over the bytes of their storages, which are shared where they were, and copied only if misaligned.
+
+    Raises:
+        ValueError: a storage is missing, is of another length, or doesn't hold the whole tensor.
+    """
+    storages: dict[StorageEntry, Tensor] = {}
+    tensors = {}
+    for name, (storage, offset, size, stride) in entries.items():
+        if storage not in storages:
+            content = stored.get(storage.key, np.empty(0, "u1"))
+            if storage.length * storage.dtype.itemsize != len(content):
+                raise ValueError(
+                    f"{name[:100]!r}: {storage.length:,} numbers are declared, and {len(content):,} bytes stored"
+                )
+            aligned = content if content.ctypes.data % storage.dtype.itemsize == 0 else content.copy()
+            storages[storage] = torch.from_numpy(aligned).view(storage.dtype)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= storage.length):
+            raise ValueError(f"{name[:100]!r}: it reaches beyond the numbers that are stored")
+        tensors[name] = storages[storage].as_strided(size, stride, offset)
+    return tensors

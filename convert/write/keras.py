@@ -1,0 +1,62 @@
+"""The way back: a VGG's weights as the files that Keras 2 and 3 load into `keras.applications.VGG16(weights=path)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from ..network.architecture import places
+from ..network.network import Layer, Network
+
+KERAS_NAMES = {"weight": "kernel", "bias": "bias"}
+
+
+def write_keras(network: Network, path: Path, suffix: str, dtype: str) -> None:
+    """Writes the arrays of a plain VGG, in Keras's layout.
+
+    Args:
+        network: the VGG; its arrays in Keras's own layout, not Theano's.
+        path: the file.
+        suffix: ".h5" for Keras 2's format, which Keras 3 reads too, or ".weights.h5" for Keras 3's, which 2 reads too.
+        dtype: of the arrays.
+    """
+    with h5py.File(path, "w", locking=False) as file:  # `files.writing` holds it
+        (_write_numbered if suffix == ".weights.h5" else _write_named)(network, file, dtype)
+
+
+def _write_named(network: Network, file: h5py.File, dtype: str) -> None:
+    """A group for each layer, whose attribute names its arrays."""
+    file.attrs["layer_names"] = np.array([layer.name for layer in network.layers], "S")
+    file.attrs["backend"] = np.bytes_("tensorflow")
+    file.attrs["keras_version"] = np.bytes_("2.15.0")  # the format's; without it Keras would take it for version 1
+    for layer in network.layers:
+        group = file.create_group(layer.name)
+        names = []
+        for name, array in _arrays(layer, dtype):
+            names.append(f"{layer.name}/{name}:0")
+            group[names[-1]] = array
+        group.attrs["weight_names"] = np.array(names, "S")
+
+
+def _write_numbered(network: Network, file: h5py.File, dtype: str) -> None:
+    """A group for each layer, named by its class and number, its arrays numbered."""
+    for place in ("", "layers/input_layer/"):
+        file.create_group(f"{place}vars")  # Keras 2 looks for them
+    for place, layer in zip(places(layer.class_name for layer in network.layers), network.layers, strict=True):
+        group = file.create_group(f"{place}/vars")
+        group.attrs["name"] = layer.name
+        for number, (_, array) in enumerate(_arrays(layer, dtype)):
+            group[str(number)] = array
+            if dtype == "bfloat16":
+                group[str(number)].attrs["dtype"] = dtype
+
+
+def _arrays(layer: Layer, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    for weight in layer.weights:
+        array = weight.keras_array(getattr(torch, dtype))
+        numbers = array.view(torch.int16).numpy().view("V2") if dtype == "bfloat16" else array.numpy()
+        yield KERAS_NAMES[weight.name], numbers

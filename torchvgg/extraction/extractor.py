@@ -1,0 +1,72 @@
+"""."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..images import image_size, preprocess
+from ..inference.optimized_model import optimize_for_inference
+from ..layers.reshaping import Flatten
+from ..model import Model
+from ..vgg import global_pooling
+from .decoding import Decoded
+from .feature_files import Rows
+
+
+class Extractor:
+    """Computes vectors, on the GPU if there is one.
+
+    Args:
+        features: a model that ends in vectors, as `features_of` makes it.
+        preprocessing: as `preprocess` takes it.
+        half: compute in half precision, on a GPU.
+    """
+
+    def __init__(self, features: Model, preprocessing: str, half: bool) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.float16 if half else torch.float32
+        self.size = features.output_shape[1] or 0
+        self.preprocessing = preprocessing
+        if any(tensor.dtype != self.dtype or tensor.device != self.device for tensor in features.parameters()):
+            features = copy.deepcopy(features).to(self.device, self.dtype)
+        self.model = optimize_for_inference(features)
+
+    @torch.no_grad()
+    def __call__(self, batch: Decoded) -> Rows:
+        vectors = np.full((len(batch.paths), self.size), np.nan, np.float32)
+        if len(batch.pixels):
+            pixels = torch.from_numpy(batch.pixels).to(self.device)
+            x = preprocess(pixels.permute(0, 3, 1, 2).float(), self.preprocessing)
+            good = [not error for error in batch.errors]
+            vectors[good] = self.model(x.to(self.dtype)).float().cpu().numpy()
+        return Rows(batch.paths, vectors, batch.errors)
+
+
+def features_of(model: Model, layer: str, pooling: str | None) -> Model:
+    """A twin of a model up to a layer, with the same tensors: images → vectors, `(N, size)`.
+
+    Maps are pooled ("avg" or "max"), or with None laid out in Keras's order, `(H, W, C)`, as flattened features are.
+
+    Raises:
+        ValueError: there is no such layer or pooling.
+    """
+    model.known([layer])
+    _, _, *sizes = model.input_shape
+    fixed = tuple(size or default for size, default in zip(sizes, image_size(model), strict=True))
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    chain: dict[str, nn.Module] = {}
+    for name, child in model.named_children():
+        chain[name] = copy.deepcopy(child, shared)
+        if name == layer:
+            break
+    features = Model(chain, (model.input_shape[1], *fixed), model.name)
+    if len(features.output_shape) > 2:
+        chain |= global_pooling(pooling) or {"features": Flatten(order="channels_last")}
+    elif flattened := features.flattened():
+        chain |= {"maps": nn.Unflatten(1, flattened), "features": Flatten(order="channels_last")}
+    return Model(chain, features.input_shape[1:], model.name).eval()

@@ -1,0 +1,212 @@
+"""The rows of an extraction: on their way, in a folder of parts that outlives a kill; and in the file that they end in."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+
+from ..extras import extra
+
+if TYPE_CHECKING:
+    import pyarrow
+
+CHUNK = 1024  # rows that are put together at once
+
+
+class Rows(NamedTuple):
+    """Some images: each one's path, its vector, `(n, size)` float32, and what was wrong with it, "" where nothing was."""
+
+    path: list[str]
+    vector: np.ndarray  # NaN throughout where an image was bad
+    error: list[str]
+
+
+def to_table(rows: Rows) -> pyarrow.Table:
+    """Rows as they stand in a Parquet file: no vector where there is an error, and no error where there is a vector."""
+    with extra("ray"):
+        import pyarrow
+    bad = pyarrow.array([bool(error) for error in rows.error], pyarrow.bool_())
+    values = pyarrow.array(rows.vector.ravel(), pyarrow.float32())
+    columns = [
+        pyarrow.array(rows.path, pyarrow.string()),
+        pyarrow.FixedSizeListArray.from_arrays(values, rows.vector.shape[1], mask=bad),
+        pyarrow.array([error or None for error in rows.error], pyarrow.string()),
+    ]
+    return pyarrow.table(columns, names=Rows._fields)
+
+
+class Parquet:
+    """Columns `path`, `vector` (a list of float32) and `error`."""
+
+    def __init__(self) -> None:
+        with extra("ray"):
+            import pyarrow.parquet
+        self._parquet = pyarrow.parquet
+
+    def write(self, path: Path, chunks: Iterator[Rows]) -> None:
+        first = to_table(next(chunks))
+        with self._parquet.ParquetWriter(path, first.schema) as writer:
+            writer.write_table(first)
+            for rows in chunks:
+                writer.write_table(to_table(rows))
+
+    def paths(self, path: Path) -> list[str]:
+        return self._parquet.read_table(path, columns=["path"])["path"].to_pylist()
+
+    def read(self, path: Path) -> Rows:
+        table = self._parquet.read_table(path).combine_chunks()
+        names, vectors, errors = (table[name].chunk(0) for name in Rows._fields)
+        values = vectors.values.to_numpy(zero_copy_only=False)  # NaN where there are none
+        return Rows(names.to_pylist(), values.reshape(len(table), -1), [error or "" for error in errors.to_pylist()])
+
+
+class Npz:
+    """Arrays `path`, `vector`, `(n, size)` float32, NaN where an image was bad, and `error`, "" where none was."""
+
+    def write(self, path: Path, chunks: Iterator[Rows]) -> None:
+        """Holds all of it in memory."""
+        arrays: Any = {
+            name: np.concatenate(column) for name, column in zip(Rows._fields, zip(*chunks, strict=True), strict=True)
+        }
+        with open(path, "wb") as stream:
+            np.savez(stream, **arrays)
+
+    def paths(self, path: Path) -> list[str]:
+        with np.load(path) as file:
+            return file["path"].tolist()
+
+    def read(self, path: Path) -> Rows:
+        with np.load(path) as file:
+            return Rows(file["path"].tolist(), file["vector"], file["error"].tolist())
+
+
+FORMATS: dict[str, type[Parquet | Npz]] = {".parquet": Parquet, ".npz": Npz}
+
+
+def check_output(output: Path, force: bool) -> None:
+    """Raises unless `output` is a file that may be written: a ValueError or an OSError that says why not."""
+    if output.suffix not in FORMATS:
+        raise ValueError(f"output: expected a name that ends in {' or '.join(FORMATS)}. Received: {output}")
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder; name a file in it")
+    if output.exists() and not force:
+        raise FileExistsError(f"{output} exists and is kept; --force overwrites it")
+
+
+@contextmanager
+def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts]:
+    """The parts of an extraction, for this process alone. What has rows stays, until all are joined.
+
+    Args:
+        output: the file that they end in; its suffix says what it is.
+        job: what the rows depend on, as JSON has it: the rows of another job aren't gone on with.
+        force: overwrite `output`, and forget the rows of another job.
+
+    Raises:
+        ValueError: the suffix is another, or there are rows of another job.
+        OSError: `output` exists, its folder can't be written to, others can write to the parts, or another process does.
+    """
+    from ..convert.files import is_own, lock, open_own
+
+    check_output(output, force)
+    parts = Parts(output)
+    parts.folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        parts.folder.mkdir(mode=0o700)
+    if not is_own(parts.folder):
+        raise OSError(
+            f"{parts.folder}: expected a folder of yours, to which nobody else can write, and no link; delete it, or name "
+            "another output"
+        )
+    with open(parts.folder / "claim", "ab", opener=open_own) as claim:
+        if not lock(claim) and sys.platform != "win32":  # where there are no locks
+            raise OSError(f"{output}: another extraction is writing it")
+        try:
+            parts.begin(job, force)
+            yield parts
+        finally:
+            if not parts.files():
+                shutil.rmtree(parts.folder, ignore_errors=True)
+
+
+class Parts:
+    """The folder `OUTPUT.parts`, where the rows of an unfinished extraction lie, a file for each batch or a few."""
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.format = output, FORMATS[output.suffix]()
+        self.folder = output.with_name(f"{output.name}.parts")
+
+    def begin(self, job: dict[str, Any], force: bool) -> None:
+        path = self.folder / "job.json"
+        if self.files() and json.loads(path.read_text()) != job:
+            if not force:
+                raise ValueError(
+                    f"{self.folder}: an extraction that isn't finished, with other weights or settings; "
+                    "delete the folder, or let --force do it"
+                )
+            for part in self.files():
+                part.unlink()
+        self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job)))
+
+    def files(self) -> list[Path]:
+        from ..convert.files import is_own
+
+        return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path))
+
+    def places(self) -> dict[str, tuple[Path, int]]:
+        """Of each path whose row is there, the part and the place in it. What a writer left half done is cleared away."""
+        found = {}
+        for part in self.files():
+            try:
+                found.update({path: (part, row) for row, path in enumerate(self.format.paths(part))})
+            except (ValueError, EOFError, BadZipFile):
+                part.unlink()
+        return found
+
+    def add(self, rows: Rows) -> None:
+        """Writes some rows, wholly or not at all."""
+        name = f"{secrets.token_hex(8)}{self.output.suffix}"
+        self._write(self.folder / name, lambda unfinished: self.format.write(unfinished, iter([rows])))
+
+    def join(self, paths: Sequence[str]) -> int:
+        """Makes `output` of the rows of `paths`, in this order, clears the parts away, returns how many images were bad."""
+        bad = 0
+
+        def counted() -> Iterator[Rows]:
+            nonlocal bad
+            for rows in self._in_order(paths):
+                bad += sum(map(bool, rows.error))
+                yield rows
+
+        self._write(self.output, lambda unfinished: self.format.write(unfinished, counted()))
+        shutil.rmtree(self.folder)
+        return bad
+
+    def _in_order(self, paths: Sequence[str]) -> Iterator[Rows]:
+        places, read = self.places(), lru_cache(8)(self.format.read)
+        if lost := [path for path in paths if path not in places]:
+            raise OSError(f"{self.folder}: the rows of {len(lost)} images are lost; run the same again")
+        for start in range(0, len(paths), CHUNK):
+            chunk = paths[start : start + CHUNK]
+            pieces = []
+            for part, group in groupby((places[path] for path in chunk), key=lambda place: place[0]):
+                rows, own = read(part), [row for _, row in group]
+                pieces.append((rows.vector[own], [rows.error[row] for row in own]))
+            yield Rows(list(chunk), np.concatenate([v for v, _ in pieces]), [e for _, errors in pieces for e in errors])
+
+    def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
+        """Lets `write` make a file that gets its name when it is whole."""
+        unfinished = self.folder / f"unfinished-{secrets.token_hex(8)}"
+        write(unfinished)
+        unfinished.replace(path)

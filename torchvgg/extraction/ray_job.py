@@ -1,0 +1,112 @@
+"""`extract_features` on a cluster: the same batches, decoded and computed wherever there is room, by Ray Data."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..extras import extra
+from .feature_files import to_table
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from .decoding import Decoder
+    from .extractor import Extractor
+
+    Batch = dict[str, Any]  # of Ray's: the column "batch"
+
+
+class _Actor:
+    """An `Extractor` in a process of its own, which uses all cores of its node, or one GPU."""
+
+    def __init__(self, extractor: Any) -> None:
+        import ray
+
+        torch.set_num_threads(os.cpu_count() or 1)  # Ray sets it to the cores that it reserves
+        self.extractor: Extractor = ray.get(extractor)()
+
+    def __call__(self, batch: Batch) -> pyarrow.Table:
+        (decoded,) = batch["batch"]
+        return to_table(self.extractor(pickle.loads(decoded)))
+
+
+def run_on_ray(
+    batches: Sequence[list[str]],
+    decoder: Decoder,
+    extractor: Callable[[], Extractor],
+    folder: Path,
+    address: str | None,
+    half: bool,
+    progress: bool,
+) -> None:
+    """Computes the batches and writes their rows into `folder`, a Parquet file for each batch or a few.
+
+    A batch stays together on its way, so its vectors are those that one machine computes. What is lost with a worker that
+    is killed, Ray computes again.
+
+    Args:
+        batches: paths of images, which all nodes see under these names.
+        decoder: reads them.
+        extractor: makes what computes.
+        folder: the same for all nodes.
+        address: the cluster's, `host:port`; None starts one on this machine. A process that is in a cluster stays there.
+        half: there must be GPUs.
+        progress: let Ray show its bars.
+
+    Raises:
+        ValueError: the address is none; or there is no GPU for `half`.
+        OSError: there is no cluster at the address.
+        RuntimeError: Ray gave up.
+    """
+    with extra("ray"):
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext
+    quiet = logging.WARNING
+    logging.getLogger("ray.data").setLevel(quiet)
+    if not ray.is_initialized():
+        if address:
+            _check_reachable(address)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=quiet)
+    DataContext.get_current().enable_progress_bars = progress and sys.stderr.isatty()
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if half and not gpus:
+        raise ValueError("half: there is no GPU in the cluster, and on a CPU float32 is faster")
+    model = ray.put(extractor)  # through Ray's own store: others may be able to write to files
+
+    def decode(row: dict[str, Any]) -> dict[str, Any]:
+        return {"batch": pickle.dumps(decoder(list(row["paths"])))}
+
+    rows = ray.data.from_items([{"paths": batch} for batch in batches], override_num_blocks=len(batches))
+    vectors = rows.map(decode).map_batches(
+        _Actor,
+        fn_constructor_args=(model,),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=gpus or nodes),
+        num_gpus=1 if gpus else None,
+        num_cpus=None if gpus else 1,
+    )
+    try:
+        vectors.write_parquet(str(folder.absolute()))
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(f"ray: {str(error).splitlines()[0]}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raises an OSError unless something listens at `host:port`: Ray itself would try for minutes, and end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"ray: expected an address, host:port. Received: {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(f"ray: no cluster at {address} ({error}); `ray start --head` prints the address of one") from None

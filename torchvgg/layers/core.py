@@ -1,0 +1,29 @@
+"""."""
+
+from torch import Tensor, nn
+
+from ..activations import Activation, activation_name, fused
+from .shared import check_like_weights, initialise_as_keras
+
+
+class Dense(nn.Linear):
+    """`keras.layers.Dense`: `(N, in_features)` → `(N, units)`; `weight` is `(units, in_features)`.
+
+    On `(N, in_features, H, W)` it acts at each place by itself, as Keras's does.
+    """
+
+    def __init__(self, in_features: int, units: int, activation: Activation = None, use_bias: bool = True) -> None:
+        super().__init__(in_features, units, use_bias)
+        self.activation = fused(activation)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={activation_name(self.activation)}"
+
+    def reset_parameters(self) -> None:
+        initialise_as_keras(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_like_weights(x, self.weight)
+        if x.dim() == 4:
+            return self.activation(super().forward(x.movedim(1, -1)).movedim(-1, 1))
+        return self.activation(super().forward(x))

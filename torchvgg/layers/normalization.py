@@ -1,0 +1,96 @@
+"""."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .shared import along_channels
+
+
+class BatchNormalization(nn.Module):
+    """`keras.layers.BatchNormalization` over the channels: gamma is `weight`, beta `bias`.
+
+    In training each channel is normalized by the batch's mean and variance, and `running_mean` and `running_var` move
+    towards them by `1 - momentum`. They take the variance of the batch as it is, as Keras does, not PyTorch's estimate of
+    the population's. Frozen (`requires_grad_(False)`), the layer normalizes by the running ones, as in Keras.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+    ) -> None:
+        super().__init__()
+        self.momentum, self.epsilon = momentum, epsilon
+        self.trainable = True  # asked only where there is no parameter that would tell
+        self.weight = nn.Parameter(torch.ones(num_features)) if scale else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if center else None
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def extra_repr(self) -> str:
+        return f"{len(self.running_mean)}, momentum={self.momentum}, epsilon={self.epsilon}"
+
+    def requires_grad_(self, requires_grad: bool = True) -> "BatchNormalization":
+        self.trainable = requires_grad
+        super().requires_grad_(requires_grad)
+        return self
+
+    def _is_trained(self) -> bool:
+        parameters = list(self.parameters())
+        return self.training and (any(p.requires_grad for p in parameters) if parameters else self.trainable)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._is_trained():
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon)
+        if not x.numel():
+            raise ValueError(f"expected at least one image in training. Received shape: {tuple(x.shape)}")
+        axes = [0, *range(2, x.dim())]
+        with torch.no_grad():
+            variance, mean = torch.var_mean(x, axes, correction=0)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.momentum)
+            self.running_var.lerp_(variance.to(self.running_var.dtype), 1 - self.momentum)
+        return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.epsilon)
+
+
+class LayerNormalization(nn.Module):
+    """`keras.layers.LayerNormalization` over the channels of each place, or over all of an image.
+
+    Args:
+        shape: of gamma and beta, `(C,)` or, over all, `(C, H, W)`.
+        axis: -1 for the channels, Keras's `(1, 2, 3)` for all.
+        epsilon: added to the variance.
+        center: with a beta, `bias`.
+        scale: with a gamma, `weight`.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        axis: int | Sequence[int] = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+    ) -> None:
+        super().__init__()
+        self.axes = (1,) if axis == -1 else (1, 2, 3)
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(tuple(shape))) if scale else None
+        self.bias = nn.Parameter(torch.zeros(tuple(shape))) if center else None
+
+    def extra_repr(self) -> str:
+        return f"axes={self.axes}, epsilon={self.epsilon}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, self.axes, correction=0, keepdim=True)
+        x = (x - mean) * torch.rsqrt(variance + self.epsilon)
+        x = x if self.weight is None else x * along_channels(self.weight, x)
+        return x if self.bias is None else x + along_channels(self.bias, x)

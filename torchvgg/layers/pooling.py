@@ -1,0 +1,67 @@
+"""."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .shared import Size, pair, same_padding
+
+
+class _Pooling(nn.Module):
+    """What the two poolings have in common: Keras's arguments for PyTorch's pooling, the next class."""
+
+    def __init__(self, pool_size: Size = 2, strides: Size | None = None, padding: str = "valid") -> None:
+        super().__init__(pair(pool_size), None if strides is None else pair(strides))
+        self.pads_as_keras = padding == "same"
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", padding=same" if self.pads_as_keras else "")
+
+
+class MaxPooling2D(_Pooling, nn.MaxPool2d):
+    """`keras.layers.MaxPooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the largest of each window.
+
+    With `padding` "valid" an incomplete window at the edge is left out.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pads_as_keras:
+            x = F.pad(x, same_padding(x, self.kernel_size, self.stride), value=-torch.inf)
+        return super().forward(x)
+
+
+class AveragePooling2D(_Pooling, nn.AvgPool2d):
+    """`keras.layers.AveragePooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the mean of each window.
+
+    What is padded for "same" doesn't count.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.pads_as_keras:
+            return super().forward(x)
+        padding = same_padding(x, self.kernel_size, self.stride)
+        inside = F.pad(torch.ones_like(x[:1, :1]), padding)
+        return super().forward(F.pad(x, padding)) / super().forward(inside)
+
+
+class _GlobalPooling(nn.Module):
+    def __init__(self, keepdims: bool = False) -> None:
+        super().__init__()
+        self.keepdims = keepdims
+
+    def extra_repr(self) -> str:
+        return "keepdims=True" if self.keepdims else ""
+
+
+class GlobalAveragePooling2D(_GlobalPooling):
+    """`keras.layers.GlobalAveragePooling2D`: `(N, C, H, W)` → `(N, C)`, or `(N, C, 1, 1)` with `keepdims`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3), keepdim=self.keepdims)
+
+
+class GlobalMaxPooling2D(_GlobalPooling):
+    """`keras.layers.GlobalMaxPooling2D`: `(N, C, H, W)` → `(N, C)`, or `(N, C, 1, 1)` with `keepdims`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(2, 3), keepdim=self.keepdims)

@@ -1,0 +1,69 @@
+"""."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class ZeroPadding2D(nn.ZeroPad2d):
+    """`keras.layers.ZeroPadding2D`: `padding` is `((top, bottom), (left, right))`."""
+
+    def __init__(self, padding: Sequence[Sequence[int]] = ((1, 1), (1, 1))) -> None:
+        (top, bottom), (left, right) = padding
+        super().__init__((left, right, top, bottom))
+
+
+class Flatten(nn.Flatten):
+    """`keras.layers.Flatten`: `(N, C, H, W)` → `(N, C * H * W)`.
+
+    Keras flattens in the order `(H, W, C)`: the conversion brings the rows of the Dense that follows into this one. Where
+    no Dense follows and the order is seen, `order` is "channels_last", and it is Keras's.
+    """
+
+    def __init__(self, order: str = "channels_first") -> None:
+        super().__init__()
+        self.order = order
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.order == "channels_first" else f", order={self.order}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.order == "channels_first" else x.movedim(1, -1))
+
+
+class KerasOrder:
+    """Puts the flattened features of a chain of layers, PyTorch's `(C, H, W)`, into Keras's order, `(H, W, C)`.
+
+    Call `enter` with each layer and the shape that goes into it, and the object itself with what comes out.
+    """
+
+    def __init__(self) -> None:
+        self.flattened: tuple[int, ...] | None = None  # (C, H, W)
+
+    def enter(self, layer: nn.Module, shape: Sequence[Any]) -> None:
+        if isinstance(layer, nn.Flatten):
+            if len(shape) == 4 and getattr(layer, "order", "channels_first") == "channels_first":
+                self.flattened = tuple(shape[1:])
+        elif any(isinstance(module, nn.Linear) for module in layer.modules()):
+            self.flattened = None  # its rows were permuted in the conversion
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, self.flattened).movedim(1, -1).flatten(1) if self.flattened else x
+
+
+class Reshape(nn.Module):
+    """`keras.layers.Reshape`: the numbers keep Keras's order, channels last; `target_shape` is Keras's.
+
+    `(N, C, H, W)` or `(N, features)` → `(N, C', H', W')` for a target of three sizes, `(N, features)` for one.
+    """
+
+    def __init__(self, target_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.target_shape = tuple(target_shape)
+
+    def extra_repr(self) -> str:
+        return f"target_shape={self.target_shape}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(1, -1).reshape(len(x), *self.target_shape).movedim(-1, 1)
