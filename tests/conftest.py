@@ -17,10 +17,10 @@ import torch
 
 from torchvgg.convert import convert, published
 
-from .command_line import run
-from .hostile import KERAS2, Refused, processor_time
-from .keras_models import keras_model, write_twin
-from .server import Server
+from .helpers.command_line import run
+from .helpers.hostile import KERAS2, Refused, processor_time
+from .helpers.keras_models import keras_model, write_twin
+from .helpers.server import Server
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import torch
 from torchvgg import VGG16, VGG19, load_model
 from torchvgg.convert import convert
 
-from .keras_models import images, keras_model, keras_outputs, relative_error, write_twin
+from .helpers.keras_models import images, keras_model, keras_outputs, relative_error, write_twin
 
 NETWORKS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}
 

@@ -22,8 +22,8 @@ import torchvgg.__main__
 from torchvgg.convert import __main__ as conversion
 from torchvgg.convert import convert
 
-from .keras_models import keras_model, relative_error
-from .pictures import photo, write_photos
+from .helpers.keras_models import keras_model, relative_error
+from .helpers.pictures import photo, write_photos
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -107,7 +107,9 @@ def without_times(text: str) -> str:
 def test_a_block(block: Block, world: Path, namespaces: dict[str, dict[str, Any]]) -> None:
     if block.language == "python":
         if "torchvision" in block.code and not importlib.util.find_spec("torchvision"):
-            pytest.skip("torchvision isn't installed; tests/test_back.py compares names and shapes with it")
+            pytest.skip(
+                "torchvision isn't installed; tests/convert/write/test_keras.py compares names and shapes with it"
+            )
         if name := re.match(r"# (\w+\.py)\n", block.code):
             (world / name[1]).write_text(block.code)  # the commands after it run it
             return
@@ -126,7 +128,7 @@ def test_the_set_up() -> None:
     assert tests[1] == ".venv/bin/pip install torch==2.13.0 -e '.[test]'"
     assert install[1] == tests[1].replace("'.[test]'", ".")
     assert install[2:] == [".venv/bin/python -m convert demo\n"]
-    assert '"-m", "torchvgg.convert", "demo"' in (ROOT / "tests/test_convert.py").read_text()
+    assert '"-m", "torchvgg.convert", "demo"' in (ROOT / "tests/convert/test_convert.py").read_text()
     assert tests[2:] == [".venv/bin/python -m pytest\n"]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from torchvgg import load_model
 
-from .hostile import CONFIG, KERAS2, Refused, W, member_of, members, rezip
+from ...helpers.hostile import CONFIG, KERAS2, Refused, W, member_of, members, rezip
 
 
 def doubled(path: Path) -> None:

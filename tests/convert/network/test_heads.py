@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvgg import load_model
 from torchvgg.convert import convert
 
-from .heads import HEADS, L, base, chain, flattened_layers, outputs_of, with_random_weights
-from .keras_models import relative_error
+from ...helpers.heads import HEADS, L, base, chain, flattened_layers, outputs_of, with_random_weights
+from ...helpers.keras_models import relative_error
 
 TOLERANCE = 1e-5  # see test_parity
 

@@ -21,10 +21,10 @@ from torchvgg.convert import convert, files, published
 from torchvgg.convert.files import locked, writing
 from torchvgg.convert.write import checked as target
 
-from .command_line import heed, run
-from .server import FILENAME, Server
+from ..helpers.command_line import heed, run
+from ..helpers.server import FILENAME, Server
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # Runs the command line again and again, and kills each run at a random moment of its first `seconds`. It prints how each
 # ended. A fork starts in no time; and it has no threads, since nothing was computed before.

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torchvgg import VGG16, VGG19, load_model
 from torchvgg.convert import convert
 
-from .keras_models import images, keras_model, keras_outputs, relative_error
+from ..helpers.keras_models import images, keras_model, keras_outputs, relative_error
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])

@@ -16,8 +16,8 @@ from torchvgg.__main__ import main
 from torchvgg.convert import convert
 from torchvgg.predicting import Score, by_name
 
-from .keras_models import keras_model, relative_error
-from .pictures import photo, write_photos
+from ..helpers.keras_models import keras_model, relative_error
+from ..helpers.pictures import photo, write_photos
 
 
 def run(*arguments: object) -> int:
@@ -78,7 +78,7 @@ def test_summary(case: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_summary_of_a_file(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What Keras shows for it, `tests/test_model.py` compares."""
+    """What Keras shows for it, `tests/torchvgg/test_model.py` compares."""
     assert run("summary", weights, "--channels-last") == 0
     lines: list[str] = []
     load_model(weights).summary(data_format="channels_last", print_fn=lines.append)

@@ -12,9 +12,9 @@ import torch
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
 
-from .keras_models import arrays_of, images, keras_model, keras_outputs, relative_error, write_twin
+from ...helpers.keras_models import arrays_of, images, keras_model, keras_outputs, relative_error, write_twin
 
-KERAS2 = Path(__file__).parent / "data" / "keras2"
+KERAS2 = Path(__file__).parents[2] / "data" / "keras2"
 KERAS3 = KERAS2.with_name("keras3")
 TOLERANCE = 1e-5  # see test_parity
 

@@ -8,8 +8,8 @@ import pytest
 from torchvgg import load_model
 from torchvgg.convert import convert
 
-from .command_line import run
-from .hostile import KERAS2, processor_time
+from ...helpers.command_line import run
+from ...helpers.hostile import KERAS2, processor_time
 
 MUTATIONS, BATCHES = 300, 10
 

@@ -16,12 +16,12 @@ import pytest
 from torchvgg import VGG16, extract_features
 from torchvgg.__main__ import main
 
-from .pictures import write_photos
+from ...helpers.pictures import write_photos
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers, over the network
 
 ray = pytest.importorskip("ray")
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 
 
 @pytest.fixture(scope="module")

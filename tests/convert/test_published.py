@@ -10,7 +10,7 @@ from torchvgg import VGG16, convert
 from torchvgg.convert import published
 from torchvgg.convert.__main__ import main
 
-from .server import FILENAME, Server
+from ..helpers.server import FILENAME, Server
 
 
 def home(name: str = "") -> Path:

@@ -14,9 +14,9 @@ import torch
 from torchvgg import VGG16
 from torchvgg.convert import convert
 
-from .command_line import run
-from .heads import L, chain, with_random_weights
-from .keras_models import keras_model, write_twin
+from ...helpers.command_line import run
+from ...helpers.heads import L, chain, with_random_weights
+from ...helpers.keras_models import keras_model, write_twin
 
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 SUFFIXES = (".h5", ".keras", ".weights.h5")

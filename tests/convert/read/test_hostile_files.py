@@ -15,8 +15,8 @@ import pytest
 
 from torchvgg import load_model
 
-from .command_line import run
-from .hostile import (
+from ...helpers.command_line import run
+from ...helpers.hostile import (
     KERAS2,
     KERNEL,
     ROOT,

@@ -22,9 +22,9 @@ from torchvgg import VGG16, extract_features, load_model
 from torchvgg.convert import convert
 from torchvgg.extraction.feature_files import Rows, open_parts
 
-from .command_line import heed
-from .keras_models import keras_model
-from .pictures import photo, write_photos
+from ...helpers.command_line import heed
+from ...helpers.keras_models import keras_model
+from ...helpers.pictures import photo, write_photos
 
 SIZE = 64  # of the images that the models here take
 

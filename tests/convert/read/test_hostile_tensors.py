@@ -20,8 +20,8 @@ from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
 from torchvgg.convert.read.torch_file import read_torch_file
 
-from .command_line import run
-from .hostile import Refused, headless_vgg
+from ...helpers.command_line import run
+from ...helpers.hostile import Refused, headless_vgg
 
 
 def deep(layers: int) -> str:

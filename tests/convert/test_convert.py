@@ -23,8 +23,8 @@ from torchvgg.convert.demo import write_demo
 from torchvgg.convert.layout import DENSE_KERNEL
 from torchvgg.convert.network.from_file import open_source
 
-from .command_line import run
-from .keras_models import keras_model, write_twin
+from ..helpers.command_line import run
+from ..helpers.keras_models import keras_model, write_twin
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
@@ -258,7 +258,7 @@ done.set(); watcher.join()
 print(max(found) - before, len(found))
 """
     command = [sys.executable, "-c", code, str(write_demo(tmp_path))]
-    printed = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout
     most, samples = map(float, printed.split())
     assert most < 100
     assert samples > 50
@@ -321,7 +321,7 @@ other.join()
 print(*found[1:], torch.get_num_threads())
 """
     command = [sys.executable, "-c", code, str(headless), str(tmp_path / "out.safetensors")]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "3", "3", "3", "3"]
 
 

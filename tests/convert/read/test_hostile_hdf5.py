@@ -19,8 +19,8 @@ from h5py import h5d, h5g, h5p, h5s, h5t, h5z
 from torchvgg import load_model
 from torchvgg.convert.read import hdf5_process, keras_file
 
-from .command_line import run
-from .hostile import (
+from ...helpers.command_line import run
+from ...helpers.hostile import (
     GROUP,
     KERAS2,
     KERNEL,
@@ -36,7 +36,7 @@ from .hostile import (
     put,
     right_file,
 )
-from .keras_models import keras_model
+from ...helpers.keras_models import keras_model
 
 
 def weight_names(*names: Any) -> Change:

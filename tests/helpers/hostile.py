@@ -13,8 +13,8 @@ import h5py
 
 from torchvgg import VGG16
 
-ROOT = Path(__file__).parents[1]
-KERAS2 = Path(__file__).with_name("data") / "keras2"
+ROOT = Path(__file__).parents[2]
+KERAS2 = Path(__file__).parents[1].joinpath("data") / "keras2"
 GROUP = "model_weights/dense"
 KERNEL, BIAS = f"{GROUP}/dense/kernel:0", f"{GROUP}/dense/bias:0"  # (96, 2), (2,)
 Change = Callable[[h5py.File], object]

@@ -10,8 +10,8 @@ import pytest
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
 
-from .command_line import run
-from .keras_models import keras_model, write_twin
+from ..helpers.command_line import run
+from ..helpers.keras_models import keras_model, write_twin
 
 
 def damaged(path: Path, source: Path, change: Any) -> Path:

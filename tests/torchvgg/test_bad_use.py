@@ -16,9 +16,9 @@ from torchvgg.layers.core import Dense
 from torchvgg.layers.normalization import BatchNormalization
 from torchvgg.layers.pooling import AveragePooling2D, MaxPooling2D
 
-from .keras_models import keras_model, write_twin
+from ..helpers.keras_models import keras_model, write_twin
 
-KERAS2 = Path(__file__).with_name("data") / "keras2"
+KERAS2 = Path(__file__).parents[1].joinpath("data") / "keras2"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from torchvgg.convert.network.vgg import blocks
 from torchvgg.vgg import BLOCKS
 
 NETWORKS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}
-REFERENCE = json.loads(Path(__file__).with_name("data").joinpath("keras_layers.json").read_text())["models"]
+REFERENCE = json.loads(Path(__file__).parents[1].joinpath("data").joinpath("keras_layers.json").read_text())["models"]
 
 
 def meta(network: str = "vgg16", **arguments: Any) -> Any:

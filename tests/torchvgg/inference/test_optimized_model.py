@@ -23,7 +23,7 @@ from torchvgg.layers.normalization import BatchNormalization
 from torchvgg.model import Model
 
 M = TypeVar("M", bound=Model)
-KERAS2 = Path(__file__).with_name("data") / "keras2"
+KERAS2 = Path(__file__).parents[2].joinpath("data") / "keras2"
 HAS_COMPILER = any(map(shutil.which, native.COMPILERS))
 WAYS = [pytest.param(True, marks=pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")), False]
 

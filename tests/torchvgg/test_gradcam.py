@@ -10,8 +10,8 @@ from torch import Tensor
 
 from torchvgg import VGG16, grad_cam, load_model
 
-from .heads import L, base, with_random_weights
-from .keras_models import images, relative_error
+from ..helpers.heads import L, base, with_random_weights
+from ..helpers.keras_models import images, relative_error
 
 
 def keras_cam(model: Any, x: Tensor, number: int, layer: str) -> Tensor:

@@ -17,10 +17,10 @@ from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
 from torchvgg.convert.network.architecture import read_chain
 
-from .command_line import run
-from .heads import HEADS, L, base, chain, with_random_weights
-from .hostile import Refused
-from .keras_models import keras_model
+from ...helpers.command_line import run
+from ...helpers.heads import HEADS, L, base, chain, with_random_weights
+from ...helpers.hostile import Refused
+from ...helpers.keras_models import keras_model
 
 
 def branch() -> Any:

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torchvgg import VGG16, VGG19, load_model
 from torchvgg.convert import convert
 
-from .command_line import run
-from .heads import HEADS, with_random_weights
-from .keras_models import NETWORKS, images, keras_model, relative_error, write_twin
+from ...helpers.command_line import run
+from ...helpers.heads import HEADS, with_random_weights
+from ...helpers.keras_models import NETWORKS, images, keras_model, relative_error, write_twin
 
 OURS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}
-HOUSES = json.loads((Path(__file__).parent / "data" / "other_houses.json").read_text())  # torchvision 0.29.1, timm 1.0
+HOUSES = json.loads(
+    (Path(__file__).parents[2] / "data" / "other_houses.json").read_text()
+)  # torchvision 0.29.1, timm 1.0
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".weights.h5"])
