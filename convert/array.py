@@ -1,4 +1,4 @@
-"""."""
+"""`Array`: one array in Keras's layout, of whatever file it comes from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Units = slice | EllipsisType  # some units of a kernel, or all that there is of 
 
 
 class Array(Protocol):
-    """One array in Keras's layout, read when it is asked for."""
+    """An array with a name, which is read when its numbers are needed."""
 
     @property
     def name(self) -> str: ...
@@ -24,4 +24,4 @@ class Array(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def read(self, units: Units = ...) -> Tensor:
-        """All of it, or of a kernel the part for some units, Keras's last axis."""
+        """Read all of it, or of a kernel the part for some units, Keras's last axis."""

@@ -1,5 +1,5 @@
-"""The proof that comes with a conversion: every tensor of the written file against its source, and what each layer of the
-finished model returns against `reference`'s channels-last computation.
+"""The check of a conversion: every tensor of the written file against its source, and the output of each layer of the finished
+model against a channels-last computation from the Keras arrays, the `reference` of the layer's kind.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from .layout import THEANO_KERNEL, TURNED_KERNEL, Layout
-from .network.arrays import Config, Shape
-from .network.kinds import KINDS
+from .network.kinds import KINDS, Settings, Shape
+from .network.kinds.activations import activate
 from .network.network import Layer, Network
-from .network.reference import activate, layer_output
 
 # The largest difference of any layer, relative to the layer's largest value. A wrong layout differs by about 1;
 # float32 differs by 1e-6, and what the shorter types differ by is their rounding of the weights.
@@ -23,17 +22,17 @@ BOUNDS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 OPEN_SIZE = (64, 96)  # the image that is tried where any size goes in
 MOST_WORK = 10**11  # multiplications: some seconds of two cores
+STEP = 10**6  # multiplications that take as long as one step in Python
 MOST_NUMBERS = 2**24  # of one layer's map, over all the places of a window: 64 channels of 512×512
 
-# These change small differences into no larger ones. The others may be steep, softmax above all: they are compared by
-# themselves, on the model's own scores.
+# These activations make small differences no larger. The others may be steep, softmax above all: they are compared by
+# themselves, on the model's own scores, and so are the layers whose kind `is_steep`.
 GENTLE = ("linear", "relu")
-STEEP_LAYERS = ("Activation", "ELU", "Softmax")
 
 
 @torch.no_grad()
 def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tuple[float, str]:
-    """Checks the tensors of a written file against the arrays they were made from.
+    """Check the tensors of a written file against the arrays they were made from.
 
     Returns:
         The largest relative error of any layer, and that layer's name.
@@ -59,33 +58,35 @@ def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tu
 
 
 def check_work(network: Network) -> None:
-    """Raises a ValueError if the check would take more time or memory than a conversion may: sizes are a stranger's."""
+    """Raise a ValueError if the check would take more time or memory than a conversion may: any file declares any size."""
     height, width, channels = network.input_shape
     shape: Shape = (height or OPEN_SIZE[0], width or OPEN_SIZE[1], channels)
     work = 0
     for layer in network.layers:
-        before, shape = shape, KINDS[layer.class_name].output(layer.config, shape)
-        numbers = math.prod(size or 0 for size in shape)
-        places = math.prod(layer.config.get("pool_size", (1, 1)))
-        work += numbers * (math.prod(layer.weights[0].shape[1:]) if layer.class_name in ("Conv2D", "Dense") else places)
-        if work > MOST_WORK or max(numbers, _padded(layer.config, before)) * places > MOST_NUMBERS:
+        before, shape = shape, KINDS[layer.class_name].output(layer.settings, shape)
+        kernels = [weight.shape for weight in layer.weights if len(weight.shape) in (2, 4)]
+        places = math.prod(size or 0 for size in shape[:-1])
+        numbers = places * max((kernel[0] for kernel in kernels), default=shape[-1] or 0)
+        window = math.prod(layer.settings.get("pool_size", (1, 1)))
+        work += max(places * sum(map(math.prod, kernels)), numbers * window, STEP * window)
+        if work > MOST_WORK or max(numbers, _padded(layer.settings, before)) * window > MOST_NUMBERS:
             raise ValueError(
                 f"{layer.name}: images of {height or OPEN_SIZE[0]}×{width or OPEN_SIZE[1]} are too large to be checked here; "
                 "--no-check leaves the check out"
             )
 
 
-def _padded(config: Config, shape: Shape) -> int:
-    """How many numbers a map has with the margins that its layer may put around it."""
+def _padded(settings: Settings, shape: Shape) -> int:
+    """Count the numbers of a map with the padding that its layer may put around it."""
     if len(shape) != 3:
         return 0
-    size = config.get("kernel_size") or config.get("pool_size") or (1, 1)
-    spans = [length * step for length, step in zip(size, config.get("dilation_rate", (1, 1)), strict=True)]
+    size = settings.get("kernel_size") or settings.get("pool_size") or (1, 1)
+    spans = [length * step for length, step in zip(size, settings.get("dilation_rate", (1, 1)), strict=True)]
     return math.prod((length or 0) + span for length, span in zip(shape[:2], spans, strict=True)) * (shape[2] or 0)
 
 
 def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> None:
-    """Raises a ValueError unless each tensor, laid out as Keras does, is its source bit for bit."""
+    """Raise a ValueError unless each tensor, in Keras's layout, is its source bit for bit."""
     left = dict(written)
     for key, weight in network.weights():
         tensor = left.pop(key, torch.empty(0))
@@ -99,24 +100,25 @@ def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> N
 
 
 def layer_errors(network: Network, model: Any, image: Tensor) -> Iterator[tuple[str, float]]:
-    """Each layer's name and the relative error of what the model's module returns, for a channels-last `image`.
+    """Yield each layer's name and the relative error of the module's output, for a channels-last `image`.
 
-    The two computations go their own ways, but for steep activations: those get the model's own scores.
+    The two computations are independent, but for steep activations, which get the model's own scores.
     """
     expected, received = image, image.permute(0, 3, 1, 2)
     in_keras_order: Callable[[Tensor], Tensor] = _channels_last
     for layer, module in zip(network.layers, model.children(), strict=True):
-        x = in_keras_order(received) if layer.class_name in STEEP_LAYERS else expected
+        kind = KINDS[layer.class_name]
+        x = in_keras_order(received) if kind.is_steep else expected
         if layer.class_name == "Flatten":
             if network.kernels is THEANO_KERNEL:
                 x = x.movedim(-1, 1)  # as Theano flattens, and PyTorch
-            elif layer.config["order"] == "channels_first" and x.dim() == 4:
+            elif layer.settings["order"] == "channels_first" and x.dim() == 4:
                 in_keras_order = _flattened_in_keras_order(x)
-        elif layer.class_name in ("Dense", "Conv2D", "Reshape"):
+        elif not kind.any_order:
             in_keras_order = _channels_last  # of features that aren't flattened it changes nothing
-        expected = layer_output(layer.class_name, layer.config, _arrays(layer, network.kernels), x)
-        activation = layer.config.get("activation", "linear")
-        if activation not in GENTLE and layer.class_name not in STEEP_LAYERS:
+        expected = kind.reference(layer.settings, _arrays(layer, network.kernels), x)
+        activation = layer.settings.get("activation", "linear")
+        if activation not in GENTLE and not kind.is_steep:
             scores = in_keras_order(_without_activation(module, received))
             yield layer.name, relative_error(scores, expected)
             expected = scores
@@ -138,16 +140,16 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _flattened_in_keras_order(before: Tensor) -> Callable[[Tensor], Tensor]:
-    """For what a Flatten of `before`, channels-last, is to be compared with."""
+    """Return the function that puts what was flattened from `before`, channels-last, into Keras's order."""
     _, height, width, channels = before.shape
     return lambda x: x.unflatten(1, (channels, height, width)).movedim(1, -1).flatten(1)
 
 
 def relative_error(computed: Tensor, expected: Tensor) -> float:
-    """The largest absolute difference over the largest absolute value expected.
+    """Return the largest absolute difference over the largest absolute value expected.
 
-    Values that aren't finite where they are expected (NaN is no number, be it the same) don't count; elsewhere they are
-    an infinite error, and so is another number of values.
+    Values that aren't finite don't count where that is expected; elsewhere they are an infinite error, and so is another
+    number of values.
     """
     if computed.numel() != expected.numel():
         return float("inf")
@@ -162,7 +164,7 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
 
 
 def _arrays(layer: Layer, kernels: Layout) -> list[Tensor]:
-    """A layer's arrays in the layout of Keras on TensorFlow, as float32."""
+    """Read a layer's arrays in the layout of Keras on TensorFlow, as float32."""
     arrays = [weight.array.read().float() for weight in layer.weights]
     if layer.class_name == "Conv2D" and kernels is THEANO_KERNEL:
         arrays[0] = arrays[0].flip(2, 3).permute(2, 3, 1, 0)
@@ -172,7 +174,7 @@ def _arrays(layer: Layer, kernels: Layout) -> list[Tensor]:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equality that holds for NaN too, and tells -0.0 from 0.0."""
+    """Compare bits: NaN equals itself, and -0.0 isn't 0.0."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]

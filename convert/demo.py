@@ -7,7 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .network.vgg import blocks
+from .network.assemble import plan
+from .network.vgg import vgg_chain
 
 
 def write_demo(folder: Path) -> Path:
@@ -20,28 +21,17 @@ def write_demo(folder: Path) -> Path:
     random = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         names = ["input_1"]
-        for name, shape in _shapes():
+        for described, _, specs in plan(vgg_chain(13, (224, 224, 3), 1000)):
+            name, shapes = described.name, [[size or 0 for size in spec.shape] for spec in specs]
             names.append(name)
             group = file.create_group(name)
-            group.attrs["weight_names"] = np.array([f"{name}_{part}_1:0" for part in "Wb"] if shape else [], "S")
-            if shape:
-                kernel = random.random(shape, np.float32)
+            group.attrs["weight_names"] = np.array([f"{name}_{part}_1:0" for part in "Wb"][: len(shapes)], "S")
+            if shapes:
+                kernel = random.random(shapes[0], np.float32)
                 kernel -= 0.5
-                kernel *= np.sqrt(24 / np.prod(shape[:-1]))  # He: a variance of 2 / fan in
+                kernel *= np.sqrt(24 / np.prod(kernel.shape[:-1]))  # He: a variance of 2 / fan in
                 group[f"{name}_W_1:0"] = kernel
-                group[f"{name}_b_1:0"] = random.random(shape[-1], np.float32)
+                group[f"{name}_b_1:0"] = random.random(shapes[1], np.float32)
         file.create_group("input_1").attrs["weight_names"] = np.array([], "S")
         file.attrs["layer_names"] = np.array(names, "S")
     return path
-
-
-def _shapes() -> list[tuple[str, tuple[int, ...]]]:
-    """Each layer of VGG16 and its kernel's shape, empty where it has none."""
-    shapes: list[tuple[str, tuple[int, ...]]] = []
-    channels = 3
-    for block, (convolutions, filters) in enumerate(blocks(13), start=1):
-        for number in range(1, convolutions + 1):
-            shapes.append((f"block{block}_conv{number}", (3, 3, channels, filters)))
-            channels = filters
-        shapes.append((f"block{block}_pool", ()))
-    return [*shapes, ("flatten", ()), ("fc1", (25088, 4096)), ("fc2", (4096, 4096)), ("predictions", (4096, 1000))]

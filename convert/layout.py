@@ -1,7 +1,7 @@
-"""How Keras lays an array out and how PyTorch does: for each change a pure function and its inverse.
+"""Layouts of arrays in Keras (channels-last) and in PyTorch (channels-first): for each change a pure function and its inverse.
 
-All take a tensor and return a tensor, a view where that is possible; but a kernel's long rows are moved together before
-they are transposed, which is faster by far. Keras is channels-last, PyTorch channels-first.
+All take a tensor and return one, a view where that is possible. Rows of a kernel are moved together before they are
+transposed, which is faster by far.
 """
 
 from __future__ import annotations
@@ -23,23 +23,33 @@ def conv2d_kernel_to_keras(weight: Tensor) -> Tensor:
     return weight.permute(2, 3, 1, 0)
 
 
+def depthwise_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(kh, kw, in, multiplier)` → `(in * multiplier, 1, kh, kw)`: PyTorch has a group for each channel."""
+    return kernel.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1)
+
+
+def depthwise_kernel_to_keras(weight: Tensor, multiplier: int) -> Tensor:
+    """`(in * multiplier, 1, kh, kw)` → `(kh, kw, in, multiplier)`."""
+    return weight.squeeze(1).unflatten(0, (-1, multiplier)).permute(2, 3, 0, 1)
+
+
 def turned_kernel_to_torch(kernel: Tensor) -> Tensor:
-    """`(kh, kw, in, out)`, both spatial axes turned round: Theano convolves, where Keras and PyTorch correlate."""
+    """`(kh, kw, in, out)`, turned by 180°, since Theano convolves where PyTorch correlates → `(out, in, kh, kw)`."""
     return conv2d_kernel_to_torch(kernel.flip(0, 1))
 
 
 def turned_kernel_to_keras(weight: Tensor) -> Tensor:
-    """`(out, in, kh, kw)` → `(kh, kw, in, out)`, turned round again."""
+    """`(out, in, kh, kw)` → `(kh, kw, in, out)`, turned by 180°."""
     return conv2d_kernel_to_keras(weight).flip(0, 1)
 
 
 def theano_kernel_to_torch(kernel: Tensor) -> Tensor:
-    """`(out, in, kh, kw)`, both spatial axes turned round."""
+    """`(out, in, kh, kw)`, turned by 180° → the same shape."""
     return kernel.flip(2, 3)
 
 
 def theano_kernel_to_keras(weight: Tensor) -> Tensor:
-    """The inverse, which is the same."""
+    """The same again: turning twice by 180° changes nothing."""
     return weight.flip(2, 3)
 
 
@@ -84,15 +94,15 @@ def features_to_keras(array: Tensor) -> Tensor:
 
 
 def unchanged(array: Tensor) -> Tensor:
-    """A number for each channel is the same in both."""
+    """`(c,)` → `(c,)`: one number for each channel."""
     return array
 
 
 class Layout(NamedTuple):
-    """A change of layout and the way back.
+    """A change of layout and its inverse.
 
-    `by_units` says that the part for some units, Keras's last axis and PyTorch's first, is an array of the same layout, so
-    that a large one can be taken in parts.
+    `by_units` says that the part for some units (Keras's last axis, PyTorch's first) has the same layout, so that a large
+    array can be converted in parts.
     """
 
     to_torch: Callable[[Tensor], Tensor]
@@ -108,8 +118,13 @@ DENSE_KERNEL = Layout(dense_kernel_to_torch, dense_kernel_to_keras, by_units=Tru
 FEATURES = Layout(features_to_torch, features_to_keras)
 
 
+def depthwise_kernel(multiplier: int) -> Layout:
+    """Make the layout of a depthwise convolution's kernel, with so many filters for each channel."""
+    return Layout(depthwise_kernel_to_torch, lambda weight: depthwise_kernel_to_keras(weight, multiplier))
+
+
 def flattened(height: int, width: int) -> Layout:
-    """For the numbers, one for each feature, of a layer on a flattened `(height, width, channels)`."""
+    """Make the layout of an array with one number for each feature of a flattened `(height, width, channels)`."""
     return Layout(
         lambda array: flattened_to_torch(array, height, width),
         lambda array: flattened_to_keras(array, height, width),
@@ -117,7 +132,7 @@ def flattened(height: int, width: int) -> Layout:
 
 
 def flattened_dense_kernel(height: int, width: int) -> Layout:
-    """For the Dense on a flattened `(height, width, channels)`."""
+    """Make the layout of the kernel of a Dense on a flattened `(height, width, channels)`."""
     return Layout(
         lambda kernel: flattened_dense_kernel_to_torch(kernel, height, width),
         lambda weight: flattened_dense_kernel_to_keras(weight, height, width),

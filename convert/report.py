@@ -57,7 +57,7 @@ class Report:
         weights = [weight for _, weight in network.weights()]
         names = [weight.array.name for weight in weights]
         params = sum(math.prod(weight.array.shape) for weight in weights)
-        activation = network.layers[-1].config.get("activation") if network.layers else None
+        activation = network.layers[-1].settings.get("activation") if network.layers else None
         return cls(layers=rows, params=params, keras_names=names, activation=activation, **what)
 
     def to_json(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 
 from . import layers
 from .model import Model
-from .vgg import VGG
 from .vgg16 import VGG16
 from .vgg19 import VGG19
 from .weights import assign, read_model
 
+PUBLISHED: dict[str, type[VGG16 | VGG19]] = {"vgg16": VGG16, "vgg19": VGG19}
 Shapes = Mapping[str, torch.Size]  # of a layer's tensors, by their names
 
 
@@ -41,11 +40,16 @@ def from_config(class_name: str, config: Mapping[str, Any], shapes: Shapes) -> n
     """
     if class_name not in layers.__all__:
         raise ValueError(f"expected a layer out of {', '.join(layers.__all__)}. Received: {class_name!r}")
-    settings = dict(config)
-    if isinstance(activation := settings.get("activation"), Mapping):  # a layer that stands as one
-        settings["activation"] = from_config(activation["class_name"], activation["config"], {})
     sizes = _SIZES[class_name](shapes, config) if class_name in _SIZES else {}
-    return getattr(layers, class_name)(**sizes, **settings)
+    return getattr(layers, class_name)(**sizes, **_with_activation(config))
+
+
+def _with_activation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the layers that stand as activations."""
+    return {
+        key: from_config(value["class_name"], value["config"], {}) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+    }
 
 
 def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
@@ -54,52 +58,28 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
     Raises:
         ValueError: the architecture has a layer that isn't known here, or the tensors aren't its own.
     """
+    from .convert.network.vgg import vgg_arguments
+
     name, input_shape = architecture["name"], tuple(architecture["input_shape"])
     shapes: dict[str, dict[str, torch.Size]] = defaultdict(dict)
     for key, tensor in tensors.items():
         layer_name, _, parameter = key.rpartition(".")
         shapes[layer_name][parameter] = tensor.shape
-    chain: dict[str, nn.Module] = {}
     with torch.device("meta"):
-        for layer in architecture["layers"]:
-            chain[layer["name"]] = from_config(layer["class_name"], layer["config"], shapes[layer["name"]])
-    model = _as_vgg(chain, input_shape, name) or Model(chain, input_shape, name)
+        if found := vgg_arguments(architecture):
+            network, arguments = found
+            model: Model = PUBLISHED[network](weights=None, name=name, **_with_activation(arguments))
+        else:
+            children = {
+                layer["name"]: from_config(layer["class_name"], layer["config"], shapes[layer["name"]])
+                for layer in architecture["layers"]
+            }
+            model = Model(children, input_shape, name)
     assign(model, tensors)
     for layer in architecture["layers"]:
         if not layer.get("trainable", True):
             model.get_submodule(layer["name"]).requires_grad_(False)
     return model.eval()
-
-
-# Keras's name of a pooling at the end of a VGG; when it makes another, it adds a number, which says nothing.
-_POOLINGS: dict[type[nn.Module], tuple[str, str]] = {
-    layers.GlobalAveragePooling2D: ("avg", "global_average_pooling2d"),
-    layers.GlobalMaxPooling2D: ("max", "global_max_pooling2d"),
-}
-
-
-def _as_vgg(chain: dict[str, nn.Module], input_shape: Any, name: str) -> VGG | None:
-    """The VGG that consists of just these layers, if one does."""
-    arguments: dict[str, Any] = {"include_top": "predictions" in chain, "input_shape": input_shape, "weights": None}
-    if isinstance(head := chain.get("predictions"), layers.Dense):
-        arguments |= {"classes": head.out_features, "classifier_activation": head.activation}
-    children = list(chain.items())
-    if children and type(children[-1][1]) in _POOLINGS:
-        last_name, last = children[-1]
-        arguments["pooling"], plain_name = _POOLINGS[type(last)]
-        children[-1] = (re.sub(r"_\d+$", "", last_name) if last_name.startswith(plain_name) else last_name, last)
-    for network in (VGG16, VGG19):
-        try:
-            with torch.device("meta"):
-                model = network(**arguments, name=name)
-        except ValueError:  # sizes or settings that a VGG doesn't take
-            return None
-        if [*map(repr, model.named_children())] == [*map(repr, children)]:
-            return model
-    return None
-
-
-PUBLISHED: dict[str, type[VGG16 | VGG19]] = {"vgg16": VGG16, "vgg19": VGG19}
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:

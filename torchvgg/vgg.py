@@ -13,12 +13,6 @@ from .layers import Conv2D, Dense, Flatten, GlobalAveragePooling2D, GlobalMaxPoo
 from .model import Model, Shape
 from .weights import load_weights
 
-# (convolutions, filters) of each block: columns D and E of the paper's table 1. A 2×2 max pool ends every block.
-BLOCKS = {
-    "vgg16": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)),
-    "vgg19": ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)),
-}
-
 DEFAULT_SIZE = 224
 IMAGENET_CLASSES = 1000
 
@@ -53,6 +47,8 @@ class VGG(Model):
 
 def convolutional_base(network: str, input_shape: Shape) -> dict[str, nn.Module]:
     """`block1_conv1` … `block5_pool` for images of `(channels, height, width)`."""
+    from .convert.blocks import BLOCKS  # the table, which the conversion reads too
+
     layers: dict[str, nn.Module] = {}
     channels = input_shape[0] or 3
     for block, (convolutions, filters) in enumerate(BLOCKS[network], start=1):

@@ -1,7 +1,4 @@
-"""What the configuration in a Keras file says: the model's layers as one chain, nested models unfolded.
-
-It is read as data. Nothing that it names is imported, and no code in it is run.
-"""
+"""A model's architecture → its layers as one chain, nested models unfolded."""
 
 from __future__ import annotations
 
@@ -11,20 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import torch
-
-from .graph import MODELS, LayerError, counted, entries, in_order
-from .operations import Entry, name_of
-from .validators import whole
+from .graph import MODELS, Entry, LayerError, Operand, counted
+from .kinds.validators import whole
+from .operations import Operation, as_layer
 
 ALIASES = {f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)}  # TensorFlow 1's
-
-
-# Names that a model of ours uses itself, beyond those of every module.
-RESERVED = {
-    *("name", "input_shape", "output_shape", "min_size", "extract", "summary", "count_params", "network", "training"),
-}
-
 
 # Identities at inference: in training they vary the images, or add to the loss.
 AUGMENTATION = {
@@ -38,12 +26,12 @@ AUGMENTATION = {
 
 @dataclass(frozen=True)
 class Described:
-    """One layer of a chain, as a configuration has it.
+    """One layer of a chain, as an architecture describes it.
 
     Attributes:
         class_name: Keras's class.
-        name: fit for a PyTorch module, and no other layer's in this chain.
-        config: Keras's settings.
+        name: unique in the chain, and without a dot, which separates a PyTorch module's name from a parameter's.
+        config: the configuration, as the file has it.
         trainable: False where the layer is frozen; in Keras 2 also where a model that it lies in is, whatever it says.
         comes_first: whether its trained arrays come before the rest in the group of a nested model.
         path: its name within each model that it lies in, the outermost first: `("vgg16", "block1_conv1")`.
@@ -60,7 +48,7 @@ class Described:
 
     @property
     def own_name(self) -> str:
-        """As Keras has it."""
+        """Keras's name."""
         return self.path[-1] if self.path else self.name
 
 
@@ -73,64 +61,141 @@ class Chain(NamedTuple):
 
 
 def read_chain(model: Entry, keras_version: str = "3") -> Chain:
-    """The chain that a model's configuration describes, as written by that version of Keras.
+    """Read a model, as written by that version of Keras, as a chain.
 
     Raises:
         ValueError: it isn't a chain on images; the message names the layer at fault.
-        KeyError, TypeError, AttributeError, IndexError: it isn't a configuration that Keras writes.
     """
-    if model["class_name"] not in MODELS:
-        raise LayerError(name_of(model), model["class_name"], "a model of a class whose code isn't in the file")
-    shape = _input_shape(model)
-    if len(shape) != 4 or not whole(shape[3]) or not all(size is None or whole(size) for size in shape[1:3]):
-        raise ValueError(f"expected a model of images, (N, height, width, channels). Received input shape: {shape}")
-    _, height, width, channels = shape
-    layers = counted([layer for layer in unfolded(model, keras_version) if layer.class_name not in AUGMENTATION])
-    return Chain(name_of(model), (height, width, channels), named_for_modules(layers))
+    if model.class_name not in MODELS:
+        raise LayerError(model.name, model.class_name, "a model of a class whose code isn't in the file")
+    match _input_shape(model):
+        case [_, height, width, channels] if whole(channels) and all(n is None or whole(n) for n in (height, width)):
+            layers = counted([d for d in unfolded(model, keras_version) if d.class_name not in AUGMENTATION])
+            return Chain(model.name, (height, width, channels), uniquely_named(layers))
+        case shape:
+            raise ValueError(
+                f"expected a model of images, (N, height, width, channels). Received input shape: {shape!r:.100}"
+            )
+
+
+def _input_shape(model: Entry) -> Any:
+    """Find the shape of a model's input, batch first, wherever this version of Keras has written it."""
+    first = next(iter(in_order(model)), model)
+    if first.layers and first is not model:
+        return _input_shape(first)
+    for config, key in (
+        (first.config, "batch_shape"),  # Keras 3
+        (first.config, "batch_input_shape"),  # Keras 2
+        (model.config, "build_input_shape"),  # a Sequential without an input
+    ):
+        if config.get(key):
+            return config[key]
+    raise LayerError(model.name, model.class_name, "the shape of its input isn't in the file")
 
 
 def unfolded(model: Entry, keras_version: str, outer: Described | None = None) -> Iterator[Described]:
-    """A model's layers in order, those of the models in it among them; `outer` is that model as a layer."""
+    """Yield a model's layers in order, those of the models in it among them; `outer` is that model as a layer."""
     place_of = places_of(model)
     for entry in in_order(model):
-        class_name, name = entry["class_name"], name_of(entry)
-        if not isinstance(entry["config"], Mapping) and class_name not in MODELS:
-            raise LayerError(name, class_name, "it has no configuration")
-        layer = described(entry, place_of.get(name, ""), keras_version, outer)
-        if class_name in MODELS:
+        if not entry.has_config:
+            raise LayerError(entry.name, entry.class_name, "it has no configuration")
+        layer = described(entry, place_of.get(entry.name, ""), keras_version, outer)
+        if entry.class_name in MODELS:
             yield from unfolded(entry, keras_version, layer)
-        elif entry.get("registered_name") and not f"{entry.get('module')}.".startswith(("keras.", "tf_keras.")):
-            raise LayerError(name, class_name, "a custom layer, whose code isn't in the file")
-        elif class_name != "InputLayer":
+        elif entry.is_custom:
+            raise LayerError(entry.name, entry.class_name, "a custom layer, whose code isn't in the file")
+        elif entry.class_name != "InputLayer":
             yield layer
 
 
+def in_order(model: Entry) -> list[Entry]:
+    """Sort a model's layers from its input to its output.
+
+    Raises:
+        LayerError: they aren't one chain.
+    """
+    if model.class_name == "Sequential" or not model.config:
+        return model.layers
+    by_name = {entry.name: entry for entry in model.layers}
+    for direction in ("input", "output"):
+        found = model.ends.get(direction, [])
+        if len(found) != 1:
+            second = by_name[str(found[1].layer)] if len(found) > 1 else model
+            raise LayerError(second.name, second.class_name, f"the model has {len(found)} {direction}s, not one")
+    (first,), (last,) = model.ends["input"], model.ends["output"]
+    path = list(path_to(str(last.layer), by_name))[::-1]
+    if path[0].name != first.layer:
+        raise LayerError(str(first.layer), "input", f"the model's layers begin with another, {path[0].name!r}")
+    _check_calls([first, last], by_name)
+    return path
+
+
+def path_to(name: str, by_name: Mapping[str, Entry]) -> Iterator[Entry]:
+    """Yield the layers that lead to one, backwards from it, operations as the layers that they amount to.
+
+    Raises:
+        LayerError: one of them has several inputs, or is called more than once, or in a way of its own.
+    """
+    for _ in by_name:
+        entry = by_name[name]
+        if len(entry.calls) > 1:
+            raise LayerError(name, entry.class_name, "called more than once, which makes no chain")
+        if entry.in_training:
+            raise LayerError(name, entry.class_name, "called with training=True, which makes it work as in training")
+        inputs = [str(operand.layer) for operand in entry.inputs]
+        operation = as_layer(entry, by_name) or Operation(entry, inputs)
+        yield operation.entry
+        if not operation.inputs:
+            return
+        if len(operation.inputs) > 1:
+            reason = f"it joins {len(operation.inputs)} branches, and only a chain can be converted"
+            raise LayerError(name, entry.class_name, reason)
+        (name,) = operation.inputs
+    raise LayerError(name, by_name[name].class_name, "called more than once, which makes no chain")
+
+
+def _check_calls(ends: list[Operand], by_name: Mapping[str, Entry]) -> None:
+    """Raise a LayerError for a layer that is called as it can't be, or that doesn't lead from input to output."""
+    found, left = set(), list(ends)
+    while left:
+        call = left.pop()
+        entry = by_name[str(call.layer)]
+        # A nested Functional has a call more, its own: from its input to its output.
+        if not 0 <= call.node < max(1, len(entry.calls)) + (entry.class_name in MODELS) or call.tensor != 0:
+            reason = f"its call {call.node}, output {call.tensor}, isn't in the file"
+            raise LayerError(entry.name, entry.class_name, reason)
+        if entry.name not in found:
+            found.add(entry.name)
+            left += entry.inputs
+    for name, entry in by_name.items():
+        if name not in found:
+            raise LayerError(name, entry.class_name, "it isn't on the way from the model's input to its output")
+
+
 def described(entry: Entry, place: str, keras_version: str, outer: Described | None = None) -> Described:
-    """A layer in its place in a model; `outer` is that model as a layer, if it lies in another."""
-    class_name, name = entry["class_name"], name_of(entry)
-    config = entry["config"] if isinstance(entry["config"], Mapping) else {}
+    """Describe a layer in its place in a model; `outer` is that model as a layer, if it lies in another."""
     outer = outer or Described("", "")
     inherits = keras_version.split(".")[0] in ("1", "2")
-    own = config.get("trainable", True) is not False
+    own = entry.config.get("trainable", True) is not False
     return Described(
-        str(ALIASES.get(class_name, class_name)),
-        name,
-        config,
+        ALIASES.get(entry.class_name, entry.class_name),
+        entry.name,
+        entry.config,
         own and (outer.trainable or not inherits),
-        outer.comes_first and (own or (class_name in MODELS and inherits == (not outer.path))),
-        (*outer.path, name),
+        outer.comes_first and (own or (entry.class_name in MODELS and inherits == (not outer.path))),
+        (*outer.path, entry.name),
         f"{outer.place}/{place}".lstrip("/"),
     )
 
 
 def places_of(model: Entry) -> dict[str, str]:
-    """Each layer's group in a `.weights.h5`: its class in snake case, numbered in the model's own order."""
-    layers = entries(model)
-    return dict(zip(map(name_of, layers), places(entry["class_name"] for entry in layers), strict=True))
+    """Map each layer's name to its group in a `.weights.h5`."""
+    numbered = places(entry.class_name for entry in model.layers)
+    return dict(zip((entry.name for entry in model.layers), numbered, strict=True))
 
 
 def places(class_names: Iterable[str]) -> Iterator[str]:
-    """The groups that a `.weights.h5` has for layers of these classes: each class numbered by itself, in order."""
+    """Yield the groups that a `.weights.h5` has for layers of these classes, in snake case, each class numbered by itself."""
     counts: Counter[str] = Counter()
     for class_name in class_names:
         kind = _snake_case(class_name)
@@ -139,37 +204,18 @@ def places(class_names: Iterable[str]) -> Iterator[str]:
 
 
 def _snake_case(class_name: str) -> str:
-    """As Keras turns a class into a name: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`."""
+    """Turn a class into a name as Keras does: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _input_shape(model: Entry) -> list[Any]:
-    """The shape of a model's input, batch first, wherever this version of Keras has written it."""
-    first = in_order(model)[0]
-    if first["class_name"] in MODELS:
-        return _input_shape(first)
-    for config, key in (
-        (first["config"], "batch_shape"),  # Keras 3
-        (first["config"], "batch_input_shape"),  # Keras 2
-        (model["config"], "build_input_shape"),  # a Sequential without an input
-    ):
-        if isinstance(config, Mapping) and config.get(key):
-            return config[key]
-    raise LayerError(name_of(model), model["class_name"], "the shape of its input isn't in the file")
-
-
-def named_for_modules(layers: list[Described]) -> list[Described]:
-    """The layers under names that a PyTorch module's child can have: no dot, none twice, none that a module uses."""
+def uniquely_named(layers: list[Described]) -> list[Described]:
+    """Rename layers of nested models whose names come twice, and those with a dot, which PyTorch's modules can't have."""
     named: dict[str, Described] = {}
     for layer in layers:
         short, full = (name.replace(".", "_") for name in (layer.name, "_".join(layer.path) or layer.name))
-        name = short if _is_free(short, named) else full
-        while not _is_free(name, named):
+        name = full if short in named else short
+        while name in named:
             name += "_"
         named[name] = replace(layer, name=name)
     return list(named.values())
-
-
-def _is_free(name: str, taken: Mapping[str, Any]) -> bool:
-    return bool(name) and name not in taken and name not in RESERVED and not hasattr(torch.nn.Module, name)

@@ -17,7 +17,7 @@ from ..options import ACTIVATIONS
 from ..read.keras_file import KerasFile, open_keras_file
 from ..read.strict_json import LONGEST_VERSION
 from ..read.torch_file import TorchFile, is_torch_file, read_torch_file
-from .from_keras_model import network_of_whole_model
+from .from_keras_model import network_of_keras_model
 from .from_keras_weights import vgg_of_arrays
 from .from_tensors import network_of_torch_file
 from .network import Network
@@ -138,8 +138,9 @@ def _network_of(
         if keras_file.config is None:
             _check_order(keras_file, base_only)
             arrays = [array for array in keras_file.arrays if array.dtype.is_floating_point]
-            return vgg_of_arrays(arrays, input_shape, base_only, TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL)
-        network = network_of_whole_model(keras_file, keras_file.config)
+            kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL
+            return vgg_of_arrays(arrays, input_shape, base_only, kernels, in_order=keras_file.is_named)
+        network = network_of_keras_model(keras_file, keras_file.config)
     return as_plain_vgg(network, "weights=") if weights_only else network
 
 
@@ -171,7 +172,7 @@ def _with_activation(
             reason = "the file says which it is" if is_told else "there is no top, and so no activation"
             raise ValueError(f"activation: {reason}; drop the option")
         return network, ""
-    layers.append(replace(last, config=last.config | {"activation": ACTIVATIONS[activation or "softmax"]}))
+    layers.append(replace(last, settings=last.settings | {"activation": ACTIVATIONS[activation or "softmax"]}))
     network = replace(network, layers=layers)
     assumed = ["softmax at its end (--activation none gives logits)"] if activation is None else []
     if input_shape is None:

@@ -1,23 +1,23 @@
-"""A Keras file with an architecture → its network: each array to the layer of the chain that it belongs to."""
+"""A Keras file with an architecture → its `Network`: each array to the layer that it belongs to."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..read.keras_file import KerasArray, KerasFile
 from .architecture import Described, read_chain
-from .arrays import Spec
-from .assemble import Wanted, assemble
-from .graph import LayerError
+from .assemble import Planned, assemble
+from .graph import LayerError, read_entry
+from .kinds import Spec
 from .network import Network
 
 
-def network_of_whole_model(keras_file: KerasFile, config: Mapping[str, Any]) -> Network:
-    """The network of a Keras file with an architecture.
+def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Network:
+    """Make the network of a Keras file with an architecture, `config`.
 
     A `.weights.h5` has a place for each layer. The older format has one group for each of the model's own layers; where
     that is a nested model, the arrays of all its layers lie in it.
@@ -27,21 +27,22 @@ def network_of_whole_model(keras_file: KerasFile, config: Mapping[str, Any]) -> 
     """
     left = {layer.name: layer.arrays for layer in keras_file.layers}
 
-    def hand_out(wanted: list[Wanted]) -> Iterator[list[KerasArray]]:
-        groups: dict[str, list[Wanted]] = defaultdict(list)
-        for described, specs in wanted:
-            if specs:
-                groups[described.path[0] if keras_file.is_named else described.place].append((described, specs))
+    def hand_out(planned: list[Planned]) -> Iterator[list[KerasArray]]:
+        groups: dict[str, list[Planned]] = defaultdict(list)
+        for layer in planned:
+            if layer.specs:
+                groups[layer.described.path[0] if keras_file.is_named else layer.described.place].append(layer)
         in_file = [layer.name for layer in keras_file.layers if layer.name in groups]
         if keras_file.is_named and in_file != [group for group in groups if group in left]:
             raise ValueError(f"layers in another order than the architecture has them: {', '.join(in_file[:20])}")
         found: dict[tuple[str, ...], list[KerasArray]] = {}
         for group, layers in groups.items():
             found |= _distributed(layers, left.pop(group, []))
-        return (found.get(described.path, []) for described, _ in wanted)
+        return (found.get(layer.described.path, []) for layer in planned)
 
     kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL
-    network = assemble(read_chain(config, keras_file.keras_version), hand_out, keras_file.keras_version, kernels)
+    chain = read_chain(read_entry(config), keras_file.keras_version)
+    network = assemble(chain, hand_out, keras_file.keras_version, kernels)
     # A Dropout, and a layer that varies images, may have their random generator's state with them.
     if surplus := [
         array.name
@@ -53,28 +54,28 @@ def network_of_whole_model(keras_file: KerasFile, config: Mapping[str, Any]) -> 
     return network
 
 
-def _distributed(layers: list[Wanted], arrays: list[KerasArray]) -> dict[tuple[str, ...], list[KerasArray]]:
-    """A group's arrays by layer, in each layer's order.
+def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[str, ...], list[KerasArray]]:
+    """Distribute a group's arrays over its layers.
 
     Keras itself goes by order: first what is trained, of all layers, then the rest. (What a frozen model holds counts in
     Keras 3 as not trained, if the model is one of the file's own layers; in Keras 2 if it is not.) The names have to
     agree, where they are the layers' own; a layer that was renamed keeps its arrays' old names.
     """
     if len(layers) == 1:
-        ((described, specs),) = layers
+        ((described, _, specs),) = layers
         if len(arrays) != len(specs):
             raise _other_arrays(described, specs, arrays)
         return {described.path: arrays}
-    everything = [(d, spec) for d, specs in layers for spec in specs]
+    everything = [(layer.described, spec) for layer in layers for spec in layer.specs]
     trained = [(d, spec) for d, spec in everything if d.comes_first and spec.is_trained]
     rest = [(d, spec) for d, spec in everything if not (d.comes_first and spec.is_trained)]
     by_order = {
         (described.path, spec.name): array for (described, spec), array in zip((*trained, *rest), arrays, strict=False)
     }
-    names = {described.own_name for described, _ in layers}
+    names = {layer.described.own_name for layer in layers}
     are_own = all(array.owner in names for array in arrays)
     distributed = {}
-    for described, specs in layers:
+    for described, _, specs in layers:
         own = [array for array in arrays if array.owner == described.own_name]
         if len(arrays) != len(everything):
             raise _other_arrays(described, specs, own)

@@ -1,8 +1,7 @@
-"""PyTorch tensors → the network that they are the weights of: of a file of ours, or of any VGG's `state_dict`."""
+"""PyTorch tensors → a `Network`: those of a file that `convert` wrote, or of any VGG's `state_dict`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +12,13 @@ from torch import Tensor
 from ..array import Units
 from ..layout import Layout
 from ..read.torch_file import TorchFile
-from .architecture import Chain, Described, named_for_modules
-from .arrays import Spec
+from .architecture import Chain, Described, uniquely_named
 from .assemble import assemble
-from .from_keras_weights import square_input
 from .graph import counted
-from .kinds import KINDS
+from .kinds import KINDS, Spec
+from .kinds.validators import whole
 from .network import Layer, Network
-from .validators import whole
-from .vgg import NETWORKS, vgg_chain
-
-_OF_BASE = re.compile(r"block\d_conv\d\.(weight|bias)$")  # the names of a VGG's own tensors
+from .vgg import CONVOLUTION_NAME, NETWORKS, square_input, vgg_chain
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class TorchArray:
 
 
 def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
-    """The network of tensors that PyTorch wrote: of a file of ours, or of any VGG's `state_dict`.
+    """Make the network of a file of tensors.
 
     Args:
         file: the tensors.
@@ -58,13 +53,13 @@ def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, 
         ValueError: a tensor is missing or left over, or they are no VGG's.
     """
     if file.architecture is not None:
-        return network_of_tensors(chain_of_architecture(file.architecture), file.tensors)
-    own = {key: tensor for key, tensor in file.tensors.items() if not base_only or _OF_BASE.match(key)}
-    return network_of_tensors(_chain_of_tensors(own, input_shape), own)
+        return network_of_tensors(read_architecture(file.architecture), file.tensors)
+    own = {key: tensor for key, tensor in file.tensors.items() if not base_only or CONVOLUTION_NAME.match(key)}
+    return network_of_tensors(_chain_of_state_dict(own, input_shape), own)
 
 
 def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
-    """The network of a chain whose arrays are PyTorch tensors, under the names that our files have.
+    """Make the network of a chain whose arrays are PyTorch tensors, `block1_conv1.weight` and so on.
 
     Raises:
         ValueError: a tensor is missing, left over, or of another shape.
@@ -80,56 +75,66 @@ def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
             raise ValueError(f"{key}: expected shape {expected}. Received: {tuple(left[key].shape)}")
         return TorchArray(key, left.pop(key), spec.layout)
 
-    network = assemble(chain, lambda wanted: ([pick(layer.name, spec) for spec in specs] for layer, specs in wanted))
+    network = assemble(
+        chain, lambda layers: ([pick(layer.described.name, spec) for spec in layer.specs] for layer in layers)
+    )
     if left:
         names = ", ".join(list(left)[:3])
         raise ValueError(f"tensors that belong to no layer: {names}")
     return network
 
 
-def chain_of_architecture(architecture: Mapping[str, Any]) -> Chain:
-    """The chain of an architecture as `Network.architecture` has it."""
-    try:
-        channels, height, width = architecture["input_shape"]
-        layers = [
-            Described(entry["class_name"], entry["name"], entry["config"], entry.get("trainable", True))
-            for entry in counted(architecture["layers"])
-        ]
-        chain = Chain(architecture["name"], (height, width, channels), layers)
-        sizes_are_whole = whole(channels) and all(size is None or whole(size) for size in (height, width))
-        if not sizes_are_whole or not isinstance(chain.name, str):
-            raise ValueError(f"a model {chain.name!r} for images of {architecture['input_shape']}")
-        for layer in layers:
-            unknown = layer.config.keys() - KINDS[layer.class_name].settings.keys()
-            if unknown or not isinstance(layer.trainable, bool):
-                raise ValueError(
-                    f"{layer.name}: settings of no {layer.class_name}, {sorted(unknown) or layer.trainable}"
-                )
-        possible = named_for_modules(layers)
-        if wrong := [layer.name for layer, other in zip(layers, possible, strict=True) if layer != other]:
-            raise ValueError(f"names that no layers can have: {', '.join(wrong)}")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"an architecture that `convert` didn't write ({type(error).__name__}: {error})") from None
-    return chain
+def read_architecture(architecture: Mapping[str, Any]) -> Chain:
+    """Read an architecture as `Network.architecture` describes one.
+
+    Raises:
+        ValueError: `convert` didn't write it.
+    """
+    match architecture:
+        case {"name": str(name), "input_shape": [channels, height, width], "layers": list(entries)} if whole(
+            channels
+        ) and all(size is None or whole(size) for size in (height, width)):
+            layers = [_read_layer(entry) for entry in counted(entries)]
+        case _:
+            raise _not_ours("a name, an input_shape and layers")
+    if wrong := [a.name for a, b in zip(layers, uniquely_named(layers), strict=True) if a != b or not a.name]:
+        raise _not_ours(f"other names than {', '.join(wrong)}")
+    return Chain(name, (height, width, channels), layers)
 
 
-def _chain_of_tensors(tensors: Mapping[str, Tensor], input_shape: tuple[int, int] | None) -> Chain:
-    """The VGG that a bare `state_dict` belongs to."""
-    kernels = [tensor for key, tensor in tensors.items() if _OF_BASE.match(key) and key.endswith(".weight")]
-    if len(kernels) not in NETWORKS or kernels[0].dim() != 4:
+def _read_layer(entry: Any) -> Described:
+    match entry:
+        case {"class_name": str(class_name), "name": str(name), "config": dict(config)} if class_name in KINDS:
+            trainable = entry.get("trainable", True)
+            if isinstance(trainable, bool) and config.keys() <= KINDS[class_name].settings.keys():
+                return Described(class_name, name, config, trainable)
+    raise _not_ours(f"a layer. Received: {entry!r:.100}")
+
+
+def _not_ours(expected: str) -> ValueError:
+    return ValueError(f"an architecture that `convert` didn't write: expected {expected}")
+
+
+def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, int] | None) -> Chain:
+    """Find the VGG that a `state_dict` belongs to."""
+    kernels = [tensor for key, tensor in tensors.items() if CONVOLUTION_NAME.match(key) and tensor.dim() == 4]
+    if len(kernels) not in NETWORKS:
         shown = ", ".join(list(tensors)[:3]) or "no tensors"
         raise ValueError(f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight and so on. Received: {shown}")
     height, width = input_shape or (None, None)
-    classes = None
+    channels, classes = kernels[0].shape[1], None
     if "predictions.weight" in tensors:
-        classes = tensors["predictions.weight"].shape[0]
+        classes, features = (
+            tensors[key].shape[axis] if key in tensors and tensors[key].dim() == 2 else 0
+            for key, axis in (("predictions.weight", 0), ("fc1.weight", 1))
+        )
         if input_shape is None:
-            height, width = square_input("fc1.weight", tensors["fc1.weight"].shape[-1])
-    return vgg_chain(len(kernels), (height, width, kernels[0].shape[1]), classes)
+            height, width = square_input("fc1.weight", features)
+    return vgg_chain(len(kernels), (height, width, channels), classes)
 
 
 def renamed(layers: Iterable[Layer], chain: Chain) -> dict[str, Tensor]:
-    """The tensors of some layers, each under the name of the chain's layer in its place, among those with weights."""
+    """Read the tensors of layers, each under the name of the chain's layer in its place, among those with weights."""
     own = [layer for layer in layers if layer.weights]
     places = [plain for plain in chain.layers if plain.class_name in ("Conv2D", "Dense")]
     return {

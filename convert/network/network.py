@@ -1,7 +1,4 @@
-"""A chain of layers with its arrays: which array is which PyTorch tensor, and in what layout.
-
-`assemble` makes it from a chain, and from a function that is told what arrays the layers want and hands them out.
-"""
+"""`Network`: a chain of layers, their settings, and which array is which PyTorch tensor, in what layout."""
 
 from __future__ import annotations
 
@@ -15,17 +12,17 @@ from torch import Tensor
 
 from ..array import Array, Units
 from ..layout import CONV2D_KERNEL, Layout
-from .arrays import Config
+from .kinds import Settings
 from .settings import shortened
 
-PART = 1 << 21  # numbers, of a large kernel that is taken in parts
+PART = 1 << 21  # numbers of a large kernel that are converted at a time
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor to be: its PyTorch name (`weight`, `bias`), the Keras array, and the change of layout between them.
+    """A tensor to be made: its PyTorch name (`weight`, `bias`), the Keras array, and the change of layout between them.
 
-    Unless it `allows_nonfinite`, a NaN or an infinity in the array is a ValueError where its numbers are taken.
+    Unless it `allows_nonfinite`, a NaN or an infinity in the array is a ValueError when it is read.
     """
 
     name: str
@@ -35,11 +32,11 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """The shape of the tensor."""
         return tuple(self.layout.to_torch(torch.empty(self.array.shape, device="meta")).shape)
 
     def parts(self) -> list[Units]:
-        """Which units, the tensor's first axis, to take at a time: of a large kernel some, of other arrays all."""
+        """Split a large kernel by its units, the tensor's first axis; other arrays are one part."""
         numbers = math.prod(self.shape)
         if not self.layout.by_units or numbers <= PART:
             return [...]
@@ -48,25 +45,25 @@ class Weight:
         return [slice(first, first + step) for first in range(0, units, step)]
 
     def tensor(self) -> Tensor:
-        """The tensor, in memory of its own."""
+        """Make the tensor, in memory of its own."""
         tensor = torch.empty(self.shape, dtype=self.array.dtype)
         for units in self.parts():
             self.copy_to(tensor[units], units)
         return tensor
 
     def copy_to(self, tensor: Tensor, units: Units = ...) -> None:
-        """Fills a tensor, which may be of a shorter type, with this one, or with the part of it for some units."""
+        """Fill a tensor, which may be of a shorter type, with the numbers for some units, or with all."""
         own = self.layout.to_torch(self.array.read(units))
         self._check(tensor.copy_(own), own)
 
     def keras_array(self, dtype: torch.dtype) -> Tensor:
-        """The array as Keras lays it out, in a type."""
+        """Read the array as Keras lays it out, in another type."""
         own = self.array.read()
         self._check(numbers := own.to(dtype).contiguous(), own)
         return numbers
 
     def _check(self, numbers: Tensor, own: Tensor) -> None:
-        """Raises a ValueError if there are values that weren't allowed, or that got lost in another type."""
+        """Raise a ValueError for values that aren't allowed, or that are lost in the other type."""
         if not self.allows_nonfinite and own.is_floating_point() and own.numel():
             source = numbers if numbers.dtype == own.dtype else own  # the copy lies in one piece, which is faster
             if not all(bound.isfinite() for bound in source.aminmax()):
@@ -83,13 +80,13 @@ class Layer:
 
     class_name: str
     name: str
-    config: Config
+    settings: Settings
     weights: list[Weight] = field(default_factory=list)
     trainable: bool = True
 
     def description(self) -> dict[str, Any]:
-        """What builds the layer again, as plain data."""
-        config = shortened(self.class_name, self.config)
+        """Describe the layer as plain data, from which it can be built again."""
+        config = shortened(self.class_name, self.settings)
         frozen = {} if self.trainable else {"trainable": False}
         return {"class_name": self.class_name, "name": self.name, "config": config, **frozen}
 
@@ -98,8 +95,8 @@ class Layer:
 class Network:
     """Layers in order, for images of `input_shape`, `(height, width, channels)`, None where a size is open.
 
-    `kernels` says how the arrays of its convolutions are laid out. `THEANO_KERNEL` goes with channels-first images, and so
-    with a flatten in PyTorch's order.
+    `kernels` is the layout of its convolutions' kernels. `THEANO_KERNEL` goes with channels-first images, and so with a
+    flatten in PyTorch's order.
     """
 
     name: str
@@ -108,19 +105,19 @@ class Network:
     kernels: Layout = CONV2D_KERNEL
 
     def weights(self) -> Iterator[tuple[str, Weight]]:
-        """Every tensor's key (`block1_conv1.weight`) and what it is made of, in order."""
+        """Yield every tensor's key (`block1_conv1.weight`) and what it is made of, in order."""
         for layer in self.layers:
             for weight in layer.weights:
                 yield f"{layer.name}.{weight.name}", weight
 
     def architecture(self) -> dict[str, Any]:
-        """What builds the model again, as plain data. The input shape is channels-first, as PyTorch wants it."""
+        """Describe the model as plain data, from which it can be built again; the input shape is channels-first."""
         height, width, channels = self.input_shape
         layers = [layer.description() for layer in self.layers]
         return {"name": self.name, "input_shape": [channels, height, width], "layers": layers}
 
     def refusing_nonfinite(self) -> Network:
-        """The same, with weights that allow no NaN and no infinity."""
+        """Return the same network with weights that allow no NaN and no infinity."""
         layers = [
             replace(layer, weights=[replace(weight, allows_nonfinite=False) for weight in layer.weights])
             for layer in self.layers

@@ -1,49 +1,42 @@
 """The VGG's own convolutions in a larger network: U-Nets, other heads, models of models.
 
-Where the architecture is known, the layers from the first convolution to the last have to be a VGG's; where it isn't, the
+Where the architecture is known, the layers from the first convolution to the last pool have to be a VGG's; where it isn't, the
 arrays' shapes have to do, and arrays of other layers between the convolutions are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice, zip_longest
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple
 
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..read.keras_file import KerasArray, KerasFile
-from .architecture import Described, described, places_of, unfolded
+from .architecture import Described, described, path_to, places_of, unfolded
 from .from_keras_weights import vgg_of_arrays, vgg_of_convolutions
 from .from_tensors import network_of_tensors, renamed
-from .graph import LayerError, entries, path_to
+from .graph import Entry, LayerError, read_entry
 from .kinds import KINDS
+from .kinds.regularization import is_regularization
 from .network import Layer, Network
-from .operations import Entry, name_of
-from .settings import settings
-from .vgg import NETWORKS, vgg_chain
+from .settings import read_settings
+from .vgg import NETWORKS, POOLINGS, vgg_chain
 
-# Layers that do nothing at inference.
-IDENTITIES = ("Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise")
-
-
-LONGEST_WAY = (
-    100  # layers that are looked at, backwards from any one: VGG19 with margins, activations and dropouts of its own
-)
-
+LONGEST_WAY = 100  # layers looked at, backwards from any one: enough for VGG19 with paddings, activations and dropouts
 
 # Keras 1's names of the settings of a convolution and a pooling.
 _KERAS_1 = {"nb_filter": "filters", "border_mode": "padding", "subsample": "strides", "bias": "use_bias"}
 
 
 def base_of(network: Network) -> Network:
-    """The VGG's own part of a network, under Keras's names, without what is in front and without the head.
+    """Return the VGG's own part of a network, under Keras's names, without what is in front and without the head.
 
     Raises:
         ValueError: there is no whole VGG in it.
     """
-    found = _convolutions(network.layers)
+    found = _find_convolutions(network.layers)
     if isinstance(found, _Difference):
         raise ValueError(f"{network.name}: no whole VGG16 or VGG19 in it: {found.text}")
     base = [network.layers[number] for number in found]
@@ -52,36 +45,43 @@ def base_of(network: Network) -> Network:
 
 
 def base_of_keras_file(file: KerasFile) -> Network:
-    """The VGG's own part of what a Keras file holds.
+    """Return the VGG's own part of what a Keras file holds.
 
     Raises:
         ValueError: there is no whole VGG in it.
     """
     kernels = TURNED_KERNEL if file.turned else CONV2D_KERNEL
     arrays = [array for array in file.arrays if array.dtype.is_floating_point]
-    if file.config is not None and _has_layers(file.config):
-        convolutions = _described_convolutions(file.config, file.keras_version)
+    model = None if file.config is None else read_entry(file.config)
+    if model and model.layers:
+        convolutions = _described_convolutions(model, file.keras_version)
         pairs = [_arrays_of(file, layer) for layer in convolutions]
         if all(len(pair) == 2 for pair in pairs):
             return vgg_of_convolutions([(kernel, bias) for kernel, bias in pairs], kernels)
         # The layers of a nested model were renamed: its group holds their arrays under their old names.
         arrays = next((group.arrays for group in file.layers if group.name == convolutions[0].path[0]), arrays)
-    return vgg_of_arrays(arrays, None, base_only=True, kernels=kernels)
+    return vgg_of_arrays(arrays, None, base_only=True, kernels=kernels, in_order=file.is_named)
 
 
 def _described_convolutions(model: Entry, keras_version: str) -> list[Described]:
-    """The convolutions of the VGG in a model. Raises a ValueError if there is none."""
+    """Find the convolutions of the VGG in a model. Raise a ValueError unless there is exactly one."""
     closest = _Difference(-1, False, "")
+    networks: dict[str, list[Described]] = {}
     for way in _ways(model, keras_version):
-        found = _convolutions(_settled(layer, keras_version) for layer in way)
-        if not isinstance(found, _Difference):
-            return [way[number] for number in found]
-        closest = found if found[:2] > closest[:2] else closest
-    raise ValueError(f"{name_of(model)}: no whole VGG16 or VGG19 in it: {closest.text}")
+        found = _find_convolutions(_as_layer(layer, keras_version) for layer in way)
+        if isinstance(found, _Difference):
+            closest = found if found[:2] > closest[:2] else closest
+        else:
+            networks.setdefault("/".join(way[found[0]].path), [way[number] for number in found])
+    if len(networks) > 1:
+        raise ValueError(f"{model.name}: more than one VGG in it, from {' and from '.join(list(networks)[:2])} on")
+    for convolutions in networks.values():
+        return convolutions
+    raise ValueError(f"{model.name}: no whole VGG16 or VGG19 in it: {closest.text}")
 
 
 def as_plain_vgg(network: Network, purpose: str) -> Network:
-    """A network that is Keras's own VGG, under its names, with its arrays in Keras's layout. Dropouts count for nothing.
+    """Return a network as Keras's own VGG, under its names, with its arrays in Keras's layout, without dropouts.
 
     Args:
         network: of any source.
@@ -93,34 +93,34 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
     layers = [layer for _, layer in simplified(network.layers)]
     convolutions = sum(layer.class_name == "Conv2D" for layer in layers)
     dense = [layer for layer in layers if layer.class_name == "Dense"]
-    pooled = layers[-1].class_name.startswith("Global")  # a pooling at the end has no weights: Keras adds it as asked
-    layers = layers[:-1] if pooled else layers
+    has_pooling = layers[-1].class_name in POOLINGS  # at the end it has no weights, and Keras adds it as asked
+    layers = layers[:-1] if has_pooling else layers
     chain = vgg_chain(
         convolutions if convolutions in NETWORKS else min(NETWORKS),
         network.input_shape,
-        dense[-1].config["units"] if dense else None,
+        dense[-1].settings["units"] if dense else None,
     )
     for layer, plain in zip_longest(layers, chain.layers):
         if layer is None or plain is None or not is_like(layer, plain):
             name = layer.name if layer else plain.name
             what = "isn't there" if layer is None else f"({layer.class_name}) isn't part of it"
-            has_base = not isinstance(_convolutions(network.layers), _Difference)
+            has_base = not isinstance(_find_convolutions(network.layers), _Difference)
             advice = "; --base-only (include_top=False) leaves the head out" if has_base else ""
             raise ValueError(f"{purpose} takes Keras's own VGG16 and VGG19, and layer {name!r} {what}{advice}")
-    if network.kernels is not CONV2D_KERNEL:  # the arrays are laid out in another way
+    if network.kernels is not CONV2D_KERNEL:
         return network_of_tensors(chain, renamed(layers, chain))
     own = [replace(layer, name=plain.name, trainable=True) for layer, plain in zip(layers, chain.layers, strict=True)]
     return Network(chain.name, chain.input_shape, own)
 
 
 def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
-    """Layers, each with its number, as Keras's VGG spells what they do: margins and activations are the convolutions' own.
+    """Number layers, and join paddings and activations of their own to the convolutions, as Keras's VGG has them.
 
-    What does nothing at inference is left out.
+    Layers that are the identity at inference are left out.
     """
     done: list[tuple[int, Layer]] = []
     for number, layer in enumerate(layers):
-        if layer.class_name in IDENTITIES:
+        if is_regularization(layer.class_name):
             continue
         if done and (joined := _joined(done[-1][1], layer)):
             done[-1] = (number if joined.name == layer.name else done[-1][0], joined)
@@ -130,32 +130,30 @@ def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
 
 
 def _joined(before: Layer, layer: Layer) -> Layer | None:
-    """A convolution with the margin before it, or a convolution or Dense with the activation after it; else None."""
+    """Join a convolution to the padding before it, or an activation to the convolution or Dense before it; else None."""
     if before.class_name == "ZeroPadding2D" and layer.class_name == "Conv2D":
-        is_plain = [layer.config.get(key) for key in ("kernel_size", "strides", "dilation_rate", "padding")] == _BARE
-        if is_plain and before.config.get("padding") == ((1, 1), (1, 1)):
-            return replace(layer, config=layer.config | {"padding": "same"})
-    if before.class_name in ("Conv2D", "Dense") and before.config.get("activation") == "linear":
+        is_plain = [layer.settings.get(key) for key in ("kernel_size", "strides", "dilation_rate", "padding")] == _BARE
+        if is_plain and before.settings.get("padding") == ((1, 1), (1, 1)):
+            return replace(layer, settings=layer.settings | {"padding": "same"})
+    if before.class_name in ("Conv2D", "Dense") and before.settings.get("activation") == "linear":
         if layer.class_name == "Activation":
-            return replace(before, config=before.config | {"activation": layer.config.get("activation")})
-        if layer.class_name == "ReLU" and layer.config == _PLAIN_RELU:
-            return replace(before, config=before.config | {"activation": "relu"})
+            return replace(before, settings=before.settings | {"activation": layer.settings.get("activation")})
+        if layer.class_name == "ReLU" and layer.settings == _PLAIN_RELU:
+            return replace(before, settings=before.settings | {"activation": "relu"})
     return None
 
 
 _BARE = [(3, 3), (1, 1), (1, 1), "valid"]
-
-
 _PLAIN_RELU = {key: setting.default for key, setting in KINDS["ReLU"].settings.items()}
 
 
 def is_like(layer: Layer, plain: Described) -> bool:
-    """Whether a layer does what one of a VGG's does; the activation at the end may be another."""
+    """Tell whether a layer computes what one of a VGG's does; the activation at the end may be another."""
     if layer.class_name != plain.class_name:
         return False
-    wanted = settings(plain.class_name, plain.config, (1, 1, 1), "3")
+    wanted = read_settings(plain.class_name, plain.config, (1, 1, 1), "3")
     ignored = ("activation",) if plain.name == "predictions" else ()
-    return all(layer.config.get(key) == value for key, value in wanted.items() if key not in ignored)
+    return all(layer.settings.get(key) == value for key, value in wanted.items() if key not in ignored)
 
 
 class _Difference(NamedTuple):
@@ -166,21 +164,25 @@ class _Difference(NamedTuple):
     text: str
 
 
-def _convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
-    """The numbers of a VGG's convolutions among layers in order; or where the layers differ, if there is no VGG."""
+def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
+    """Return the numbers of a VGG's convolutions among layers in order; or where the layers differ, if there is no VGG.
+
+    The last pool may be missing, but no other pooling may stand in its place.
+    """
     plainly = simplified(layers)
     closest = _Difference(0, False, "there is no convolution")
     for count in NETWORKS:
-        wanted = vgg_chain(count, (None, None, 3), None).layers[:-1]  # the last pool may be missing
+        wanted = vgg_chain(count, (None, None, 3), None).layers
         for start, (_, first) in enumerate(plainly):
             if first.class_name != "Conv2D":
                 continue
             pairs = list(zip_longest(plainly[start : start + len(wanted)], wanted))
+            _, end = plainly[start + len(wanted) - 1] if len(plainly) >= start + len(wanted) else (0, None)
+            if end is None or end.class_name not in ("MaxPooling2D", "AveragePooling2D"):
+                pairs.pop()
             alike = next((n for n, (own, plain) in enumerate(pairs) if not (own and is_like(own[1], plain))), None)
             if alike is None:
-                return [
-                    number for number, layer in plainly[start : start + len(wanted)] if layer.class_name == "Conv2D"
-                ]
+                return [own[0] for own, plain in pairs if own and plain.class_name == "Conv2D"]
             own, plain = pairs[alike]
             text = (
                 f"{own[1].name!r} ({own[1].class_name}) isn't like {plain.name}" if own else f"{plain.name} is missing"
@@ -190,8 +192,8 @@ def _convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
     return closest
 
 
-def _settled(layer: Described, keras_version: str) -> Layer:
-    """A layer with all its settings; without any, if they aren't understood. Keras 1's are read too.
+def _as_layer(layer: Described, keras_version: str) -> Layer:
+    """Read a layer's settings, Keras 1's too; leave them out if they aren't understood.
 
     Channels-first images change nothing in a convolution.
     """
@@ -202,19 +204,15 @@ def _settled(layer: Described, keras_version: str) -> Layer:
     if class_name == "ZeroPadding2D" and config.get("padding") == [1, 1]:
         config["padding"] = [[1, 1], [1, 1]]
     try:
-        return Layer(class_name, layer.name, settings(class_name, config, (None, None, 1), keras_version))
-    except (KeyError, ValueError):
-        return Layer(class_name, layer.name, {})
-
-
-def _has_layers(model: Any) -> TypeGuard[Entry]:
-    config = model.get("config") if isinstance(model, Mapping) else None
-    return isinstance(config, list) or (isinstance(config, Mapping) and isinstance(config.get("layers"), list))
+        settings = read_settings(class_name, config, (None, None, 1), keras_version) if class_name in KINDS else {}
+    except ValueError:
+        settings = {}
+    return Layer(class_name, layer.name, settings)
 
 
 def _ways(model: Entry, keras_version: str, outer: Described | None = None) -> Iterator[list[Described]]:
-    """Rows of layers, each fed by the one before: a model's, if it is a chain; the ways to each of its layers; those of the
-    models in it, and in the layers that wrap one, TimeDistributed say.
+    """Yield rows of layers, each fed by the one before: a model's, if it is a chain; else the ways to each of its layers;
+    and those of the models in it, and in the layers that wrap one, TimeDistributed say.
     """
     place_of, chain = places_of(model), []
     try:
@@ -223,23 +221,23 @@ def _ways(model: Entry, keras_version: str, outer: Described | None = None) -> I
         yield chain
     except LayerError:
         yield chain
-        by_name = {name_of(entry): entry for entry in entries(model)}
+        by_name = {entry.name: entry for entry in model.layers}
         for name in by_name:
             way: list[Described] = []
-            with suppress(LayerError, KeyError):
+            with suppress(LayerError):
                 for entry in islice(path_to(name, by_name), LONGEST_WAY):
-                    way.insert(0, described(entry, place_of.get(name_of(entry), ""), keras_version, outer))
+                    way.insert(0, described(entry, place_of.get(entry.name, ""), keras_version, outer))
             yield way
-    for entry in entries(model):
-        layer = described(entry, place_of[name_of(entry)], keras_version, outer)
-        if _has_layers(entry):
+    for entry in model.layers:
+        layer = described(entry, place_of[entry.name], keras_version, outer)
+        if entry.layers:
             yield from _ways(entry, keras_version, layer)
-        elif _has_layers(wrapped := layer.config.get("layer")):
-            yield from _ways(wrapped, keras_version, replace(layer, place=f"{layer.place}/layer"))
+        elif entry.wrapped and entry.wrapped.layers:
+            yield from _ways(entry.wrapped, keras_version, replace(layer, place=f"{layer.place}/layer"))
 
 
 def _arrays_of(file: KerasFile, layer: Described) -> list[KerasArray]:
-    """A layer's own arrays, as far as they are told by its place or its name."""
+    """Find a layer's own arrays by its place or its name."""
     group = layer.path[0] if file.is_named else layer.place
     arrays = [array for found in file.layers if found.name == group for array in found.arrays]
     return arrays if not file.is_named or len(layer.path) == 1 else [a for a in arrays if a.owner == layer.own_name]

@@ -1,4 +1,4 @@
-"""What may stand as a setting of a layer. A configuration comes from a stranger: whatever isn't that is refused."""
+"""Validators for the settings of layers, which come from files that nobody vouches for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST = 2**31 - 1
 
 
 class Setting(NamedTuple):
-    """A setting's default, and the test that any other value has to pass."""
+    """A setting's default, and the test that another value has to pass."""
 
     default: Any
     is_valid: Callable[[Any], bool]
@@ -42,7 +42,7 @@ def fraction(value: Any) -> bool:
 
 
 def numbers(value: Any) -> bool:
-    """One number, or some, `settings` says how many."""
+    """Accept one number, or several; how many, a kind checks itself."""
     return number(value) or (isinstance(value, tuple) and bool(value) and all(map(number, value)))
 
 
@@ -50,12 +50,15 @@ def pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(map(whole, value))
 
 
-def same_or_valid(value: Any) -> bool:
-    return value in ("same", "valid")
+def one_of(*choices: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in choices
+
+
+same_or_valid = one_of("same", "valid")
 
 
 def margins(value: Any) -> bool:
-    """`((top, bottom), (left, right))`."""
+    """Accept `((top, bottom), (left, right))`."""
     return (
         isinstance(value, tuple)
         and len(value) == 2
@@ -65,7 +68,7 @@ def margins(value: Any) -> bool:
 
 
 def target(value: Any) -> bool:
-    """Sizes, one of which may be -1: what is left."""
+    """Accept sizes, one of which may be -1, for the rest."""
     return isinstance(value, tuple) and all(size == -1 or whole(size) for size in value) and value.count(-1) <= 1
 
 

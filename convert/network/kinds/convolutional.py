@@ -1,0 +1,111 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ...layout import CONV2D_KERNEL, UNCHANGED, depthwise_kernel
+from .activations import ACTIVATION
+from .kind import CHANNELS_LAST, Arrays, Features, Kind, Settings, Shape, Spec
+from .validators import REQUIRED, Setting, flag, pair, same_or_valid, whole
+from .windows import places, shifts
+
+
+class _Convolution(Kind):
+    settings = {
+        "kernel_size": Setting(REQUIRED, pair),
+        "strides": Setting((1, 1), pair),
+        "padding": Setting("valid", same_or_valid),
+        "dilation_rate": Setting((1, 1), pair),
+        "use_bias": Setting(True, flag),
+        "activation": ACTIVATION,
+    }
+    only = CHANNELS_LAST
+    ranks = (3,)
+
+
+class Conv2D(_Convolution):
+    settings = {
+        "filters": Setting(REQUIRED, whole),
+        **_Convolution.settings,
+        "groups": Setting(1, whole),
+    }
+
+    @staticmethod
+    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+        shape = (*settings["kernel_size"], x.channels // settings["groups"], settings["filters"])
+        yield Spec("weight", shape, CONV2D_KERNEL)
+        yield from _bias(settings, settings["filters"])
+
+    @staticmethod
+    def output(settings: Settings, shape: Shape) -> Shape:
+        return *places(shape, settings["kernel_size"], settings), settings["filters"]
+
+    @staticmethod
+    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        """Sum matrix products, one for each shift of the image."""
+        kernel, *bias = arrays
+        groups = settings["groups"]
+        outputs = []
+        for part, own in zip(x.chunk(groups, -1), kernel.chunk(groups, -1), strict=True):
+            total = None
+            for shifted, matrix in zip(shifts(part, kernel.shape[:2], settings, 0), own.flatten(0, 1), strict=True):
+                rows = shifted.reshape(-1, shifted.shape[-1])
+                total = rows @ matrix if total is None else total.addmm_(rows, matrix)
+            assert total is not None
+            outputs.append(total.unflatten(0, shifted.shape[:3]))
+        output = torch.cat(outputs, -1)
+        return output.add_(bias[0]) if bias else output
+
+
+class DepthwiseConv2D(_Convolution):
+    settings = {**_Convolution.settings, "depth_multiplier": Setting(1, whole)}
+
+    @staticmethod
+    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+        shape = (*settings["kernel_size"], x.channels, settings["depth_multiplier"])
+        yield Spec("weight", shape, depthwise_kernel(settings["depth_multiplier"]))
+        yield from _bias(settings, x.channels * settings["depth_multiplier"])
+
+    @staticmethod
+    def output(settings: Settings, shape: Shape) -> Shape:
+        channels = shape[-1] or 0
+        return *places(shape, settings["kernel_size"], settings), channels * settings["depth_multiplier"]
+
+    @staticmethod
+    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        kernel, *bias = arrays
+        products = (
+            shifted[..., None] * numbers
+            for shifted, numbers in zip(shifts(x, kernel.shape[:2], settings, 0), kernel.flatten(0, 1), strict=True)
+        )
+        output = sum(products, torch.zeros(())).flatten(-2)
+        return output + bias[0] if bias else output
+
+
+class SeparableConv2D(_Convolution):
+    settings = {**DepthwiseConv2D.settings, "filters": Setting(REQUIRED, whole)}
+
+    @staticmethod
+    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+        depthwise, *_ = DepthwiseConv2D.arrays(settings, x)
+        yield depthwise._replace(name="depthwise_weight")
+        pointwise = (1, 1, x.channels * settings["depth_multiplier"], settings["filters"])
+        yield Spec("pointwise_weight", pointwise, CONV2D_KERNEL)
+        yield from _bias(settings, settings["filters"])
+
+    output = Conv2D.output
+
+    @staticmethod
+    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        depthwise, pointwise, *bias = arrays
+        output = DepthwiseConv2D.reference(settings, [depthwise], x) @ pointwise[0, 0]
+        return output + bias[0] if bias else output
+
+
+def _bias(settings: Settings, channels: int) -> Iterator[Spec]:
+    if settings["use_bias"]:
+        yield Spec("bias", (channels,), UNCHANGED)

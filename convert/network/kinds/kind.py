@@ -1,0 +1,103 @@
+"""What the conversion knows of one kind of layer: `Kind`, to be subclassed under the name of Keras's class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from ...layout import DENSE_KERNEL, FEATURES, UNCHANGED, Layout, flattened, flattened_dense_kernel
+from .validators import Setting
+
+Shape = tuple[int | None, ...]  # without the batch, channels last; None where a size is open
+Settings = dict[str, Any]  # Keras 3's names, all of them, in plain values
+Arrays = list[Tensor]
+
+KINDS: dict[str, type[Kind]] = {}
+
+
+class Spec(NamedTuple):
+    """An array that a layer has: its PyTorch name, its shape in Keras, its layout; statistics aren't trained."""
+
+    name: str
+    shape: Shape
+    layout: Layout
+    is_trained: bool = True
+
+
+class Features(NamedTuple):
+    """The input of a layer: its shape in Keras, `(height, width, channels)` or `(features,)`.
+
+    `flattened` is the `(height, width)` of features that PyTorch flattened in another order than Keras.
+    """
+
+    shape: Shape
+    flattened: tuple[int, int] | None = None
+
+    @property
+    def channels(self) -> Any:
+        return self.shape[-1]
+
+    @property
+    def per_channel(self) -> Layout:
+        """The layout of an array with one number for each channel."""
+        return flattened(*self.flattened) if self.flattened else UNCHANGED
+
+    @property
+    def per_feature(self) -> Layout:
+        """The layout of an array that has the input's shape."""
+        return FEATURES if len(self.shape) == 3 else self.per_channel
+
+    @property
+    def dense_kernel(self) -> Layout:
+        return flattened_dense_kernel(*self.flattened) if self.flattened else DENSE_KERNEL
+
+
+class Kind:
+    """A kind of layer. By default it has no settings and no arrays, and is the identity.
+
+    Attributes:
+        settings: those that affect the output: Keras 3's defaults, and what is a valid value.
+        only: settings of which only some values can be converted.
+        ranks: the possible lengths of the input's shape; 3 is `(height, width, channels)`.
+        any_order: whether it computes the same in whatever order the features lie, its arrays being in that order too.
+        is_steep: whether it may turn small differences into large ones, so that the check compares it alone.
+    """
+
+    settings: ClassVar[Mapping[str, Setting]] = {}
+    only: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    ranks: ClassVar[tuple[int, ...]] = (1, 3)
+    any_order: ClassVar[bool] = False
+    is_steep: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if not cls.__name__.startswith("_"):
+            KINDS[cls.__name__] = cls
+
+    @staticmethod
+    def modernize(given: Settings, shape: Shape, keras_version: str) -> Settings:
+        """Translate a configuration of an older Keras into Keras 3's names and values."""
+        return given
+
+    @staticmethod
+    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+        """Yield the layer's arrays in Keras's order."""
+        yield from ()
+
+    @staticmethod
+    def output(settings: Settings, shape: Shape) -> Shape:
+        """Return the shape of the output for an input of `shape`. Raise a ValueError if there is none."""
+        return shape
+
+    @staticmethod
+    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        """Compute the output for `x`, `(N, H, W, C)` or `(N, features)`, at inference, without the activation.
+
+        `arrays` are in Keras's order and layout. It shares no code with the model, and is written to be plainly right; long
+        sums run in float64, so that the reference isn't the less exact of the two.
+        """
+        return x
+
+
+CHANNELS_LAST: Mapping[str, tuple[Any, ...]] = {"data_format": ("channels_last", None)}

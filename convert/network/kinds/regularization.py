@@ -1,0 +1,37 @@
+"""Dropout and noise: the identity at inference."""
+
+from __future__ import annotations
+
+from .kind import CHANNELS_LAST, Kind
+from .validators import REQUIRED, Setting, fraction, number
+
+
+class _Regularization(Kind):
+    settings = {"rate": Setting(REQUIRED, fraction)}
+    any_order = True
+
+
+class Dropout(_Regularization):
+    only = {"noise_shape": (None,)}
+
+
+class SpatialDropout2D(_Regularization):
+    only = CHANNELS_LAST
+    ranks = (3,)
+
+
+class AlphaDropout(_Regularization):
+    only = {"noise_shape": (None,)}
+
+
+class GaussianDropout(_Regularization):
+    pass
+
+
+class GaussianNoise(_Regularization):
+    settings = {"stddev": Setting(REQUIRED, number)}
+
+
+def is_regularization(class_name: str) -> bool:
+    """Tell whether layers of a class are the identity at inference."""
+    return any(kind.__name__ == class_name for kind in _Regularization.__subclasses__())

@@ -1,0 +1,102 @@
+"""Layers that move, repeat or surround features."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from .kind import CHANNELS_LAST, Arrays, Kind, Settings, Shape
+from .validators import REQUIRED, Setting, anything, margins, one_of, pair, target
+from .windows import pad
+
+
+class ZeroPadding2D(Kind):
+    settings = {"padding": Setting(((1, 1), (1, 1)), margins)}
+    only = CHANNELS_LAST
+    ranks = (3,)
+
+    @staticmethod
+    def output(settings: Settings, shape: Shape) -> Shape:
+        sizes = zip(shape[:2], settings["padding"], strict=True)
+        return *(None if n is None else n + before + after for n, (before, after) in sizes), shape[2]
+
+    @staticmethod
+    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return pad(x, settings["padding"], 0)
+
+
+class UpSampling2D(Kind):
+    settings = {"size": Setting((2, 2), pair), "interpolation": Setting("nearest", one_of("nearest", "bilinear"))}
+    only = CHANNELS_LAST
+    ranks = (3,)
+
+    @staticmethod
+    def modernize(given: Settings, shape: Shape, keras_version: str) -> Settings:
+        # Before TensorFlow 2 the corners of the two images were aligned in another way.
+        is_old = keras_version.startswith(("2.2.", "2.3.")) and not keras_version.endswith("-tf")
+        if is_old and given.get("interpolation") == "bilinear":
+            raise ValueError(f"interpolation='bilinear' of Keras {keras_version} can't be converted")
+        return given
+
+    @staticmethod
+    def output(settings: Settings, shape: Shape) -> Shape:
+        sizes = zip(shape[:2], settings["size"], strict=True)
+        return *(None if n is None else n * times for n, times in sizes), shape[2]
+
+    @staticmethod
+    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        for axis, times in enumerate(settings["size"], start=1):
+            x = (
+                x.repeat_interleave(times, axis)
+                if settings["interpolation"] == "nearest"
+                else _stretched(x, axis, times)
+            )
+        return x
+
+
+def _stretched(x: Tensor, axis: int, times: int) -> Tensor:
+    """Interpolate linearly along an axis, where pixels have their centres at halves."""
+    length = x.shape[axis]
+    place = ((x.new_tensor(range(length * times)) + 0.5) / times - 0.5).clamp(0, length - 1)
+    left = place.floor().long()
+    share = (place - left).reshape(-1, *[1] * (x.dim() - 1 - axis))
+    first, second = (x.index_select(axis, index) for index in (left, (left + 1).clamp_max(length - 1)))
+    return first + (second - first) * share
+
+
+class Flatten(Kind):
+    settings = {"order": Setting("channels_first", anything)}  # `assemble` knows what follows, and chooses
+    only = CHANNELS_LAST
+    any_order = True
+
+    @staticmethod
+    def output(settings: Settings, shape: Shape) -> Shape:
+        return (_product(shape),)
+
+    @staticmethod
+    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+class Reshape(Kind):
+    settings = {"target_shape": Setting(REQUIRED, target)}
+
+    @staticmethod
+    def output(settings: Settings, shape: Shape) -> Shape:
+        wanted = settings["target_shape"]
+        known, total = math.prod(size for size in wanted if size != -1), _product(shape)
+        rest = total // known if total is not None and known else None
+        reshaped = tuple(rest if size == -1 else size for size in wanted)
+        if total is not None and _product(reshaped) != total:
+            raise ValueError(f"{total} features don't make a shape of {wanted}")
+        return reshaped
+
+    @staticmethod
+    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return x.reshape(len(x), *settings["target_shape"])
+
+
+def _product(shape: Shape) -> int | None:
+    """Count the features of a shape; None where a size is open."""
+    return None if None in shape else math.prod(size or 0 for size in shape)
