@@ -91,7 +91,8 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
     Raises:
         ValueError: there is no VGG, or more than one, or there may be normalizations between its convolutions.
     """
-    ordered = _in_order_of_names([(kernel, bias) for kernel, bias in pairwise(arrays) if _is_convolution(kernel, bias)])
+    pairs = [(kernel, bias) for kernel, bias in pairwise(arrays) if _is_convolution(kernel, bias)]
+    ordered = _in_order_of_names(pairs)
     for count in NETWORKS:
         starts = [start for start in range(len(ordered) - count + 1) if _is_vgg(ordered[start : start + count])]
         if not starts:
@@ -99,7 +100,7 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
         if starts[-1] >= starts[0] + count:
             raise ValueError(f"two networks like {NETWORKS[count]}; convert them one by one")
         base = ordered[starts[0] : starts[0] + count]
-        _check_between(arrays, base, in_order)
+        _check_between(arrays, base, in_order and ordered == pairs)
         return base
     raise ValueError(
         f"expected the 13 convolutions of VGG16 or the 16 of VGG19, one after the other. Received: {len(ordered)}; {_shown(arrays)}"

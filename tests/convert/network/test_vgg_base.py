@@ -119,7 +119,39 @@ class Doubled(keras.layers.Layer):  # type: ignore[misc]
         return x * 2
 
 
-WITHIN = [u_net, three_more_convolutions, over_time, subclassed, flat_with_normalized_head, two_towers, spelt_out]
+def attention() -> Any:
+    """Its kernels have three axes, as those of Conv1D below."""
+    base = vgg(64)
+    x = L.Reshape((4, 512))(base.output)
+    x = L.LayerNormalization()(x + L.MultiHeadAttention(4, 64)(x, x))
+    return keras.Model(base.input, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+
+
+def over_sequences() -> Any:
+    base = vgg(64)
+    return keras.Model(base.input, L.Dense(3)(L.Flatten()(L.Conv1D(64, 2)(L.Reshape((4, 512))(base.output)))))
+
+
+def stacked_features() -> Any:
+    """As `preprocess_input` begins: a Stack along the last axis, and a constant."""
+    base = vgg()
+    pools = L.GlobalAveragePooling2D()(base.output), L.GlobalMaxPooling2D()(base.output)
+    both = keras.ops.stack([L.Concatenate()(pools), L.Concatenate()(pools[::-1])], axis=-1) + 1.0
+    return keras.Model(base.input, L.Dense(2)(L.Flatten()(both)))
+
+
+WITHIN = [
+    attention,
+    over_sequences,
+    stacked_features,
+    u_net,
+    three_more_convolutions,
+    over_time,
+    subclassed,
+    flat_with_normalized_head,
+    two_towers,
+    spelt_out,
+]
 WITHIN += [with_relu_layers, with_a_custom_layer]
 UNDERSTOOD = [three_more_convolutions, flat_with_normalized_head, spelt_out, with_relu_layers]  # with their heads
 
@@ -214,6 +246,11 @@ def averaged() -> Any:
     return like_a_vgg(lambda filters: [plain(filters)], lambda: L.AveragePooling2D(2))
 
 
+def averaged_last() -> Any:
+    pools = iter([L.MaxPooling2D] * 4 + [L.AveragePooling2D])
+    return like_a_vgg(lambda filters: [plain(filters)], lambda: next(pools)(2))
+
+
 def elu() -> Any:
     return like_a_vgg(lambda filters: [plain(filters, "elu")])
 
@@ -238,6 +275,7 @@ def averaged_u_net() -> Any:
         (normalized_once, r"'batch_normalization.*' \(BatchNormalization\) isn't like block4_conv3"),
         (with_slopes, r"'conv2d.*' \(Conv2D\) isn't like block1_conv1"),
         (averaged, r"'average_pooling2d.*' \(AveragePooling2D\) isn't like block1_pool"),
+        (averaged_last, r"'average_pooling2d.*' \(AveragePooling2D\) isn't like block5_pool"),
         (averaged_u_net, r"'average_pooling2d.*' \(AveragePooling2D\) isn't like block1_pool"),
         (elu, r"'conv2d.*' \(Conv2D\) isn't like block1_conv1"),
         (with_other_pools, r"'max_pooling2d.*' \(MaxPooling2D\) isn't like block1_pool"),
@@ -262,14 +300,62 @@ def test_what_is_only_as_wide_as_a_vgg(
 
 def test_between_convolutions_in_order_of_the_layers(tmp_path: Path) -> None:
     """Weights alone in the older format, whose order tells one normalisation too."""
-    path = save(normalized_once(), tmp_path / "model.h5")
-    with h5py.File(path) as whole, h5py.File(tmp_path / "weights.h5", "w") as file:
+    with pytest.raises(ValueError, match="a layer that no VGG has, it seems between the convolutions"):
+        VGG16(weights=weights_alone(normalized_once(), tmp_path), include_top=False)
+
+
+def weights_alone(model: Any, folder: Path) -> Path:
+    """Write a file as `save_weights("x.h5")` of Keras 2 did."""
+    path, alone = save(model, folder / "model.h5"), folder / "weights.h5"
+    with h5py.File(path) as whole, h5py.File(alone, "w") as file:
         for name, value in whole["model_weights"].attrs.items():
             file.attrs[name] = value
         for name in whole["model_weights"]:
             whole.copy(f"model_weights/{name}", file)
-    with pytest.raises(ValueError, match="a layer that no VGG has, it seems between the convolutions"):
-        VGG16(weights=tmp_path / "weights.h5", include_top=False)
+    return alone
+
+
+def test_a_scale_is_no_bias(tmp_path: Path) -> None:
+    """The arrays of convolutions without a bias, each followed by a LayerNormalization's gamma."""
+
+    def convolution(filters: int) -> list[Any]:
+        return [L.Conv2D(filters, 3, padding="same", use_bias=False), L.LayerNormalization(center=False), L.ReLU()]
+
+    with pytest.raises(ValueError, match="expected the 13 convolutions of VGG16"):
+        VGG16(weights=weights_alone(like_a_vgg(convolution), tmp_path), include_top=False)
+
+
+def normalized_after_a_concatenation() -> Any:
+    base = vgg(64)
+    x = L.UpSampling2D(2)(L.Conv2D(64, 1)(base.output))
+    x = L.Concatenate()([x, L.Conv2D(64, 1)(base.get_layer("block5_conv3").output)])
+    return keras.Model(base.input, L.Conv2D(1, 1)(L.BatchNormalization()(x)))
+
+
+def half_frozen_within() -> Any:
+    base = vgg()
+    inner = keras.Model(base.input, L.BatchNormalization()(L.GlobalAveragePooling2D()(base.output)))
+    for layer in inner.layers:
+        layer.trainable = layer.name.startswith(("block5", "batch"))
+    return chain(keras.Input((32, 32, 3)), inner, L.Dense(3))
+
+
+@pytest.mark.parametrize("build", [normalized_after_a_concatenation, half_frozen_within])
+def test_a_normalized_head_in_the_older_format(build: Callable[[], Any], tmp_path: Path) -> None:
+    assert VGG16(weights=weights_alone(build(), tmp_path), include_top=False).count_params() == 14_714_688
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_two_vggs_in_one_network(suffix: str, tmp_path: Path) -> None:
+    first, second = vgg(), keras.models.clone_model(vgg())
+    second.name = "second"
+    images = [keras.Input((32, 32, 3)) for _ in range(2)]
+    both = L.Subtract()([first(images[0]), second(images[1])])
+    path = save(keras.Model(images, L.Dense(1)(L.Flatten()(both))), tmp_path / f"model{suffix}")
+    with pytest.raises(
+        ValueError, match=r"more than one VGG in it, from .*block1_conv1 and from second/block1_conv1 on"
+    ):
+        VGG16(weights=path, include_top=False)
 
 
 def test_weights_of_a_whole_model_that_is_no_vgg(tmp_path: Path) -> None:
