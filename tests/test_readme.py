@@ -1,4 +1,4 @@
-"""The README: its commands run, they print what it shows, and its recipes do what they say. In order, in one folder."""
+"""The README's commands run, print what it shows, and its recipes do what they say, in order, in one folder. Names in it exist."""
 
 import contextlib
 import importlib.util
@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import torchvgg.__main__
+from torchvgg import layers
 from torchvgg.convert import __main__ as conversion
 from torchvgg.convert import convert
 
@@ -27,10 +28,11 @@ from .helpers.pictures import photo, write_photos
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+COMMANDS = {"torchvgg": torchvgg.__main__.main, "torchvgg-convert": conversion.main}
 
 
 class Block(NamedTuple):
-    """A block of code, what it is written in, and what is shown after it."""
+    """A block of code, its language, and the output shown after it."""
 
     language: str
     code: str
@@ -42,6 +44,7 @@ class Block(NamedTuple):
 
 
 def blocks() -> list[Block]:
+    """Find all blocks but outputs (`text`) and the synopsis, which has no language."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     texts = [*found[1:], ("", "")]
     return [
@@ -51,12 +54,12 @@ def blocks() -> list[Block]:
     ]
 
 
-SET_UP, THE_TESTS, *BLOCKS = blocks()
+INSTALL, SET_UP, THE_TESTS, *BLOCKS = blocks()
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has: a cat, photos, a model of their own; and `demo` where the published weights would lie."""
+    """Make the files that a reader has: a cat, photos, a model of their own; and `demo` in place of the published weights."""
     folder = tmp_path_factory.mktemp("readme")
     photo().save(folder / "cat.jpg")
     write_photos(folder / "photos", 15)
@@ -68,7 +71,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def namespaces() -> dict[str, dict[str, Any]]:
-    """What the blocks of Python left behind, by their titles."""
+    """Keep the variables of the Python blocks, by the blocks' titles."""
     return {}
 
 
@@ -83,16 +86,11 @@ def _in_the_world(world: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 def run(command: str) -> str:
-    """What a command prints. Our own are run in this process, which saves their imports."""
+    """Run a command and return what it prints. torchvgg's own run in this process, which saves their imports."""
     words = shlex.split(command, comments=True)
-    ours = {
-        ("python", "-m", "convert"): conversion.main,
-        ("python", "-m", "torchvgg"): torchvgg.__main__.main,
-    }
-    words = ["python", "-m", *words] if words[0] == "torchvgg" else words
-    if main := ours.get(tuple(words[:3])):
+    if main := COMMANDS.get(words[0]):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            assert main(words[3:]) == 0
+            assert main(words[1:]) == 0
         return printed.getvalue()
     process = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
@@ -116,13 +114,14 @@ def test_a_block(block: Block, world: Path, namespaces: dict[str, dict[str, Any]
         namespace = namespaces.setdefault(block.title, {"__name__": "__main__"})
         exec(compile(block.code, block.title, "exec"), namespace)
         return
+    assert block.language == "sh"
     printed = "".join(run(command) for command in block.code.splitlines() if "--ray" not in command)
     if block.shown is not None:
         assert without_times(printed) == without_times(block.shown)
 
 
 def test_the_set_up() -> None:
-    """The first command differs from the second, which CI runs, in what it does in the end: that, another test runs."""
+    """The first command differs only at its end from the second, which CI runs; test_convert.py runs that end."""
     install, tests = SET_UP.code.split(" && "), THE_TESTS.code.split(" && ")
     assert install[0] == tests[0] == "python3 -m venv .venv"
     assert tests[1] == ".venv/bin/pip install torch==2.13.0 -e '.[test]'"
@@ -136,10 +135,41 @@ def test_the_extras() -> None:
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     extras = {name: set(text.split()) for name, text in config["options.extras_require"].items()}
-    named = set(re.findall(r"pip install -e '\.\[([\w,]+)\]'", README).pop().split(","))
-    assert named == {"images", "plot", "ray"} <= extras.keys()
-    for name in named:
+    assert INSTALL.code == "pip install '.[images,plot,ray]'\n"
+    for name in ("images", "plot", "ray"):
         assert extras[name] <= extras["test"], name
+
+
+def test_the_first_minute_is_short() -> None:
+    shown, *folded = README.split("<details>")
+    assert shown.count("\n") <= 250
+    assert README.count("<details>") == README.count("</details>")
+    for text in folded:  # only headings and a sentence stand between two folded parts
+        assert text.partition("</details>")[2].count("\n") <= 8
+
+
+def test_every_layer_is_named() -> None:
+    assert set(layers.__all__) - {"PreprocessInput"} <= set(re.findall(r"\w+", README.split("## From Keras")[0]))
+
+
+def test_every_option_is_named() -> None:
+    (synopsis,) = re.findall(r"^```\n(torchvgg-convert .*?)^```$", README, re.DOTALL | re.MULTILINE)
+    actions = [action for action in conversion.parser()._actions if action.dest != "help"]
+    named = {name for action in actions for name in action.option_strings[:1] or [str(action.metavar)]}
+    assert set(re.findall(r"(?<!\w)--?[a-z-]+|SOURCE", synopsis)) == named
+    for action in actions:
+        if action.choices:
+            assert "|".join(action.choices) in synopsis
+
+
+@pytest.mark.parametrize("name", ["README.md", ".github/CONTRIBUTING.md"])
+def test_every_path_exists(name: str) -> None:
+    text = (ROOT / name).read_text()
+    in_code = re.findall(r"`((?:torchvgg|convert|tests|\.ci|\.github)/[\w./]*)`", text)
+    links = re.findall(r"\]\(([\w./]+)\)", text)
+    assert len(in_code) + len(links) >= 5
+    for path in (*(ROOT / path for path in in_code), *((ROOT / name).parent / path for path in links)):
+        assert path.exists(), path
 
 
 @pytest.mark.parametrize("name", ["maps.jpg", "cam.jpg"])
@@ -152,12 +182,14 @@ def test_the_pictures_are_those_that_the_commands_draw(name: str, world: Path) -
 
 def test_the_numbers_in_the_text(world: Path, namespaces: dict[str, dict[str, Any]]) -> None:
     assert run_python(namespaces, "import numpy as np", "vectors").shape == (15, 512)
+    assert run_python(namespaces, "import torch", "vector").shape == (1, 512)
+    assert run_python(namespaces, "import torch", "maps")["block4_conv3"].shape == (1, 512, 40, 60)
     losses = run_python(namespaces, "import torch", "losses")
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_bfloat16(world: Path) -> None:
-    """In little, since processors without it take ten times as long."""
+    """Train on less data, since processors without bfloat16 take ten times as long."""
     script = (world / "finetune.py").read_text()
     little = (
         script.replace("(160, 40)", "(8, 192)")
@@ -170,7 +202,7 @@ def test_bfloat16(world: Path) -> None:
 
 
 def test_the_moved_script_is_the_same(namespaces: dict[str, dict[str, Any]]) -> None:
-    """Features to 1e-5; and the scores after training, where both heads begin alike."""
+    """Compare the features, to 1e-5; of the scores only the shape, since the heads start from different random weights."""
     keras_space = namespaces["python: import keras"]
     torch_space = next(space for space in namespaces.values() if "answers" in space)
     expected = torch.from_numpy(np.array(keras_space["base"].predict(keras_space["x"], verbose=0)))
