@@ -117,10 +117,8 @@ def _malformed(expected: str, received: Any) -> ValueError:
 
 def _check_references(model: Entry) -> None:
     """Raise a ValueError if a model's graph has a name twice, or names a layer that isn't there."""
-    if model.class_name == "Sequential" or not model.layers:
-        return
     names = {layer.name for layer in model.layers}
-    if len(names) < len(model.layers):
+    if len(names) < len(model.layers) and model.class_name != "Sequential":
         raise ValueError(f"{model.name}: two layers of one name")
     calls = [*model.ends.values(), *(layer.inputs for layer in model.layers)]
     for operand in chain.from_iterable(calls):

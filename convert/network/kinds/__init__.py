@@ -5,7 +5,7 @@ of the output, a reference computation. `validators` check settings, `windows` s
 `convolutional`, `core`, `normalization`, `pooling`, `preprocessing`, `regularization`, `reshaping`.
 """
 
-from . import (  # each registers its kinds
+from . import (  # noqa: F401  # each registers its kinds
     activations,
     convolutional,
     core,
@@ -17,19 +17,4 @@ from . import (  # each registers its kinds
 )
 from .kind import KINDS, Features, Kind, Settings, Shape, Spec
 
-__all__ = [
-    "KINDS",
-    "Features",
-    "Kind",
-    "Settings",
-    "Shape",
-    "Spec",
-    "activations",
-    "convolutional",
-    "core",
-    "normalization",
-    "pooling",
-    "preprocessing",
-    "regularization",
-    "reshaping",
-]
+__all__ = ["KINDS", "Features", "Kind", "Settings", "Shape", "Spec"]

@@ -113,8 +113,7 @@ class ReLU(Kind):
     }
     any_order = True
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         threshold, most = settings["threshold"], settings["max_value"]
         kept = torch.where(x >= threshold, x, settings["negative_slope"] * (x - threshold))
         return kept if most is None else kept.clamp_max(most)
@@ -124,12 +123,10 @@ class LeakyReLU(Kind):
     settings = {"negative_slope": Setting(0.3, number)}
     any_order = True
 
-    @staticmethod
-    def modernize(given: Settings, shape: Shape, keras_version: str) -> Settings:
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
         return given | {"negative_slope": given["alpha"]} if "alpha" in given else given
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return torch.where(x > 0, x, settings["negative_slope"] * x)
 
 
@@ -137,16 +134,14 @@ class PReLU(Kind):
     settings = {"shared_axes": Setting(None, axes)}
     any_order = True
 
-    @staticmethod
-    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         shared = settings["shared_axes"] or ()
         if any(axis > len(x.shape) for axis in shared):
             raise ValueError(f"shared_axes={shared!r} of an input of shape {(None, *x.shape)}")
         shape = tuple(1 if axis in shared else size for axis, size in enumerate(x.shape, start=1))
         yield Spec("weight", shape, UNCHANGED if shape == (1,) else x.per_feature)
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return torch.where(x > 0, x, arrays[0] * x)
 
 
@@ -155,8 +150,7 @@ class ELU(Kind):
     any_order = True
     is_steep = True
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return torch.where(x > 0, x, settings["alpha"] * x.expm1())
 
 
@@ -166,6 +160,5 @@ class Softmax(Kind):
     any_order = True
     is_steep = True
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return _softmax(x.double(), settings["axis"]).float()

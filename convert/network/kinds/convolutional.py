@@ -34,18 +34,15 @@ class Conv2D(_Convolution):
         "groups": Setting(1, whole),
     }
 
-    @staticmethod
-    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         shape = (*settings["kernel_size"], x.channels // settings["groups"], settings["filters"])
         yield Spec("weight", shape, CONV2D_KERNEL)
         yield from _bias(settings, settings["filters"])
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         return *places(shape, settings["kernel_size"], settings), settings["filters"]
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         """Sum matrix products, one for each shift of the image."""
         kernel, *bias = arrays
         groups = settings["groups"]
@@ -64,19 +61,16 @@ class Conv2D(_Convolution):
 class DepthwiseConv2D(_Convolution):
     settings = {**_Convolution.settings, "depth_multiplier": Setting(1, whole)}
 
-    @staticmethod
-    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         shape = (*settings["kernel_size"], x.channels, settings["depth_multiplier"])
         yield Spec("weight", shape, depthwise_kernel(settings["depth_multiplier"]))
         yield from _bias(settings, x.channels * settings["depth_multiplier"])
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         channels = shape[-1] or 0
         return *places(shape, settings["kernel_size"], settings), channels * settings["depth_multiplier"]
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         kernel, *bias = arrays
         products = (
             shifted[..., None] * numbers
@@ -86,23 +80,22 @@ class DepthwiseConv2D(_Convolution):
         return output + bias[0] if bias else output
 
 
-class SeparableConv2D(_Convolution):
+class SeparableConv2D(DepthwiseConv2D):
     settings = {**DepthwiseConv2D.settings, "filters": Setting(REQUIRED, whole)}
 
-    @staticmethod
-    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
-        depthwise, *_ = DepthwiseConv2D.arrays(settings, x)
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
+        depthwise, *_ = super().arrays(settings, x)
         yield depthwise._replace(name="depthwise_weight")
         pointwise = (1, 1, x.channels * settings["depth_multiplier"], settings["filters"])
         yield Spec("pointwise_weight", pointwise, CONV2D_KERNEL)
         yield from _bias(settings, settings["filters"])
 
-    output = Conv2D.output
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        return *places(shape, settings["kernel_size"], settings), settings["filters"]
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         depthwise, pointwise, *bias = arrays
-        output = DepthwiseConv2D.reference(settings, [depthwise], x) @ pointwise[0, 0]
+        output = super().reference(settings, [depthwise], x) @ pointwise[0, 0]
         return output + bias[0] if bias else output
 
 

@@ -16,18 +16,15 @@ from .validators import REQUIRED, Setting, flag, whole
 class Dense(Kind):
     settings = {"units": Setting(REQUIRED, whole), "use_bias": Setting(True, flag), "activation": ACTIVATION}
 
-    @staticmethod
-    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         yield Spec("weight", (x.channels, settings["units"]), x.dense_kernel)
         if settings["use_bias"]:
             yield Spec("bias", (settings["units"],), UNCHANGED)
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         return *shape[:-1], settings["units"]
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         kernel, *bias = arrays
         total = x.new_zeros((), dtype=torch.float64)
         for part, rows in zip(x.split(1024, dim=-1), kernel.split(1024), strict=True):  # a float64 copy of some rows

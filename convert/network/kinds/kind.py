@@ -14,7 +14,7 @@ Shape = tuple[int | None, ...]  # without the batch, channels last; None where a
 Settings = dict[str, Any]  # Keras 3's names, all of them, in plain values
 Arrays = list[Tensor]
 
-KINDS: dict[str, type[Kind]] = {}
+KINDS: dict[str, Kind] = {}
 
 
 class Spec(NamedTuple):
@@ -73,25 +73,21 @@ class Kind:
 
     def __init_subclass__(cls) -> None:
         if not cls.__name__.startswith("_"):
-            KINDS[cls.__name__] = cls
+            KINDS[cls.__name__] = cls()
 
-    @staticmethod
-    def modernize(given: Settings, shape: Shape, keras_version: str) -> Settings:
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
         """Translate a configuration of an older Keras into Keras 3's names and values."""
         return given
 
-    @staticmethod
-    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         """Yield the layer's arrays in Keras's order."""
         yield from ()
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         """Return the shape of the output for an input of `shape`. Raise a ValueError if there is none."""
         return shape
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         """Compute the output for `x`, `(N, H, W, C)` or `(N, features)`, at inference, without the activation.
 
         `arrays` are in Keras's order and layout. It shares no code with the model, and is written to be plainly right; long

@@ -23,14 +23,12 @@ class BatchNormalization(_Normalization):
     settings = {"momentum": Setting(0.99, fraction), **_Normalization.settings}
     only = {"axis": (-1,), "renorm": (None, False)}
 
-    @staticmethod
-    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         yield from _affine_arrays(settings, Spec("", (x.channels,), x.per_channel))
         for name in ("running_mean", "running_var"):
             yield Spec(name, (x.channels,), x.per_channel, is_trained=False)
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         *affine, mean, variance = arrays
         return _affine((x - mean) / (variance + settings["epsilon"]).sqrt(), settings, affine)
 
@@ -39,15 +37,13 @@ class LayerNormalization(_Normalization):
     settings = {"axis": Setting(-1, anything), **_Normalization.settings}
     only = {"axis": (-1, (1, 2, 3)), "rms_scaling": (None, False)}
 
-    @staticmethod
-    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         over_all = Spec("", x.shape, x.per_feature)
         yield from _affine_arrays(
             settings, Spec("", (x.channels,), x.per_channel) if settings["axis"] == -1 else over_all
         )
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         axes = (-1,) if settings["axis"] == -1 else settings["axis"]
         y = x.double()
         y = (y - y.mean(axes, keepdim=True)) / (y.var(axes, correction=0, keepdim=True) + settings["epsilon"]).sqrt()

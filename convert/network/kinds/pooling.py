@@ -22,25 +22,21 @@ class _Pooling(Kind):
     only = CHANNELS_LAST
     ranks = (3,)
 
-    @staticmethod
-    def modernize(given: Settings, shape: Shape, keras_version: str) -> Settings:
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
         # None says the same as strides that are as long as the window.
         return given | {"strides": None} if given.get("strides") == given.get("pool_size") else given
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         return *places(shape, settings["pool_size"], settings), shape[2]
 
 
 class MaxPooling2D(_Pooling):
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return reduce(torch.maximum, shifts(x, settings["pool_size"], settings, -math.inf))
 
 
 class AveragePooling2D(_Pooling):
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         total, inside = (
             reduce(torch.add, shifts(y, settings["pool_size"], settings, 0)) for y in (x, torch.ones_like(x))
         )
@@ -52,18 +48,15 @@ class _GlobalPooling(Kind):
     only = CHANNELS_LAST
     ranks = (3,)
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         return (1, 1, shape[-1]) if settings["keepdims"] else shape[-1:]
 
 
 class GlobalAveragePooling2D(_GlobalPooling):
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x.double().mean((1, 2), keepdim=bool(settings["keepdims"])).float()
 
 
 class GlobalMaxPooling2D(_GlobalPooling):
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x.amax((1, 2), keepdim=bool(settings["keepdims"]))

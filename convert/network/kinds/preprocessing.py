@@ -24,12 +24,10 @@ class Normalization(Kind):
     }
     only = {"axis": (-1, None)}
 
-    @staticmethod
-    def modernize(given: Settings, shape: Shape, keras_version: str) -> Settings:
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
         return given | {key: _per_channel(key, given.get(key), shape[-1]) for key in ("mean", "variance")}
 
-    @staticmethod
-    def arrays(settings: Settings, x: Features) -> Iterator[Spec]:
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         if settings["mean"] is None:
             shape = () if settings["axis"] is None else (x.channels,)
             layout = x.per_channel if shape else UNCHANGED
@@ -37,8 +35,7 @@ class Normalization(Kind):
                 yield Spec(name, shape, layout, is_trained=False)
             yield Spec("count", (), UNCHANGED, is_trained=False)
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         mean, variance = arrays[:2] if arrays else (torch.tensor(settings[key]) for key in ("mean", "variance"))
         deviation = variance.sqrt().clamp_min(1e-7)
         return x * deviation + mean if settings["invert"] else (x - mean) / deviation
@@ -47,12 +44,10 @@ class Normalization(Kind):
 class Rescaling(Kind):
     settings = {"scale": Setting(REQUIRED, numbers), "offset": Setting(0.0, numbers)}
 
-    @staticmethod
-    def modernize(given: Settings, shape: Shape, keras_version: str) -> Settings:
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
         return given | {key: _per_channel(key, given[key], shape[-1]) for key in ("scale", "offset") if key in given}
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x * torch.tensor(settings["scale"]) + torch.tensor(settings["offset"])
 
 
@@ -61,8 +56,7 @@ class PreprocessInput(Kind):
 
     ranks = (3,)
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x[..., [2, 1, 0]] - torch.tensor(MEAN_BGR)
 
 

@@ -16,13 +16,11 @@ class ZeroPadding2D(Kind):
     only = CHANNELS_LAST
     ranks = (3,)
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         sizes = zip(shape[:2], settings["padding"], strict=True)
         return *(None if n is None else n + before + after for n, (before, after) in sizes), shape[2]
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return pad(x, settings["padding"], 0)
 
 
@@ -31,21 +29,18 @@ class UpSampling2D(Kind):
     only = CHANNELS_LAST
     ranks = (3,)
 
-    @staticmethod
-    def modernize(given: Settings, shape: Shape, keras_version: str) -> Settings:
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
         # Before TensorFlow 2 the corners of the two images were aligned in another way.
         is_old = keras_version.startswith(("2.2.", "2.3.")) and not keras_version.endswith("-tf")
         if is_old and given.get("interpolation") == "bilinear":
             raise ValueError(f"interpolation='bilinear' of Keras {keras_version} can't be converted")
         return given
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         sizes = zip(shape[:2], settings["size"], strict=True)
         return *(None if n is None else n * times for n, times in sizes), shape[2]
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         for axis, times in enumerate(settings["size"], start=1):
             x = (
                 x.repeat_interleave(times, axis)
@@ -70,20 +65,17 @@ class Flatten(Kind):
     only = CHANNELS_LAST
     any_order = True
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         return (_product(shape),)
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x.flatten(1)
 
 
 class Reshape(Kind):
     settings = {"target_shape": Setting(REQUIRED, target)}
 
-    @staticmethod
-    def output(settings: Settings, shape: Shape) -> Shape:
+    def output(self, settings: Settings, shape: Shape) -> Shape:
         wanted = settings["target_shape"]
         known, total = math.prod(size for size in wanted if size != -1), _product(shape)
         rest = total // known if total is not None and known else None
@@ -92,8 +84,7 @@ class Reshape(Kind):
             raise ValueError(f"{total} features don't make a shape of {wanted}")
         return reshaped
 
-    @staticmethod
-    def reference(settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x.reshape(len(x), *settings["target_shape"])
 
 
