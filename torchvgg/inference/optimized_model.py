@@ -91,7 +91,7 @@ class OptimizedModel(nn.Module):
         self.__dict__["described"] = copy.deepcopy(model, memo).eval()  # which is no part of this module
         self._dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
         model = model if self._dtype == torch.float32 else copy.deepcopy(model).float()
-        self.layers = nn.ModuleDict({name: fast(layer, engine) for name, layer in model.named_children()})
+        self.layers = nn.ModuleList(fast(layer, engine) for layer in model.children())
         self._engine = engine
         self._free: dict[torch.Size, list[Memory]] = {}
         self.requires_grad_(False).eval()
@@ -117,7 +117,7 @@ class OptimizedModel(nn.Module):
         except IndexError:
             memory = Memory()
         features = Features(x.float(), memory)
-        for layer in self.layers.values():
+        for layer in self.layers:
             features = layer(features)
         y = features.tensor()
         free.append(memory)
@@ -126,12 +126,12 @@ class OptimizedModel(nn.Module):
     @_plainly
     def extract(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """As the model's `extract`."""
-        wanted = self.described.known(layers)
+        wanted = self.described._check_names(layers)
         self._check_input(x)
         features = Features(x.float(), Memory())
         outputs: dict[str, Tensor] = {}
         in_keras_order = KerasOrder()
-        for (name, layer), described in zip(self.layers.items(), self.described.children(), strict=True):
+        for (name, described), layer in zip(self.described.named_children(), self.layers, strict=True):
             if len(outputs) == len(wanted):
                 break
             in_keras_order.enter(described, features.shape)
