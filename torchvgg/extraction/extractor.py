@@ -1,4 +1,4 @@
-"""."""
+"""Computing the vectors of decoded images: the model up to a layer, and the `Extractor` that runs it on batches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .feature_files import Rows
 
 
 class Extractor:
-    """Computes vectors, on the GPU if there is one.
+    """Computes the vectors of a batch of images, on the GPU if there is one.
 
     Args:
-        features: a model that ends in vectors, as `features_of` makes it.
-        preprocessing: as `preprocess` takes it.
+        features: a model that ends in vectors, made by `features_of`.
+        preprocessing: "vgg", "unit" or "none", see `preprocess`.
         half: compute in half precision, on a GPU.
     """
 
