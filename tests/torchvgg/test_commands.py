@@ -286,10 +286,10 @@ def test_errors_are_one_line(
         ([], "error: the following arguments are required: COMMAND"),
         (["look"], "error: argument COMMAND: invalid choice: 'look'"),
         (["predict"], "error: the following arguments are required: IMAGE"),
-        (["predict", "x.jpg", "--top", "0"], "error: argument --top: invalid number from 1 up value: '0'"),
+        (["predict", "x.jpg", "--top", "0"], "error: argument --top: expected a number from 1 up. Received: '0'"),
         (["extract", "x.jpg"], "error: the following arguments are required: -o"),
         (["extract", "x.jpg", "-o", "f.npz", "--pooling", "mean"], "error: argument --pooling: invalid choice: 'mean'"),
-        (["summary", "--input-shape", "a"], "error: argument --input-shape: invalid H,W value: 'a'"),
+        (["summary", "--input-shape", "a"], "error: argument --input-shape: expected H,W or C,H,W. Received: 'a'"),
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
