@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,6 +118,21 @@ def lock(claim: IO[bytes], wait: bool = False) -> bool:
     except OSError:
         return False
     return True
+
+
+def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
+    """Checks that a file may be written: its suffix is one of `suffixes`, and it doesn't exist unless `force`.
+
+    Raises:
+        ValueError: it has another suffix.
+        OSError: it is a folder, or exists.
+    """
+    if not path.name.endswith(tuple(suffixes)):
+        raise ValueError(f"output: expected a name that ends in {', '.join(suffixes)}. Received: {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists and is kept; --force overwrites it")
 
 
 def md5(path: Path, is_wanted: Callable[[], bool] = lambda: True) -> str:

@@ -1,15 +1,34 @@
 """The package: what is in the wheel and the sdist, what imports what, and what an import costs."""
 
 import ast
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+# Module name → file. The folder convert/ is the package torchvgg.convert; the link torchvgg/convert is left out.
+def modules_in(root: Path) -> dict[str, Path]:
+    found = {}
+    for path in sorted((*root.glob("torchvgg/**/*.py"), *root.glob("convert/**/*.py"))):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts[:2] != ("torchvgg", "convert"):
+            name = ".".join(("torchvgg", *parts) if parts[0] == "convert" else parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules_in(ROOT)
+PACKAGES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
+CONVERT = "torchvgg.convert"
+MEETS_TORCHVGG = (CONVERT, f"{CONVERT}.check")  # may load a finished model, to check it
 
 
 def python(code: str, folder: Path = ROOT) -> str:
@@ -38,10 +57,9 @@ def test_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     tops = {name.split("/")[0] for name in names}
     assert tops == {"torchvgg"}
-    expected = {f"torchvgg/{path.name}" for path in ROOT.glob("torchvgg/*.*")}
-    expected |= {f"torchvgg/convert/{path.name}" for path in ROOT.glob("convert/*.py")}
-    assert names == expected
-    assert {"torchvgg/py.typed", "torchvgg/imagenet_labels.txt", "torchvgg/convert/__main__.py"} <= names
+    expected = {f"{name.replace('.', '/')}{'/__init__' if name in PACKAGES else ''}.py" for name in MODULES}
+    data = {path for path in ROOT.rglob("torchvgg/**/*.*") if path.suffix in (".txt", ".cpp", ".typed")}
+    assert names == expected | {path.relative_to(ROOT).as_posix() for path in data}
 
 
 def test_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
@@ -56,37 +74,114 @@ def test_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
     assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
 
 
-def imports(path: Path, top_level_only: bool) -> set[str]:
-    """The modules that a file imports, relative ones with their dots."""
-    tree = ast.parse(path.read_text())
+def in_convert(name: str) -> bool:
+    return f"{name}.".startswith(f"{CONVERT}.")
+
+
+def imports(name: str, modules: dict[str, Path], top_level_only: bool = False) -> set[str]:
+    """The modules that a module imports; by default also those imported in functions or for types only."""
+    tree = ast.parse(modules[name].read_text())
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree):
-        is_function = isinstance(node, ast.FunctionDef)
         is_typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        if top_level_only and (is_function or is_typing):
+        if top_level_only and (is_typing or isinstance(node, ast.FunctionDef)):
             skipped.update(ast.walk(node))
+    package = name.split(".") if modules[name].name == "__init__.py" else name.split(".")[:-1]
     found = set()
     for node in ast.walk(tree):
         if node not in skipped:
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                found.add("." * node.level + (node.module or ""))
+                outer = package[: len(package) + 1 - node.level] if node.level else []
+                base = ".".join(outer + ([node.module] if node.module else []))
+                inside = [f"{base}.{alias.name}" for alias in node.names]
+                found |= {module if module in modules else base for module in inside}
     return found
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("convert/*.py")), ids=lambda path: path.name)
-def test_convert_imports_nothing_of_torchvgg(path: Path) -> None:
-    """But for the finished model, in the check; and nothing above its own folder, for it is a package of two names."""
-    of_torchvgg = {name for name in imports(path, top_level_only=False) if name.startswith(("torchvgg", ".."))}
-    assert of_torchvgg == ({"torchvgg.building"} if path.name == "check.py" else set())
+def import_graph(modules: dict[str, Path]) -> dict[str, set[str]]:
+    """Each module's imports within its package, torchvgg or torchvgg.convert."""
+    return {
+        name: {other for other in imports(name, modules) & modules.keys() if in_convert(other) == in_convert(name)}
+        for name in modules
+    }
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("torchvgg/*.py")), ids=lambda path: path.name)
-def test_torchvgg_imports_convert_only_inside_the_functions_that_need_it(path: Path) -> None:
-    assert not {name for name in imports(path, top_level_only=True) if "convert" in name}
-    if path.name not in ("__main__.py", "commands.py", "feature_files.py", "pictures.py", "weights.py"):
-        assert not {name for name in imports(path, top_level_only=False) if "convert" in name}
+@pytest.mark.parametrize("name", [name for name in MODULES if in_convert(name)])
+def test_convert_imports_nothing_of_torchvgg(name: str) -> None:
+    ours = {other for other in imports(name, MODULES) if other.split(".")[0] in ("torchvgg", "convert")}
+    outside = {other for other in ours if not in_convert(other)}
+    assert outside <= ({"torchvgg.loading"} if name in MEETS_TORCHVGG else set())
+    assert not outside & imports(name, MODULES, top_level_only=True)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not in_convert(name)])
+def test_torchvgg_imports_convert_only_inside_functions(name: str) -> None:
+    assert not {other for other in imports(name, MODULES, top_level_only=True) if in_convert(other)}
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    TopologicalSorter(import_graph(MODULES)).prepare()
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from . import a",
+        "from .. import pack",
+        "import torchvgg.pack.a",
+        "def f():\n    from ..pack.a import x",
+        "if TYPE_CHECKING:\n    from .a import A",
+    ],
+)
+def test_a_circle_is_found(back: str, tmp_path: Path) -> None:
+    folder = tmp_path / "torchvgg" / "pack"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("from .a import A")
+    (folder / "a.py").write_text("from .b import B")
+    (folder / "b.py").write_text(back)
+    with pytest.raises(CycleError):
+        TopologicalSorter(import_graph(modules_in(tmp_path))).prepare()
+
+
+# From the ground up: a module imports only from its own room and those below. A folder is a room; "*" is what isn't named.
+ROOMS = {
+    "torchvgg": (
+        "activations extras imagenet",
+        "layers",
+        "summary model",
+        "weights",
+        "vgg",
+        "vgg16 vgg19",
+        "images predicting gradcam pictures",
+        "loading",
+        "inference",
+        "extraction",
+        "commands",
+        "*",
+    ),
+    CONVERT: ("errors array layout options files download published", "read", "network", "write", "*"),
+}
+
+
+def floor(name: str) -> int:
+    package = CONVERT if in_convert(name) else "torchvgg"
+    room = name.removeprefix(package).lstrip(".").split(".")[0]
+    floors = [rooms.split() for rooms in ROOMS[package]]
+    return next((number for number, rooms in enumerate(floors) if room in rooms), len(floors) - 1)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_downwards(name: str) -> None:
+    assert {other for other in import_graph(MODULES)[name] if floor(other) > floor(name)} == set()
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_docstring_of_a_package_names_its_modules(name: str) -> None:
+    docstring = ast.get_docstring(ast.parse(MODULES[name].read_text())) or ""
+    inside = {other.rpartition(".")[2] for other in MODULES if other.rpartition(".")[0] == name} - {"__main__"}
+    assert {module for module in inside if not re.search(rf"\b{module}\b", docstring)} == set()
 
 
 HEAVY = ("h5py", "safetensors", "PIL", "keras", "tensorflow", "torchvgg.convert")
@@ -123,9 +218,3 @@ def test_help_needs_no_torch() -> None:
 def test_every_name_is_offered() -> None:
     names = python("import torchvgg; print([getattr(torchvgg, n).__name__ for n in torchvgg.__all__], dir(torchvgg))")
     assert "'load_image', 'load_model', 'optimize_for_inference', 'preprocess_input'" in names
-
-
-def test_no_file_is_long() -> None:
-    lengths = {path: len(path.read_text().splitlines()) for path in ROOT.glob("[tc]o*/*.py")}
-    assert len(lengths) > 15
-    assert max(lengths.values()) <= 400

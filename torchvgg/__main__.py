@@ -1,51 +1,53 @@
-"""The command line: `torchvgg`, or `python -m torchvgg`."""
+"""The command line `torchvgg`, also `python -m torchvgg`: options, help and exit status."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-DESCRIPTION = "A day's work with images and a VGG16 of Keras's: what it is like, what it sees, and its features."
+DESCRIPTION = (
+    "Keras's VGG16 and VGG19 at work: their layers, the classes of images, feature vectors, and where they look."
+)
 EXAMPLES = """\
 examples:
-  torchvgg summary --no-top                       the layers, their shapes and parameters
-  torchvgg predict cat.jpg                        what is on an image
-  torchvgg extract photos/ -o features.parquet    a vector for each image of a folder
+  torchvgg summary --no-top                       layers, shapes and parameters
+  torchvgg predict cat.jpg                        the likeliest classes of an image
+  torchvgg extract photos/ -o features.parquet    a vector for each image in a folder
   torchvgg show cat.jpg --cam -o cam.png          where the network looks
 
-`torchvgg COMMAND --help` tells more. `torchvgg-convert` makes the weights.
+See `torchvgg COMMAND --help` for the options. `torchvgg-convert` converts Keras's weights.
 """
 SUMMARY = """\
 examples:
-  torchvgg summary                                     VGG16, as PyTorch sees it: (N, C, H, W)
-  torchvgg summary --no-top --pooling avg --channels-last   as Keras prints it
+  torchvgg summary                                     VGG16, with PyTorch's shapes, (N, C, H, W)
+  torchvgg summary --no-top --pooling avg --channels-last   with Keras's
   torchvgg summary vgg19 --no-top --input-shape 100,100
-  torchvgg summary my_model.keras                      a model of your own
+  torchvgg summary my_model.keras                      your own model
 """
 PREDICT = """\
 examples:
   torchvgg predict cat.jpg dog.png
-  torchvgg predict photos/ --top 1 --json              for programs
+  torchvgg predict photos/ --top 1 --json              JSON, for programs
   torchvgg predict rose.jpg --weights flowers.keras --labels flowers.txt
 """
 EXTRACT = """\
 examples:
-  torchvgg extract photos/ -o features.parquet         512 numbers an image
+  torchvgg extract photos/ -o features.parquet         512 numbers per image
   torchvgg extract 'photos/**/*.jpg' -o fc2.npz --layer fc2
-  torchvgg extract photos/ -o features.parquet --ray   by Ray Data, on this machine
+  torchvgg extract photos/ -o features.parquet --ray   with Ray Data, on this machine
   torchvgg extract /shared/photos -o /shared/features.parquet --ray 10.0.0.1:6379
 
-Killed and started again, it goes on where it was. In Python: torchvgg.extract_features.
+An interrupted extraction is resumed. In Python: torchvgg.extract_features.
 """
 SHOW = """\
 examples:
   torchvgg show cat.jpg --layer block3_conv3 -o maps.png
   torchvgg show cat.jpg --cam -o cam.png               for the likeliest class
-  torchvgg show cat.jpg --cam tabby -o tabby.png       for another one, by its name or number
+  torchvgg show cat.jpg --cam tabby -o tabby.png       for another class, by name or number
 """
 
 
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, brief: str, description: str, examples: str) -> Any:
-    """Adds a command; returns what adds its arguments."""
+    """Adds a command and returns its `add_argument`."""
     return commands.add_parser(name, help=brief, description=description, epilog=examples).add_argument
 
 
@@ -70,54 +72,52 @@ def _add_summary(commands: Any) -> None:
     add = _command(commands, "summary", "print the table of layers", "Print the table of layers.", SUMMARY)
     add("weights", metavar="WEIGHTS", nargs="?", default="vgg16", help="vgg16 (the default), vgg19, or a file")
     add("--no-top", dest="include_top", action="store_false", help="without the classifier")
-    add("--input-shape", metavar="H,W", type=_shape, help="of the images; or C,H,W")
-    add("--pooling", choices=("avg", "max"), help="after the last layer, without the top")
-    add("--channels-last", action="store_true", help="shapes as Keras shows them")
+    add("--input-shape", metavar="H,W", type=_input_shape, help="size of the images; or C,H,W")
+    add("--pooling", choices=("avg", "max"), help="global pooling at the end, without the top")
+    add("--channels-last", action="store_true", help="Keras's shapes, (N, H, W, C)")
 
 
 def _add_predict(commands: Any) -> None:
     description = "Print the likeliest classes of images."
-    add = _command(commands, "predict", "name what is on images", description, PREDICT)
+    add = _command(commands, "predict", "classify images", description, PREDICT)
     add("images", metavar="IMAGE", nargs="+", help="files, folders or globs")
     _add_model(add)
-    add("--top", metavar="N", type=_positive, default=5, help="how many classes (5)")
-    add("--labels", metavar="FILE", type=Path, help="the names of the classes, a line each")
+    add("--top", metavar="N", type=_at_least(1), default=5, help="number of classes (5)")
+    add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
     add("--json", action="store_true", help="print one JSON array")
 
 
 def _add_extract(commands: Any) -> None:
-    description = (
-        "Write the features of images into a file: a row for each, with its path, its vector, or what was wrong."
-    )
-    add = _command(commands, "extract", "write features of images", description, EXTRACT)
+    description = "Write the features of images to a file: a row for each, with its path, and its vector or an error."
+    add = _command(commands, "extract", "write feature vectors of images", description, EXTRACT)
     add("images", metavar="PATH", nargs="+", help="files, folders or globs")
     add("-o", dest="output", metavar="OUTPUT", type=Path, required=True, help="the file to write, .parquet or .npz")
     _add_model(add)
-    add("--layer", default="block5_pool", help="whose output (block5_pool)")
-    add("--pooling", choices=("avg", "max", "none"), default="avg", help="of maps (avg); none: all their numbers")
-    add("--batch-size", metavar="N", type=_positive, default=32, help="images computed at once (32)")
-    add("--workers", metavar="N", type=_whole, help="processes that decode (one for each core, 8 at most)")
+    add("--layer", default="block5_pool", help="layer whose output is written (block5_pool)")
+    add("--pooling", choices=("avg", "max", "none"), default="avg", help="of maps (avg); none flattens them")
+    add("--batch-size", metavar="N", type=_at_least(1), default=32, help="images computed at once (32)")
+    add("--workers", metavar="N", type=_at_least(0), help="processes that decode (one per core, at most 8)")
     add("--half", action="store_true", help="half precision, on a GPU")
-    add("--ray", metavar="ADDRESS", nargs="?", const=True, default=False, help="on Ray: here, or a cluster's address")
+    add("--ray", metavar="ADDRESS", nargs="?", const=True, default=False, help="on Ray: on this machine, or a cluster")
     add("--force", action="store_true", help="overwrite OUTPUT")
 
 
 def _add_show(commands: Any) -> None:
-    description = "Draw the maps of a layer, or where the network looks for a class (Grad-CAM)."
-    add = _command(commands, "show", "draw what the network sees", description, SHOW)
+    description = "Draw the feature maps of a layer, or where the network looks for a class (Grad-CAM)."
+    add = _command(commands, "show", "draw feature maps or Grad-CAM", description, SHOW)
     add("image", metavar="IMAGE", help="a file")
-    add("-o", dest="output", metavar="OUTPUT", type=Path, required=True, help="the picture to write, .png say")
+    add("-o", dest="output", metavar="OUTPUT", type=Path, required=True, help="the picture to write, as .png")
     _add_model(add)
-    add("--layer", help="whose maps (the last convolution's)")
-    add("--maps", metavar="N", type=_positive, default=64, help="how many maps at most (64)")
+    add("--layer", help="layer whose maps are drawn (the last convolution)")
+    add("--maps", metavar="N", type=_at_least(1), default=64, help="number of maps at most (64)")
     add(
         "--cam",
         metavar="CLASS",
         nargs="?",
         const="",
-        help="where it looks: for a class, by name or number, or the likeliest",
+        help="draw where the network looks for a class, by name or number; by default the likeliest",
     )
-    add("--labels", metavar="FILE", type=Path, help="the names of the classes, a line each")
+    add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
     add("--force", action="store_true", help="overwrite OUTPUT")
 
 
@@ -126,40 +126,35 @@ def _add_model(add: Any) -> None:
         "--weights",
         metavar="FILE",
         default="vgg16",
-        help="a file of Keras's or ours; or vgg16 (the default), vgg19: the published ones",
+        help="a Keras file or a converted one; or published weights: vgg16 (the default), vgg19",
     )
     add(
         "--preprocess",
         choices=("vgg", "unit", "none"),
-        help="as the model was trained: Keras's preprocess_input, [0, 1], or RGB in [0, 255] (by default vgg, "
-        "or none where the model's first layer does it)",
+        help="what the model was trained with: Keras's preprocess_input, [0, 1], or RGB in [0, 255] (by default vgg, or "
+        "none if the model's first layer preprocesses)",
     )
-    add("--exif", action="store_true", help="turn images as their EXIF orientation says")
+    add("--exif", action="store_true", help="rotate images by their EXIF orientation")
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    sizes = tuple(map(int, text.split(",")))
-    return (3, *sizes) if len(sizes) == 2 else sizes
+def _input_shape(text: str) -> tuple[int, ...]:
+    sizes = text.split(",")
+    if len(sizes) not in (2, 3) or not all(size.strip().isdecimal() for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected H,W or C,H,W. Received: {text!r}")
+    return (*((3,) if len(sizes) == 2 else ()), *map(int, sizes))
 
 
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a number from {least} up. Received: {text!r}")
+        return int(text)
 
-
-def _whole(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise ValueError
-    return number
-
-
-# argparse puts these into its messages
-_shape.__name__, _positive.__name__, _whole.__name__ = "H,W", "number from 1 up", "number from 0 up"
+    return parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
+    """Runs the command line and returns the exit status."""
     from .convert.command_line import status_of
 
     options = parser().parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What the commands of `torchvgg` do: a call of the library, and its result on the screen."""
+"""The commands of `torchvgg`: each calls the library and prints the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .extraction.feature_files import check_output
+from .extraction.feature_files import FORMATS
 from .extraction.features import extract_features
 from .gradcam import HEAD, grad_cam, last_convolution
 from .images import find_images, image_size, load_for, read_pixels
@@ -20,18 +20,18 @@ from .pictures import draw_cam, draw_maps
 from .predicting import Score, by_name, gives_probabilities, likeliest, scores_of
 from .weights import TOP
 
-warnings.filterwarnings("ignore", module="PIL")  # what can't be read is said in our own words
+warnings.filterwarnings("ignore", module="PIL")  # load_image raises what matters
 
-BAR = 20  # characters
+BAR_WIDTH = 20  # characters
 
 
 def summary(options: argparse.Namespace) -> None:
     architecture = {"include_top": options.include_top, "input_shape": options.input_shape, "pooling": options.pooling}
     if options.weights in PUBLISHED:
-        with torch.device("meta"):  # the numbers don't matter
+        with torch.device("meta"):  # the table needs no weights
             model: Any = PUBLISHED[options.weights](weights=None, **architecture)
     elif architecture != {"include_top": True, "input_shape": None, "pooling": None}:
-        raise ValueError(f"{options.weights}: a file says itself what its model is like; leave the options away")
+        raise ValueError(f"{options.weights}: the file defines the model; drop --no-top, --input-shape and --pooling")
     else:
         model = open_model(options.weights)
     model.summary(data_format="channels_last" if options.channels_last else "channels_first")
@@ -40,33 +40,35 @@ def summary(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     from .convert.errors import message_of, printable
 
-    images, names = find_images(options.images), _lines(options.labels)
+    images, names = find_images(options.images), _read_lines(options.labels)
     model = open_model(options.weights)
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     errors = []
     for path in images:
         try:
             x = load_for(model, path, options.preprocess, options.exif)
         except (ValueError, OSError) as error:
             errors.append(message_of(error))
-            found.append({"image": path, "error": errors[-1]})
+            results.append({"image": path, "error": errors[-1]})
             if not options.json and len(images) > 1:
                 print(printable(path), f"  {errors[-1]}", sep="\n")
             continue
         scores = likeliest(scores_of(model, x, names), options.top)
         if options.json:
-            found.append({"image": path, "predictions": [score._asdict() for score in scores]})
+            results.append({"image": path, "predictions": [score._asdict() for score in scores]})
         else:
             print(printable(path), *(_row(score, gives_probabilities(model)) for score in scores), sep="\n")
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(results))
     if errors and len(images) == 1:
         raise ValueError(errors[0])
-    _end(len(errors), len(images), "what is wrong stands beside each")
+    _report_bad(len(errors), len(images), "see the error printed for each")
 
 
 def extract(options: argparse.Namespace) -> None:
-    check_output(options.output, options.force)
+    from .convert.files import check_output
+
+    check_output(options.output, list(FORMATS), options.force)
     images = find_images(options.images)
     model = open_model(options.weights, include_top=_is_in_top(options.layer))
     done = extract_features(
@@ -88,11 +90,11 @@ def extract(options: argparse.Namespace) -> None:
     print(f"{done.images:,} images, {done.bad:,} of them bad, {done.size:,} numbers each → {options.output}")
     before = f", {done.done_before:,} were done before" if done.done_before else ""
     print(f"{new:,} in {done.seconds:.1f} s, {new / done.seconds:.1f} images/s{before}")
-    _end(done.bad, done.images, f"{options.output} says what is wrong with each")
+    _report_bad(done.bad, done.images, f"{options.output} has an error for each")
 
 
-def _end(bad: int, images: int, where: str) -> None:
-    """Says how many images were bad, on standard error. Raises a ValueError if all were."""
+def _report_bad(bad: int, images: int, where: str) -> None:
+    """Prints how many images were bad on standard error. Raises a ValueError if all were."""
     if bad == images:
         raise ValueError(f"none of the {images:,} images is good; {where}")
     if bad:
@@ -100,10 +102,11 @@ def _end(bad: int, images: int, where: str) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
+    from .convert.files import check_output
+
     if options.output.exists() and options.output.samefile(options.image):
         raise ValueError(f"output: {options.output} is the image itself; name another file")
-    if options.output.exists() and not options.force:
-        raise FileExistsError(f"{options.output} exists and is kept; --force overwrites it")
+    check_output(options.output, [options.output.suffix], options.force)  # matplotlib knows what it can write
     model = open_model(options.weights, include_top=options.cam is not None or _is_in_top(options.layer))
     x = load_for(model, options.image, options.preprocess, options.exif)
     image = read_pixels(options.image, image_size(model), exif=options.exif)
@@ -115,7 +118,7 @@ def show(options: argparse.Namespace) -> None:
             raise ValueError(f"{layer}: its output is {tuple(maps.shape)}, no maps; name a layer before the head")
         draw_maps(image, maps[0], layer, options.output, options.maps)
         return
-    scores = scores_of(model, x, _lines(options.labels))
+    scores = scores_of(model, x, _read_lines(options.labels))
     number, name, _, score = by_name(scores, options.cam) if options.cam else likeliest(scores, 1)[0]
     (cam,) = grad_cam(model, x, torch.tensor([number]), layer)
     draw_cam(image, cam, f"{name} ({score:.1%}), {layer}", options.output)
@@ -125,7 +128,7 @@ def _is_in_top(layer: str | None) -> bool:
     return layer in ("flatten", *TOP)
 
 
-def _lines(path: Path | None) -> list[str] | None:
+def _read_lines(path: Path | None) -> list[str] | None:
     if not path:
         return None
     try:
@@ -135,9 +138,10 @@ def _lines(path: Path | None) -> list[str] | None:
 
 
 def _row(score: Score, is_probability: bool) -> str:
+    """Formats a class with its score, as a percentage with a bar if that is a probability."""
     name = f"{score.name} ({score.wnid})" if score.wnid else score.name
     if not is_probability:
         return f"  {score.score:8.3f}  {name}"
-    eighths = round(8 * BAR * score.score)
+    eighths = round(8 * BAR_WIDTH * score.score)
     bar = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
-    return f"  {score.score:6.1%}  {bar:<{BAR}}  {name}"
+    return f"  {score.score:6.1%}  {bar:<{BAR_WIDTH}}  {name}"

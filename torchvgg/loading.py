@@ -1,10 +1,9 @@
-"""From an architecture, as a file of ours has it, to a model: `build`."""
+"""Building models from files: `load_model` from any, `open_model` also published ones, `build` from what a file holds."""
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,87 +11,83 @@ import torch
 from torch import Tensor, nn
 
 from . import layers
+from .layers.shared import Shapes
 from .model import Model
 from .vgg16 import VGG16
 from .vgg19 import VGG19
 from .weights import assign, read_model
 
 PUBLISHED: dict[str, type[VGG16 | VGG19]] = {"vgg16": VGG16, "vgg19": VGG19}
-Shapes = Mapping[str, torch.Size]  # of a layer's tensors, by their names
-
-
-# What a layer with weights needs to know beyond Keras's configuration: its sizes, read off its tensors.
-_SIZES: dict[str, Callable[[Shapes, Mapping[str, Any]], dict[str, Any]]] = {
-    "Conv2D": lambda shapes, config: {"in_channels": shapes["weight"][1] * config.get("groups", 1)},
-    "Dense": lambda shapes, config: {"in_features": shapes["weight"][1]},
-    "BatchNormalization": lambda shapes, config: {"num_features": shapes["running_mean"][0]},
-    "LayerNormalization": lambda shapes, config: {"shape": next(iter(shapes.values()), ())},
-    "Normalization": lambda shapes, config: {"shape": shapes.get("mean", ())},
-    "PReLU": lambda shapes, config: {"shape": shapes["weight"]},
-}
 
 
 def from_config(class_name: str, config: Mapping[str, Any], shapes: Shapes) -> nn.Module:
-    """The layer that a Keras class name and configuration describe, made for tensors of these shapes.
+    """Makes the layer of a Keras class name and configuration, for tensors of these shapes.
 
     Raises:
-        ValueError: there is no such layer here.
+        ValueError: torchvgg has no such layer.
     """
-    if class_name not in layers.__all__:
-        raise ValueError(f"expected a layer out of {', '.join(layers.__all__)}. Received: {class_name!r}")
-    sizes = _SIZES[class_name](shapes, config) if class_name in _SIZES else {}
-    return getattr(layers, class_name)(**sizes, **_with_activation(config))
+    layer_class = vars(layers).get(class_name)
+    if not isinstance(layer_class, type):
+        known = ", ".join(name for name, value in vars(layers).items() if isinstance(value, type))
+        raise ValueError(f"expected a layer out of {known}. Received: {class_name!r}")
+    sizes = layer_class.sizes(shapes, config) if hasattr(layer_class, "sizes") else {}
+    layer: nn.Module = layer_class(**sizes, **_with_activation(config))
+    return layer
 
 
-def _with_activation(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the layers that stand as activations."""
+def _with_activation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the layer that stands as an activation, if one does."""
     return {
         key: from_config(value["class_name"], value["config"], {}) if isinstance(value, Mapping) else value
-        for key, value in settings.items()
+        for key, value in config.items()
     }
 
 
 def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
-    """The model of an architecture as `convert` writes it, with the given tensors as its own, in `eval()`.
+    """Makes the model of an architecture that `convert` wrote, with the given tensors as its own, in `eval()`.
 
     Raises:
-        ValueError: the architecture has a layer that isn't known here, or the tensors aren't its own.
+        ValueError: torchvgg has no such layer, or the tensors don't fit the layers.
     """
     from .convert.network.vgg import vgg_arguments
 
     name, input_shape = architecture["name"], tuple(architecture["input_shape"])
-    shapes: dict[str, dict[str, torch.Size]] = defaultdict(dict)
+    by_layer: dict[str, dict[str, Tensor]] = {layer["name"]: {} for layer in architecture["layers"]}
     for key, tensor in tensors.items():
         layer_name, _, parameter = key.rpartition(".")
-        shapes[layer_name][parameter] = tensor.shape
+        if layer_name not in by_layer:
+            raise ValueError(f"{name} has no place for {key}")
+        by_layer[layer_name][parameter] = tensor
     with torch.device("meta"):
         if found := vgg_arguments(architecture):
             network, arguments = found
             model: Model = PUBLISHED[network](weights=None, name=name, **_with_activation(arguments))
         else:
-            children = {
-                layer["name"]: from_config(layer["class_name"], layer["config"], shapes[layer["name"]])
-                for layer in architecture["layers"]
-            }
+            children = {}
+            for layer in architecture["layers"]:
+                shapes = {parameter: tensor.shape for parameter, tensor in by_layer[layer["name"]].items()}
+                children[layer["name"]] = from_config(layer["class_name"], layer["config"], shapes)
             model = Model(children, input_shape, name)
-    assign(model, tensors)
-    for layer in architecture["layers"]:
+    own = {  # by the model's names: it may have added underscores to the file's, and VGG's pooling has no number
+        f"{child}.{parameter}": tensor
+        for (child, _), group in zip(model.named_children(), by_layer.values(), strict=True)
+        for parameter, tensor in group.items()
+    }
+    assign(model, own)
+    for layer, module in zip(architecture["layers"], model.children(), strict=True):
         if not layer.get("trainable", True):
-            model.get_submodule(layer["name"]).requires_grad_(False)
+            module.requires_grad_(False)
     return model.eval()
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
-    """The model of a Keras file with an architecture, or of a `.safetensors` that `convert` wrote, ready to use.
-
-    Args:
-        path: the file.
+    """Loads the model of a Keras file with an architecture, or of a `.safetensors` that `convert` wrote, ready to use.
 
     Returns:
-        A VGG16 or VGG19 where the file holds one, else a `Model` with the file's layers, in `eval()`.
+        A VGG16 or VGG19 if that is what the file holds, else a `Model` with the file's layers, in `eval()`.
 
     Raises:
-        ValueError: the file is damaged, or says nothing of the model's architecture.
+        ValueError: the file is damaged, or has no architecture.
         OSError: it can't be read.
     """
     tensors, architecture = read_model(Path(path))
@@ -103,25 +98,20 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         )
     try:
         return build(architecture, tensors)
-    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, RuntimeError) as error:
-        raise ValueError(f"{path}: an architecture that `convert` didn't write ({error!r})") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def open_model(weights: str | os.PathLike[str] = "vgg16", include_top: bool = True) -> Model:
-    """The model of a file, as by `load_model`; or one with the published weights, by its name, "vgg16" or "vgg19".
+    """Opens a file, as `load_model` does, or a published model by its name, "vgg16" or "vgg19", in `eval()`.
 
     Args:
         weights: the file or the name.
-        include_top: of the published one: with its classifier, or for images of any size.
-
-    Returns:
-        The model, in `eval()`.
+        include_top: whether a published model has its classifier; without it, images of any size go in.
 
     Raises:
         ValueError: as `load_model`.
-        OSError: the file isn't there or can't be read, or the weights can't be fetched.
+        OSError: the file is missing or can't be read, or the weights can't be downloaded.
     """
     if weights in PUBLISHED:
         return PUBLISHED[str(weights)](include_top=include_top).eval()

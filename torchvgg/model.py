@@ -1,6 +1,6 @@
-"""A chain of named layers: called in order, shown as Keras shows it, and open at every layer."""
+"""`Model`: layers called in order, with a summary as Keras prints it and access to every layer's output."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,29 +13,32 @@ Shape = tuple[int | None, ...]
 
 
 class Model(nn.Module):
-    """Layers under their Keras names, each fed with the output of the one before.
+    """Keras's layers as direct children, each called with the output of the one before.
 
     Args:
-        layers: the layers by name, in order. They become the model's direct children.
-        input_shape: `(channels, height, width)` of one image, None for a size that is open.
+        layers: the layers by name, in order. A name that is an attribute of modules or models already, `type` or `summary`
+            say, gets an underscore: `type_`.
+        input_shape: `(channels, height, width)` of one image, None for an open size.
         name: the title of the summary.
     """
 
-    min_size = 1  # the smallest height and width that go in
+    min_size = 1  # the smallest height and width of an image
 
     def __init__(self, layers: Mapping[str, nn.Module], input_shape: Shape, name: str) -> None:
         super().__init__()
         self.name = name
         self.input_shape: Shape = (None, *input_shape)
         for layer_name, layer in layers.items():
+            while layer_name in dir(self):  # hasattr would compute properties
+                layer_name += "_"
             self.add_module(layer_name, layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output of the last layer for images `x`, `(N, C, H, W)`, float.
+        """Returns the output of the last layer for images `x`, `(N, C, H, W)`, float.
 
         Raises:
-            ValueError: `x` isn't a dense tensor of a floating-point type with the shape `input_shape`, or, unlike the
-            weights, of another type or on another device. (The shape isn't looked at while `torch.jit.trace` records.)
+            ValueError: `x` isn't a dense floating-point tensor of the shape `input_shape`, or its type or device isn't that
+                of the weights. (The shape isn't checked while `torch.jit.trace` records.)
         """
         self._check_input(x)
         for layer in self.children():
@@ -43,20 +46,20 @@ class Model(nn.Module):
         return x
 
     def extract(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """The outputs of some layers, computed no further than the deepest of them.
+        """Returns the outputs of some layers, computed no further than the deepest of them.
 
         Args:
             x: images, as for `forward`.
             layers: names of layers, in any order.
 
         Returns:
-            From each name to that layer's output (its activation included), in the order of depth. Flattened features
-            come in Keras's order, `(H, W, C)`.
+            Each layer's output (its activation included) by its name, in the order of depth. Flattened features are in
+            Keras's order, `(H, W, C)`.
 
         Raises:
             ValueError: a name isn't one of this model's layers; or `x` is refused, as by `forward`.
         """
-        wanted = self.known(layers)
+        wanted = self._check_names(layers)
         self._check_input(x)
         outputs: dict[str, Tensor] = {}
         in_keras_order = KerasOrder()
@@ -69,8 +72,8 @@ class Model(nn.Module):
                 outputs[name] = in_keras_order(x)
         return outputs
 
-    def known(self, layers: Iterable[str]) -> set[str]:
-        """Some layers' names. Raises a ValueError if one isn't of this model."""
+    def _check_names(self, layers: Iterable[str]) -> set[str]:
+        """Returns the names as a set. Raises a ValueError if one isn't a layer of this model."""
         wanted = {layers} if isinstance(layers, str) else set(layers)
         names = [name for name, _ in self.named_children()]
         if unknown := [name for name in wanted if name not in names]:
@@ -79,22 +82,22 @@ class Model(nn.Module):
 
     @property
     def output_shape(self) -> Shape:
-        """The shape that comes out, batch first, None for each size that is open. (It is tried: hooks see it happen.)"""
+        """The shape of the output, batch first, None for open sizes; computed on the meta device, so hooks fire."""
         return list(self._output_shapes().values())[-1]
 
     def count_params(self) -> int:
-        """The number of weights, as Keras counts them."""
+        """Returns the number of weights, counted as Keras does."""
         return sum(weight.numel() for weight in self.state_dict().values())
 
     def summary(self, data_format: str = "channels_first", print_fn: Callable[[str], object] = print) -> None:
-        """Prints the table that Keras prints: each layer, its type, output shape and number of weights, and the totals.
+        """Prints Keras's table: each layer's name, type, output shape and number of weights, and the totals.
 
         Args:
-            data_format: "channels_first" for the shapes that PyTorch sees, "channels_last" for those that Keras shows.
+            data_format: "channels_first" for PyTorch's shapes, "channels_last" for Keras's.
             print_fn: called with each line.
 
         Raises:
-            ValueError: another `data_format`.
+            ValueError: `data_format` is neither.
         """
         if data_format not in ("channels_first", "channels_last"):
             raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
@@ -111,7 +114,7 @@ class Model(nn.Module):
             print_fn(line)
 
     def _output_shapes(self) -> dict[str, Shape]:
-        """Each layer's output shape: the chain runs on the meta device at two sizes, and what changed is None."""
+        """Runs the layers on the meta device at two sizes; a size of a layer's output that differs is open, None."""
         small, large = (self._shapes_at(batch, size) for batch, size in ((2, 224), (3, 448)))
         return {
             name: tuple(a if a == b else None for a, b in zip(small[name], large[name], strict=True)) for name in small
@@ -123,13 +126,14 @@ class Model(nn.Module):
         x = torch.empty(batch, *(size or open_size for size in image), device="meta")
         shapes = {}
         for name, layer in self.named_children():
-            state = {key: _without_numbers(value) for key, value in _state(layer)}
+            tensors = (*layer.named_parameters(), *layer.named_buffers())  # the state_dict lacks some buffers
+            state = {key: _on_meta(value) for key, value in tensors}
             x = functional_call(layer, state, x)
             shapes[name] = x.shape
         return shapes
 
-    def flattened(self) -> tuple[int, ...] | None:
-        """The `(C, H, W)` of a chain that ends in flattened features in PyTorch's order, else None."""
+    def _flattened_shape(self) -> tuple[int, ...] | None:
+        """Returns the `(C, H, W)` of a model that ends in flattened features in PyTorch's order, else None."""
         in_keras_order, shape = KerasOrder(), self.input_shape
         for layer, output in zip(self.children(), self._output_shapes().values(), strict=True):
             in_keras_order.enter(layer, shape)
@@ -137,7 +141,7 @@ class Model(nn.Module):
         return in_keras_order.flattened
 
     def _check_input(self, x: Tensor) -> None:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # a trace would keep the answer for its example and warn of it
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # a trace would record the result for its example, and warn
             return
         if not isinstance(x, Tensor) or x.layout != torch.strided:
             received = x.layout if isinstance(x, Tensor) else type(x).__name__
@@ -163,13 +167,7 @@ class Model(nn.Module):
         return message
 
 
-def _without_numbers(tensor: Tensor) -> Tensor:
-    """A tensor's twin on the meta device, of PyTorch's default type: shapes don't depend on it."""
+def _on_meta(tensor: Tensor) -> Tensor:
+    """Returns an empty tensor of the same shape on the meta device, in PyTorch's default type, which shapes don't depend on."""
     dtype = torch.get_default_dtype() if tensor.is_floating_point() else tensor.dtype
     return torch.empty_like(tensor, device="meta", dtype=dtype)
-
-
-def _state(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a layer computes with, those that are no part of its `state_dict` among them."""
-    yield from layer.named_parameters()
-    yield from layer.named_buffers()

@@ -124,7 +124,7 @@ def test_predict_goes_on_after_a_bad_image(
     (link := tmp_path / "loop.jpg").symlink_to(bad)
     assert run("predict", bad, cat, link, "--weights", weights, "--json") == 0
     printed, error = capsys.readouterr()
-    assert error == "2 of 3 images are bad; what is wrong stands beside each\n"
+    assert error == "2 of 3 images are bad; see the error printed for each\n"
     first, second, third = json.loads(printed)
     assert "can't be read as an image" in first["error"]
     assert len(second["predictions"]) == 4
@@ -136,9 +136,9 @@ def test_predict_goes_on_after_a_bad_image(
         f"  {bad}: can't be read as an image (it isn't one that Pillow knows)",
         str(cat),
     ]
-    assert error == "1 of 2 images are bad; what is wrong stands beside each\n"
+    assert error == "1 of 2 images are bad; see the error printed for each\n"
     assert run("predict", bad, link, "--weights", weights) == 1
-    assert capsys.readouterr().err == "error: none of the 2 images is good; what is wrong stands beside each\n"
+    assert capsys.readouterr().err == "error: none of the 2 images is good; see the error printed for each\n"
     assert run("predict", bad, "--weights", weights) == 1
     assert capsys.readouterr().err == f"error: {bad}: can't be read as an image (it isn't one that Pillow knows)\n"
 
@@ -148,8 +148,8 @@ def test_extract_says_how_many_images_are_bad(
 ) -> None:
     (bad := tmp_path / "bad.jpg").write_text("no image")
     for images, status, message in (
-        ((cat, bad), 0, "1 of 2 images are bad; {} says what is wrong with each\n"),
-        ((bad, tmp_path / "bad.jpg"), 1, "error: none of the 1 images is good; {} says what is wrong with each\n"),
+        ((cat, bad), 0, "1 of 2 images are bad; {} has an error for each\n"),
+        ((bad, tmp_path / "bad.jpg"), 1, "error: none of the 1 images is good; {} has an error for each\n"),
         ((cat,), 0, ""),
     ):
         output = tmp_path / f"{len(images)}{status}.npz"
@@ -254,10 +254,10 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "no such folder": (["extract", "{tmp}/photoss/", "-o", "{tmp}/f.npz", "--weights", "{weights}"], "photoss/: no such file or folder"),
     "no such file": (["extract", "{tmp}/*.jpg", "-o", "{tmp}/f.npz"], "*.jpg: no file has such a name"),
     "no such labels": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{tmp}/l"], "/l: No such file"),
-    "a file and options": (["summary", "{weights}", "--no-top"], "a file says itself what its model is like"),
+    "a file and options": (["summary", "{weights}", "--no-top"], "the file defines the model; drop --no-top, --input-shape and --pooling"),
     "open size with the top": (["summary", "--input-shape", "20,20"], "expected a height and width of 32 or more"),
     "layer": (["extract", "{cat}", "-o", "{tmp}/f.npz", "--weights", "{weights}", "--layer", "b"], "unknown layers: expected"),
-    "suffix": (["extract", "{cat}", "-o", "{tmp}/f.csv", "--weights", "{weights}"], "expected a name that ends in .parquet or .npz"),
+    "suffix": (["extract", "{cat}", "-o", "{tmp}/f.csv", "--weights", "{weights}"], "expected a name that ends in .parquet"),
     "half": (["extract", "{cat}", "-o", "{tmp}/f.npz", "--weights", "{weights}", "--half"], "half: there is no GPU here"),
     "picture": (["show", "{cat}", "-o", "{tmp}/f.doc", "--weights", "{weights}"], "expected a name that ends in one of ."),
     "picture there": (["show", "{cat}", "-o", "{labels}", "--weights", "{weights}"], "exists and is kept; --force"),
@@ -286,10 +286,10 @@ def test_errors_are_one_line(
         ([], "error: the following arguments are required: COMMAND"),
         (["look"], "error: argument COMMAND: invalid choice: 'look'"),
         (["predict"], "error: the following arguments are required: IMAGE"),
-        (["predict", "x.jpg", "--top", "0"], "error: argument --top: invalid number from 1 up value: '0'"),
+        (["predict", "x.jpg", "--top", "0"], "error: argument --top: expected a number from 1 up. Received: '0'"),
         (["extract", "x.jpg"], "error: the following arguments are required: -o"),
         (["extract", "x.jpg", "-o", "f.npz", "--pooling", "mean"], "error: argument --pooling: invalid choice: 'mean'"),
-        (["summary", "--input-shape", "a"], "error: argument --input-shape: invalid H,W value: 'a'"),
+        (["summary", "--input-shape", "a"], "error: argument --input-shape: expected H,W or C,H,W. Received: 'a'"),
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
-from torchvgg import VGG16, VGG19, load_model
+from torchvgg import VGG16, VGG19, load_model, optimize_for_inference
 from torchvgg.convert import convert
+from torchvgg.extraction.extractor import features_of
+from torchvgg.loading import build
 
 from ..helpers.keras_models import images, keras_model, keras_outputs, relative_error
 
@@ -120,3 +123,53 @@ def test_a_pickle_with_code_in_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a Keras file, or one that `convert` wrote"):
         VGG16(weights=tmp_path / "harmful.pt", include_top=False)
     assert not (tmp_path / "executed").exists()
+
+
+NAMES = {  # a layer's name in a file, and in a model, where it may be an attribute already
+    **dict.fromkeys(("known", "values", "items", "keys", "pop", "update", "clear", "layers", "features", "1"), ""),
+    **dict.fromkeys(("name", "type", "forward", "training", "summary", "extract", "input_shape", "output_shape"), "_"),
+    **dict.fromkeys(("float", "eval", "train", "add_module", "_modules", "__class__", "min_size"), "_"),
+}
+
+
+@pytest.mark.parametrize(("name", "suffix"), NAMES.items())
+def test_a_layer_may_have_any_name(name: str, suffix: str) -> None:
+    """The next layer is called what a name in use becomes, so that it has to become something else."""
+    names = [name, f"{name}_", "pool"]
+    convolution = {"filters": 32, "kernel_size": [3, 3], "padding": "same"}
+    architecture = {
+        "name": "odd",
+        "input_shape": [3, 32, 40],
+        "layers": [
+            {"class_name": "Conv2D", "name": names[0], "config": convolution | {"activation": "relu"}},
+            {"class_name": "Conv2D", "name": names[1], "config": convolution, "trainable": False},
+            {"class_name": "GlobalAveragePooling2D", "name": names[2], "config": {}},
+        ],
+    }
+    shapes = {"weight": (32, 3, 3, 3), "bias": (32,)}, {"weight": (32, 32, 3, 3), "bias": (32,)}
+    tensors = {
+        f"{layer}.{key}": torch.randn(shape)
+        for layer, own in zip(names, shapes, strict=False)
+        for key, shape in own.items()
+    }
+    model = build(architecture, tensors)
+    first, second, last = [child for child, _ in model.named_children()]
+    assert first == name + suffix
+    assert second == f"{name}_{suffix}"
+    assert last == "pool"
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, True, False, False]
+    x = images(2, 3, 32, 40)
+    with torch.no_grad():
+        expected = F.conv2d(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"], padding=1).relu()
+        deeper = F.conv2d(expected, tensors[f"{name}_.weight"], tensors[f"{name}_.bias"], padding=1)
+        for each in (model, optimize_for_inference(model, native=False)):
+            outputs = each.extract(x, [first, second])
+            assert list(outputs) == [first, second]
+            assert relative_error(outputs[first], expected) <= 1e-5
+            assert relative_error(outputs[second], deeper) <= 1e-5
+            assert relative_error(each(x), deeper.mean((2, 3))) <= 1e-4
+        for pooling, vectors in (("avg", deeper.mean((2, 3))), (None, deeper.permute(0, 2, 3, 1).flatten(1))):
+            assert relative_error(features_of(model, second, pooling)(x), vectors) <= 1e-4
+    lines: list[str] = []
+    model.summary(print_fn=lines.append)
+    assert any(line.startswith(f"│ {first} (Conv2D)") for line in lines)

@@ -1,4 +1,4 @@
-"""Batches of images from files, read by worker processes while the model computes."""
+"""Decoding batches of images in worker processes while the model computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..images import read_pixels
 
 
 class Decoded(NamedTuple):
-    """A batch of images: all their paths; the pixels of the good ones, `(n, H, W, C)`; for each what was wrong, or ""."""
+    """A batch of images: the paths of all, the pixels of the good ones, `(n, H, W, C)`, and an error for each, or ""."""
 
     paths: list[str]
     pixels: np.ndarray
@@ -25,7 +25,7 @@ class Decoded(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """Reads a batch of image files. What is wrong with one is a text in its place."""
+    """Reads a batch of image files; a bad file becomes an error message in its place."""
 
     size: tuple[int, int]
     color_mode: str
@@ -42,17 +42,17 @@ class Decoder(NamedTuple):
                 text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 errors.append(" ".join(text.removeprefix(f"{path}: ").split()))
             except MemoryError:
-                errors.append("more than there is memory for")
-        names = [as_text(path) for path in paths]
+                errors.append("not enough memory")
+        names = [escaped(path) for path in paths]
         return Decoded(names, np.stack(pixels) if pixels else np.empty((0, *self.size, 0), np.uint8), errors)
 
 
-def as_text(path: str) -> str:
-    """A path as a file of rows holds it: bytes that aren't UTF-8 are escaped."""
+def escaped(path: str) -> str:
+    """Escapes the bytes of a path that aren't UTF-8, so that it can be stored as text."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-class _Files(Dataset[Decoded]):
+class _Batches(Dataset[Decoded]):
     def __init__(self, batches: Sequence[list[str]], decoder: Decoder) -> None:
         self.batches, self.decoder = batches, decoder
 
@@ -63,33 +63,33 @@ class _Files(Dataset[Decoded]):
         return self.decoder(self.batches[number])
 
 
-def decoded(batches: Sequence[list[str]], decoder: Decoder, workers: int | None) -> Iterator[Decoded]:
-    """The batches in their order, read by worker processes while what is yielded is worked on."""
+def decode_batches(batches: Sequence[list[str]], decoder: Decoder, workers: int | None) -> Iterator[Decoded]:
+    """Yields the batches in order, decoded ahead by worker processes (None: one per core, at most 8)."""
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     loader = DataLoader(
-        _Files(batches, decoder),
+        _Batches(batches, decoder),
         batch_size=None,
         num_workers=min(workers, len(batches)),
-        collate_fn=_as_it_is,  # arrays go through a pipe: tensors would need shared memory, of which containers have little
-        worker_init_fn=_end_with_parent,
+        collate_fn=_unchanged,  # arrays go through a pipe; tensors would need shared memory, which is small in containers
+        worker_init_fn=_exit_with_parent,
     )
     yield from loader
 
 
 @contextmanager
-def explained_loss() -> Iterator[None]:
-    """What PyTorch raises wherever the program is when a worker was killed, in words of ours."""
+def explained_worker_death() -> Iterator[None]:
+    """Rewords the error that PyTorch raises, wherever the program is, when a worker was killed."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise RuntimeError("a process that decodes images was killed; run the same again to go on") from error
+        raise RuntimeError("a process that decodes images was killed; run the same command again to resume") from error
 
 
-def _end_with_parent(_: int) -> None:
-    """Ends a worker with its parent, though that be killed: PyTorch's would wait for ever for its pipe to be read."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all: the parent sees to it
+def _exit_with_parent(_: int) -> None:
+    """Exits when the parent dies, even if it was killed; PyTorch's worker would wait forever to write to its pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent stops its workers
     parent = os.getppid()
 
     def watch() -> None:
@@ -100,5 +100,5 @@ def _end_with_parent(_: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch

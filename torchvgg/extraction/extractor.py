@@ -1,4 +1,4 @@
-"""."""
+"""Computing the vectors of decoded images: the model up to a layer, and the `Extractor` that runs it on batches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .feature_files import Rows
 
 
 class Extractor:
-    """Computes vectors, on the GPU if there is one.
+    """Computes the vectors of a batch of images, on the GPU if there is one.
 
     Args:
-        features: a model that ends in vectors, as `features_of` makes it.
-        preprocessing: as `preprocess` takes it.
+        features: a model that ends in vectors, made by `features_of`.
+        preprocessing: "vgg", "unit" or "none", see `preprocess`.
         half: compute in half precision, on a GPU.
     """
 
@@ -48,25 +48,30 @@ class Extractor:
 
 
 def features_of(model: Model, layer: str, pooling: str | None) -> Model:
-    """A twin of a model up to a layer, with the same tensors: images → vectors, `(N, size)`.
+    """Makes a model of the layers up to `layer`, with the same tensors: images → vectors, `(N, size)`.
 
-    Maps are pooled ("avg" or "max"), or with None laid out in Keras's order, `(H, W, C)`, as flattened features are.
+    Maps are pooled ("avg" or "max"), or with None flattened in Keras's order, `(H, W, C)`. So are flattened features.
 
     Raises:
         ValueError: there is no such layer or pooling.
     """
-    model.known([layer])
-    _, _, *sizes = model.input_shape
-    fixed = tuple(size or default for size, default in zip(sizes, image_size(model), strict=True))
+    model._check_names([layer])
+    _, channels, *sizes = model.input_shape
+    input_shape = (channels, *(size or default for size, default in zip(sizes, image_size(model), strict=True)))
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     chain: dict[str, nn.Module] = {}
     for name, child in model.named_children():
         chain[name] = copy.deepcopy(child, shared)
         if name == layer:
             break
-    features = Model(chain, (model.input_shape[1], *fixed), model.name)
+    features = Model(chain, input_shape, model.name)
+    ending: dict[str, nn.Module] = {}
     if len(features.output_shape) > 2:
-        chain |= global_pooling(pooling) or {"features": Flatten(order="channels_last")}
-    elif flattened := features.flattened():
-        chain |= {"maps": nn.Unflatten(1, flattened), "features": Flatten(order="channels_last")}
-    return Model(chain, features.input_shape[1:], model.name).eval()
+        ending = global_pooling(pooling) or {"features": Flatten(order="channels_last")}
+    elif flattened := features._flattened_shape():
+        ending = {"maps": nn.Unflatten(1, flattened), "features": Flatten(order="channels_last")}
+    for name, child in ending.items():
+        while name in chain:  # a layer of the model may be called so
+            name += "_"
+        chain[name] = child
+    return Model(chain, input_shape, model.name).eval()

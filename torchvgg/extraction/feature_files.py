@@ -1,4 +1,4 @@
-"""The rows of an extraction: on their way, in a folder of parts that outlives a kill; and in the file that they end in."""
+"""The files of an extraction: finished rows in a folder of parts, which survives a kill, and the file that joins them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ..extras import extra
 if TYPE_CHECKING:
     import pyarrow
 
-CHUNK = 1024  # rows that are put together at once
+CHUNK = 1024  # rows joined at once
 
 
 class Rows(NamedTuple):
-    """Some images: each one's path, its vector, `(n, size)` float32, and what was wrong with it, "" where nothing was."""
+    """The rows of some images: path, vector and error, which is "" for a good image."""
 
     path: list[str]
-    vector: np.ndarray  # NaN throughout where an image was bad
+    vector: np.ndarray  # (n, size), float32; NaN for a bad image
     error: list[str]
 
 
 def to_table(rows: Rows) -> pyarrow.Table:
-    """Rows as they stand in a Parquet file: no vector where there is an error, and no error where there is a vector."""
+    """Converts rows to Parquet's columns: a bad image has no vector, a good one no error."""
     with extra("ray"):
         import pyarrow
     bad = pyarrow.array([bool(error) for error in rows.error], pyarrow.bool_())
@@ -47,7 +47,7 @@ def to_table(rows: Rows) -> pyarrow.Table:
 
 
 class Parquet:
-    """Columns `path`, `vector` (a list of float32) and `error`."""
+    """Parquet files with columns `path`, `vector` (a list of float32) and `error`."""
 
     def __init__(self) -> None:
         with extra("ray"):
@@ -67,18 +67,17 @@ class Parquet:
     def read(self, path: Path) -> Rows:
         table = self._parquet.read_table(path).combine_chunks()
         names, vectors, errors = (table[name].chunk(0) for name in Rows._fields)
-        values = vectors.values.to_numpy(zero_copy_only=False)  # NaN where there are none
+        values = vectors.values.to_numpy(zero_copy_only=False)  # NaN for missing vectors
         return Rows(names.to_pylist(), values.reshape(len(table), -1), [error or "" for error in errors.to_pylist()])
 
 
 class Npz:
-    """Arrays `path`, `vector`, `(n, size)` float32, NaN where an image was bad, and `error`, "" where none was."""
+    """`.npz` files with arrays `path`, `vector`, `(n, size)` float32, NaN for a bad image, and `error`, "" for a good one."""
 
     def write(self, path: Path, chunks: Iterator[Rows]) -> None:
-        """Holds all of it in memory."""
-        arrays: Any = {
-            name: np.concatenate(column) for name, column in zip(Rows._fields, zip(*chunks, strict=True), strict=True)
-        }
+        """Writes all chunks, held in memory together."""
+        columns = zip(Rows._fields, zip(*chunks, strict=True), strict=True)
+        arrays: Any = {name: np.concatenate(column) for name, column in columns}
         with open(path, "wb") as stream:
             np.savez(stream, **arrays)
 
@@ -94,43 +93,34 @@ class Npz:
 FORMATS: dict[str, type[Parquet | Npz]] = {".parquet": Parquet, ".npz": Npz}
 
 
-def check_output(output: Path, force: bool) -> None:
-    """Raises unless `output` is a file that may be written: a ValueError or an OSError that says why not."""
-    if output.suffix not in FORMATS:
-        raise ValueError(f"output: expected a name that ends in {' or '.join(FORMATS)}. Received: {output}")
-    if output.is_dir():
-        raise IsADirectoryError(f"{output} is a folder; name a file in it")
-    if output.exists() and not force:
-        raise FileExistsError(f"{output} exists and is kept; --force overwrites it")
-
-
 @contextmanager
 def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts]:
-    """The parts of an extraction, for this process alone. What has rows stays, until all are joined.
+    """Opens the parts of an extraction for this process alone. Finished rows stay until all are joined.
 
     Args:
-        output: the file that they end in; its suffix says what it is.
-        job: what the rows depend on, as JSON has it: the rows of another job aren't gone on with.
-        force: overwrite `output`, and forget the rows of another job.
+        output: the file that the parts are joined into; its suffix says its format.
+        job: everything that the rows depend on, as JSON has it: rows from a different job are not reused.
+        force: overwrite `output`, and delete the rows of a different job.
 
     Raises:
-        ValueError: the suffix is another, or there are rows of another job.
-        OSError: `output` exists, its folder can't be written to, others can write to the parts, or another process does.
+        ValueError: `output` has another suffix, or there are rows of a different job.
+        OSError: `output` exists, its folder can't be written to, other users can write to the parts, or another process is
+            writing them.
     """
-    from ..convert.files import is_own, lock, open_own
+    from ..convert.files import check_output, is_own, lock, open_own
 
-    check_output(output, force)
+    check_output(output, list(FORMATS), force)
     parts = Parts(output)
     parts.folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         parts.folder.mkdir(mode=0o700)
     if not is_own(parts.folder):
         raise OSError(
-            f"{parts.folder}: expected a folder of yours, to which nobody else can write, and no link; delete it, or name "
+            f"{parts.folder}: expected a folder of yours that nobody else can write to, and no link; delete it, or name "
             "another output"
         )
     with open(parts.folder / "claim", "ab", opener=open_own) as claim:
-        if not lock(claim) and sys.platform != "win32":  # where there are no locks
+        if not lock(claim) and sys.platform != "win32":  # Windows has no such locks
             raise OSError(f"{output}: another extraction is writing it")
         try:
             parts.begin(job, force)
@@ -141,19 +131,20 @@ def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts
 
 
 class Parts:
-    """The folder `OUTPUT.parts`, where the rows of an unfinished extraction lie, a file for each batch or a few."""
+    """The folder `OUTPUT.parts` with the finished rows of an extraction, a file for each batch or a few."""
 
     def __init__(self, output: Path) -> None:
         self.output, self.format = output, FORMATS[output.suffix]()
         self.folder = output.with_name(f"{output.name}.parts")
 
     def begin(self, job: dict[str, Any], force: bool) -> None:
+        """Records the job. Rows of a different one are deleted with `force`, else a ValueError."""
         path = self.folder / "job.json"
         if self.files() and json.loads(path.read_text()) != job:
             if not force:
                 raise ValueError(
-                    f"{self.folder}: an extraction that isn't finished, with other weights or settings; "
-                    "delete the folder, or let --force do it"
+                    f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or use "
+                    "--force"
                 )
             for part in self.files():
                 part.unlink()
@@ -165,7 +156,7 @@ class Parts:
         return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path))
 
     def places(self) -> dict[str, tuple[Path, int]]:
-        """Of each path whose row is there, the part and the place in it. What a writer left half done is cleared away."""
+        """Finds the part and the row in it of each finished path. Parts that a killed writer left damaged are deleted."""
         found = {}
         for part in self.files():
             try:
@@ -175,12 +166,12 @@ class Parts:
         return found
 
     def add(self, rows: Rows) -> None:
-        """Writes some rows, wholly or not at all."""
+        """Writes some rows, all or none."""
         name = f"{secrets.token_hex(8)}{self.output.suffix}"
         self._write(self.folder / name, lambda unfinished: self.format.write(unfinished, iter([rows])))
 
     def join(self, paths: Sequence[str]) -> int:
-        """Makes `output` of the rows of `paths`, in this order, clears the parts away, returns how many images were bad."""
+        """Writes the rows of `paths`, in this order, to `output`, deletes the parts, and returns the number of bad images."""
         bad = 0
 
         def counted() -> Iterator[Rows]:
@@ -196,7 +187,7 @@ class Parts:
     def _in_order(self, paths: Sequence[str]) -> Iterator[Rows]:
         places, read = self.places(), lru_cache(8)(self.format.read)
         if lost := [path for path in paths if path not in places]:
-            raise OSError(f"{self.folder}: the rows of {len(lost)} images are lost; run the same again")
+            raise OSError(f"{self.folder}: the rows of {len(lost)} images are lost; run the same command again")
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
             pieces = []
@@ -206,7 +197,7 @@ class Parts:
             yield Rows(list(chunk), np.concatenate([v for v, _ in pieces]), [e for _, errors in pieces for e in errors])
 
     def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
-        """Lets `write` make a file that gets its name when it is whole."""
+        """Calls `write` with a temporary name and renames the finished file to `path`."""
         unfinished = self.folder / f"unfinished-{secrets.token_hex(8)}"
         write(unfinished)
         unfinished.replace(path)

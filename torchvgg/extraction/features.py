@@ -1,4 +1,4 @@
-"""From images in files to vectors in a file: decoded in worker processes, computed in batches, kept batch by batch."""
+"""`extract_features`: decodes images in worker processes, computes their vectors in batches, writes them to a file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import torch
 from ..extras import extra
 from ..images import check_preprocessing, color_mode, find_images, image_size, preprocessing_of
 from ..model import Model
-from .decoding import Decoded, Decoder, as_text, decoded, explained_loss
+from .decoding import Decoded, Decoder, decode_batches, escaped, explained_worker_death
 from .extractor import Extractor, features_of
 from .feature_files import open_parts
 
 
 class Extraction(NamedTuple):
-    """What `extract_features` did."""
+    """The result of `extract_features`."""
 
     images: int  # rows written
-    bad: int  # of them, without a vector
-    done_before: int  # of them, by an earlier call that was ended
-    size: int  # numbers of a vector
+    bad: int  # of these, without a vector
+    done_before: int  # of these, by an earlier, interrupted call
+    size: int  # length of a vector
     seconds: float
 
 
@@ -46,32 +46,32 @@ def extract_features(
     force: bool = False,
     progress: bool = False,
 ) -> Extraction:
-    """Writes the vector of each image into a file, a row an image: `path`, `vector`, `error`.
+    """Writes the vector of each image to a file, with a row per image: `path`, `vector`, `error`.
 
-    A bad image has an error and no vector. Finished batches are kept in the folder `OUTPUT.parts` until all are: called again
-    after a kill, it goes on where it was.
+    A bad image has an error and no vector. Finished batches are kept in the folder `OUTPUT.parts` until all are done; called
+    again after an interruption, the extraction is resumed.
 
     Args:
-        model: what `VGG16`, `VGG19` or `load_model` made. Images are resized to its size, 224×224 where any will do.
+        model: a model from `VGG16`, `VGG19` or `load_model`. Images are resized to its size, or to 224×224 if that is open.
         images: files, folders and globs, see `find_images`.
-        output: the file to write, `.parquet` (needs pyarrow), or `.npz`, which is put together in memory.
-        layer: whose output.
-        pooling: "avg" or "max" over the maps, or None for all numbers of them, in Keras's order `(H, W, C)`.
-        batch_size: how many images are computed at once.
-        preprocessing: "vgg" for `preprocess_input`, "unit" for [0, 1], "none"; by default what the model needs, unless it was
-            trained in another way.
-        exif: turn images as their EXIF orientation says.
-        half: half precision, on a GPU.
-        workers: how many processes decode; by default one for each core, 8 at most; 0 for none but this.
-        ray: True to run on a Ray cluster of this machine's own, or a cluster's address. Files need the same names on all nodes.
+        output: the file to write, `.parquet` (needs pyarrow) or `.npz`, which is joined in memory.
+        layer: the layer whose output is written.
+        pooling: "avg" or "max" over the maps, or None for the flattened maps, in Keras's order `(H, W, C)`.
+        batch_size: images computed at once.
+        preprocessing: "vgg" for `preprocess_input`, "unit" for [0, 1], or "none"; must match the model's training. By
+            default "none" for a model whose first layer preprocesses or that doesn't take RGB images, else "vgg".
+        exif: rotate images by their EXIF orientation.
+        half: compute in half precision, on a GPU.
+        workers: processes that decode; by default one per core, at most 8; 0 decodes in this process.
+        ray: True to run on a local Ray cluster, or a cluster's address. Files need the same paths on all nodes.
         force: overwrite `output`.
-        progress: show a bar on standard error, where that is a terminal.
+        progress: show a bar on standard error if that is a terminal.
 
     Raises:
-        ValueError: an argument isn't one of those above; or there is no GPU for `half`.
+        ValueError: an argument is invalid, or there is no GPU for `half`.
         OSError: `output` exists or can't be written, or another process is writing it.
         ImportError: Pillow, pyarrow or Ray isn't installed.
-        RuntimeError: a process that decodes was killed, or Ray gave up.
+        RuntimeError: a process that decodes was killed, or Ray failed.
     """
     started = time.perf_counter()
     if batch_size < 1:
@@ -90,7 +90,7 @@ def extract_features(
         "images": [*decoder.size, decoder.color_mode, preprocessing, exif],
         "half": half,
     }
-    names = {as_text(path): path for path in find_images([images] if isinstance(images, str) else images)}
+    names = {escaped(path): path for path in find_images([images] if isinstance(images, str) else images)}
     with open_parts(Path(output), job, force) as parts:
         done = parts.places().keys() & names.keys()
         left = [path for name, path in names.items() if name not in done]
@@ -101,23 +101,23 @@ def extract_features(
             run_on_ray(batches, decoder, extractor, parts.folder, None if ray is True else str(ray), half, progress)
         elif batches:
             compute = extractor()
-            with explained_loss():
-                for batch in _shown(decoded(batches, decoder, workers), len(names), len(done), progress):
+            with explained_worker_death():
+                for batch in _with_bar(decode_batches(batches, decoder, workers), len(names), len(done), progress):
                     parts.add(compute(batch))
         bad = parts.join(list(names))
     return Extraction(len(names), bad, len(done), features.output_shape[1] or 0, time.perf_counter() - started)
 
 
 def _fingerprint(model: Model) -> int:
-    """Tells weights apart."""
+    """Computes a checksum of all weights."""
     checksum = 0
     for tensor in model.state_dict().values():
         checksum = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), checksum)
     return checksum
 
 
-def _shown(batches: Iterable[Decoded], total: int, done: int, progress: bool) -> Iterator[Decoded]:
-    """The batches, and a bar with the rate and the time left, where standard error is a terminal."""
+def _with_bar(batches: Iterable[Decoded], total: int, done: int, progress: bool) -> Iterator[Decoded]:
+    """Yields the batches and, if standard error is a terminal, shows a bar with the rate and the time left."""
     with extra("images"):
         from tqdm import tqdm
     with tqdm(total=total, initial=done, unit=" images", disable=None if progress else True) as bar:

@@ -1,4 +1,4 @@
-"""`extract_features` on a cluster: the same batches, decoded and computed wherever there is room, by Ray Data."""
+"""`extract_features` on a Ray cluster: the same batches, decoded and computed by Ray Data."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from .decoding import Decoder
     from .extractor import Extractor
 
-    Batch = dict[str, Any]  # of Ray's: the column "batch"
+    Batch = dict[str, Any]  # Ray's columns: only "batch"
 
 
 class _Actor:
-    """An `Extractor` in a process of its own, which uses all cores of its node, or one GPU."""
+    """Runs an `Extractor` in a Ray process that uses all cores of its node, or one GPU."""
 
     def __init__(self, extractor: Any) -> None:
         import ray
 
-        torch.set_num_threads(os.cpu_count() or 1)  # Ray sets it to the cores that it reserves
+        torch.set_num_threads(os.cpu_count() or 1)  # Ray sets the number of cores that it reserves
         self.extractor: Extractor = ray.get(extractor)()
 
     def __call__(self, batch: Batch) -> pyarrow.Table:
@@ -48,24 +48,24 @@ def run_on_ray(
     half: bool,
     progress: bool,
 ) -> None:
-    """Computes the batches and writes their rows into `folder`, a Parquet file for each batch or a few.
+    """Computes the batches and writes their rows to `folder`, a Parquet file for each batch or a few.
 
-    A batch stays together on its way, so its vectors are those that one machine computes. What is lost with a worker that
-    is killed, Ray computes again.
+    Batches are not regrouped, so the vectors are bit for bit those of a local run. If a worker is killed, Ray computes its
+    batches again.
 
     Args:
-        batches: paths of images, which all nodes see under these names.
-        decoder: reads them.
-        extractor: makes what computes.
-        folder: the same for all nodes.
-        address: the cluster's, `host:port`; None starts one on this machine. A process that is in a cluster stays there.
-        half: there must be GPUs.
+        batches: the paths of images, the same on all nodes.
+        decoder: reads a batch.
+        extractor: makes the `Extractor`, in each process that computes.
+        folder: a folder that all nodes can write to.
+        address: the cluster's `host:port`; None starts one on this machine. A process already in a cluster stays in it.
+        half: the extractor computes in half precision, so the cluster must have GPUs.
         progress: let Ray show its bars.
 
     Raises:
-        ValueError: the address is none; or there is no GPU for `half`.
+        ValueError: the address isn't `host:port`, or there is no GPU for `half`.
         OSError: there is no cluster at the address.
-        RuntimeError: Ray gave up.
+        RuntimeError: Ray failed.
     """
     with extra("ray"):
         import ray
@@ -81,7 +81,7 @@ def run_on_ray(
     nodes = sum(node["Alive"] for node in ray.nodes())
     if half and not gpus:
         raise ValueError("half: there is no GPU in the cluster, and on a CPU float32 is faster")
-    model = ray.put(extractor)  # through Ray's own store: others may be able to write to files
+    model = ray.put(extractor)  # in Ray's store: other users may be able to replace a pickle in a file
 
     def decode(row: dict[str, Any]) -> dict[str, Any]:
         return {"batch": pickle.dumps(decoder(list(row["paths"])))}
@@ -102,11 +102,13 @@ def run_on_ray(
 
 
 def _check_reachable(address: str) -> None:
-    """Raises an OSError unless something listens at `host:port`: Ray itself would try for minutes, and end the process."""
+    """Raises an OSError unless something listens at `host:port`; Ray would try for minutes, then exit the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"ray: expected an address, host:port. Received: {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise OSError(f"ray: no cluster at {address} ({error}); `ray start --head` prints the address of one") from None
+        raise OSError(
+            f"ray: no cluster at {address} ({error}); `ray start --head` starts one and prints its address"
+        ) from None

@@ -1,7 +1,7 @@
-"""Fast inference on a CPU: `optimize_for_inference` turns a model into a twin with the same outputs.
+"""A model → a frozen copy with the same outputs, faster: `optimize_for_inference`.
 
-`optimized_model` is the twin; `fast_layers` its layers, and what goes from one to the next; `winograd` the algorithm, with the
-convolution in PyTorch's operators; `native` builds and calls the same in C++, `winograd.cpp`.
+`optimized_model` has the copy, `fast_layers` its layers and the features that pass between them; `winograd` has the algorithm
+and the convolution in PyTorch's operators; `native` builds and calls its C++ kernels, `winograd.cpp`.
 """
 
 from .optimized_model import OptimizedModel, optimize_for_inference

@@ -1,7 +1,7 @@
-"""The layers of a model that is optimized for inference, and what goes from one to the next.
+"""The layers of an optimized model and the `Features` that pass between them.
 
-A convolution doesn't compute anything by itself: it returns a `Promise`, and the layer that takes it says where the result is
-to be written, into its own padded map, say, and whether it is pooled on the way. So nothing is copied.
+A convolution computes nothing when called: it returns a `Promise`, and the next layer says where the result is to be written,
+into its own padded map for example, and whether to pool it. So nothing is copied.
 """
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ from ..activations import linear, relu_in_place
 from ..layers.convolutional import Conv2D
 from ..layers.core import Dense
 from ..layers.pooling import MaxPooling2D
-from . import winograd
-from .winograd import NUMBERS, Map, Operators, padded_shape
+from .winograd import NUMBERS, Map, Operators, padded_shape, transform_kernel
 
 if TYPE_CHECKING:
     from .native import Kernels
 
-    Engine = Kernels | Operators  # what computes: both have the same functions
+    Engine = Kernels | Operators  # with the same functions
 
-FEW = 16  # channels up to which a convolution is computed straight from its patches
+FEW = 16  # channels up to which a convolution is one matrix product of its patches
 
 
 class Memory:
-    """The padded maps of one forward pass, which the next one of the same size finds again: their zeros stay."""
+    """The padded maps of a forward pass, reused by the next one of the same size: their zeros stay."""
 
     def __init__(self) -> None:
         self._maps: dict[tuple[int, ...], list[Map]] = {}
 
     def map_for(self, features: Features) -> Map:
-        """A map with these features in it. The one that they are computed from stays as it is."""
+        """Writes features into a padded map, not the one that they are computed from, and returns it."""
         n, channels, height, width = features.shape
         maps = self._maps.setdefault((n, channels, height, width), [])
-        free = [found for found in maps if found is not features.source]
+        free = [each for each in maps if each is not features.source]
         if not free:
             free = [Map(torch.zeros(padded_shape(n, height, width, channels), **NUMBERS), height, width)]
             maps += free
@@ -46,7 +45,7 @@ class Memory:
 
 
 class Features:
-    """What goes from layer to layer: a tensor, `(N, C, H, W)` or `(N, C)`."""
+    """The output of a layer: a tensor, `(N, C, H, W)` or `(N, C)`."""
 
     source: Map | Tensor | None = None
 
@@ -61,16 +60,16 @@ class Features:
         return self._tensor
 
     def write(self, y: Tensor) -> None:
-        """Into a view `(N, H, W, C)`."""
+        """Writes the tensor into a view `(N, H, W, C)`."""
         y.copy_(self._tensor.permute(0, 2, 3, 1))
 
     def pooled(self) -> Features | None:
-        """The same after a 2×2 max pool, if that can be had by the way."""
+        """Returns the features after a 2×2 max pool, if pooling can be fused at no extra cost."""
         return None
 
 
 class Promise(Features):
-    """A convolution that is computed when the next layer says where to, pooled if that layer is a pooling."""
+    """The output of a convolution that is computed when the next layer says where to, pooled if that is a pooling."""
 
     def __init__(
         self,
@@ -104,7 +103,7 @@ class Promise(Features):
 
 
 class FastConv2D(nn.Module):
-    """A 3×3 convolution: by Winograd's algorithm, or, of few channels, straight from its patches."""
+    """A 3×3 convolution by Winograd's algorithm, or for few channels as a matrix product of its patches."""
 
     def __init__(self, layer: Conv2D, engine: Engine) -> None:
         super().__init__()
@@ -112,7 +111,7 @@ class FastConv2D(nn.Module):
         self.pools = layer.in_channels > FEW
         weight = layer.weight.detach()
         self._bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().clone()
-        self._packed = engine.pack(winograd.transformed(weight)) if self.pools else engine.pack_few(weight)
+        self._packed = engine.pack(transform_kernel(weight)) if self.pools else engine.pack_few(weight)
 
     def forward(self, features: Features) -> Features:
         n, _, height, width = features.shape
@@ -127,7 +126,7 @@ class FastConv2D(nn.Module):
 
 
 class FastDense(nn.Module):
-    """A dense layer with packed weights, on flat features."""
+    """A dense layer with packed weights."""
 
     def __init__(self, layer: Dense, engine: Engine) -> None:
         super().__init__()
@@ -140,14 +139,14 @@ class FastDense(nn.Module):
 
     def forward(self, features: Features) -> Features:
         x = features.tensor()
-        places = x.movedim(1, -1)  # on a map, each place by itself
+        places = x.movedim(1, -1)  # on a map it acts at each place by itself
         y = self._engine.dense(places.flatten(0, -2), self._packed, self._bias, self._relu)[:, : self._units]
         y = y.unflatten(0, places.shape[:-1]).movedim(-1, 1)
         return Features(self._activation(y) if self._activation else y, features.memory)
 
 
 class Plain(nn.Module):
-    """Any other layer, as it is."""
+    """Any other layer, unchanged."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -158,15 +157,15 @@ class Plain(nn.Module):
 
 
 class FusedPooling(Plain):
-    """A 2×2 max pool, computed by the convolution before it where there is one."""
+    """A 2×2 max pool, fused into the convolution before it if there is one."""
 
     def forward(self, features: Features) -> Features:
         return features.pooled() or super().forward(features)
 
 
-def fast(layer: nn.Module, engine: Engine) -> nn.Module:
-    """What computes a layer in the twin."""
-    if isinstance(layer, Conv2D) and _is_3x3(layer):
+def optimize_layer(layer: nn.Module, engine: Engine) -> nn.Module:
+    """Returns a module on `Features` that computes the same as a layer, faster if it can."""
+    if isinstance(layer, Conv2D) and _is_vgg_convolution(layer):
         few = layer.in_channels <= FEW
         if engine.fits_few(layer.out_channels) if few else engine.fits(layer.in_channels, layer.out_channels):
             return FastConv2D(layer, engine)
@@ -181,8 +180,8 @@ def fast(layer: nn.Module, engine: Engine) -> nn.Module:
     return Plain(layer)
 
 
-def _is_3x3(layer: Conv2D) -> bool:
-    """Whether it is a convolution as a VGG has them: padded, in steps of 1, with ReLU or nothing after it."""
+def _is_vgg_convolution(layer: Conv2D) -> bool:
+    """Tells whether a convolution is like VGG's: 3×3, padded to the same size, stride 1, ReLU or no activation."""
     return (
         (layer.kernel_size, layer.stride, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), 1)
         and layer.padding == "same"

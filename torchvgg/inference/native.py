@@ -1,4 +1,4 @@
-"""The kernels of `winograd.cpp`: built by the machine's own C++ compiler when they are first wanted, kept, and called."""
+"""The C++ kernels of `winograd.cpp`: compiled on this machine when first needed, cached, and called through ctypes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+from ctypes import POINTER, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,27 +18,21 @@ from torch import Tensor
 from .winograd import AT, BT, TILE, Map
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
-
-
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-shared", "-fPIC", "-fopenmp")
-
-
 COMPILERS = ("c++", "g++", "clang++")
-
-
-SECONDS = 60  # to build; one or two are usual
+BUILD_TIMEOUT = 60  # seconds; a build takes one or two
 
 
 class MissingError(RuntimeError):
-    """What the kernels lack on this machine."""
+    """The kernels can't be built on this machine; the message says what they lack."""
 
 
 @cache
 def kernels() -> Kernels:
-    """The kernels, from the cache or built now.
+    """Loads the kernels from the cache, or builds them.
 
     Raises:
-        MissingError: there is no compiler, or it fails, or there is no place that only this user can write.
+        MissingError: there is no compiler, or it fails, or there is no folder that only this user can write to.
     """
     from ..convert.files import is_own
 
@@ -46,28 +40,28 @@ def kernels() -> Kernels:
     if compiler is None:
         raise MissingError(f"no C++ compiler: neither $CXX nor {', '.join(COMPILERS)}")
     source = SOURCE.read_bytes()
-    defined = [f"-D{name}={_as_array(matrix)}" for name, matrix in (("AT", AT), ("BT", BT))]
-    # What a compiler defines by itself tells its version and all that it knows of this processor.
+    defined = [f"-D{name}={_cpp_array(matrix)}" for name, matrix in (("AT", AT), ("BT", BT))]
+    # The predefined macros tell the compiler's version and, with -march=native, this processor's features.
     macros = _run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
     key = hashlib.sha256(b"\0".join([source, macros, *(text.encode() for text in (*FLAGS, *defined))])).hexdigest()
-    library = _folder() / f"winograd-{key[:32]}.so"
-    if not is_own(library):  # it isn't there, or somebody else put it there before the folder was this user's alone
+    library = _cache_folder() / f"winograd-{key[:32]}.so"
+    if not is_own(library):  # missing, or planted by another user while the folder was open to all
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             built = Path(folder, "winograd.so")
             _run([compiler, *FLAGS, *defined, str(SOURCE), "-o", str(built)])
             built.chmod(0o700)
-            built.replace(library)  # another process may have been faster: its file is the same
+            built.replace(library)  # replaces the same file if another process was faster
     return Kernels(library)
 
 
-def _as_array(matrix: Tensor) -> str:
-    """A matrix as C++ writes one."""
+def _cpp_array(matrix: Tensor) -> str:
+    """Formats a matrix as a C++ initialiser."""
     return "{" + ",".join("{" + ",".join(f"{number!r}f" for number in row) + "}" for row in matrix.tolist()) + "}"
 
 
 def _run(command: list[str]) -> bytes:
     try:
-        return subprocess.run(command, check=True, capture_output=True, timeout=SECONDS).stdout
+        return subprocess.run(command, check=True, capture_output=True, timeout=BUILD_TIMEOUT).stdout
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().splitlines()
         raise MissingError(f"{command[0]} fails: {reason[0] if reason else error}") from None
@@ -75,8 +69,8 @@ def _run(command: list[str]) -> bytes:
         raise MissingError(f"{command[0]} fails: {error}") from None
 
 
-def _folder() -> Path:
-    """Where libraries are kept: what lies there is run, so nobody else may write there."""
+def _cache_folder() -> Path:
+    """Makes the folder of built libraries. Their code is run, so it must be this user's alone."""
     from ..convert.files import is_own
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torchvgg")
@@ -89,89 +83,87 @@ def _folder() -> Path:
     return folder
 
 
+class View(ctypes.Structure):
+    """A tensor of four axes as C++ sees it: `struct View` in `winograd.cpp`."""
+
+    _fields_ = (("data", c_void_p), ("shape", c_int64 * 4), ("strides", c_int64 * 4))
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> View:
+        return cls(tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+
+
+# Each function takes the input, packed weights, bias, the output, and whether to apply ReLU.
+_LAYER = (POINTER(View), c_void_p, c_void_p, POINTER(View), c_int)
+_ARGUMENTS = {
+    "convolve": (*_LAYER, c_int, c_void_p, c_int64, c_int, c_int),  # pool, scratch, chunk, alone, threads
+    "convolve_few": (*_LAYER, c_int),  # threads
+    "dense": (*_LAYER, c_int),  # threads
+}
+
+
 class Kernels:
-    """The functions of a library, for tensors: float32, on the CPU, channels last. Threads are as many as PyTorch's."""
+    """The functions of a built library for float32 tensors on the CPU, channels last, in as many threads as PyTorch."""
 
     name = "native"
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(self._library, name)
+            function.argtypes, function.restype = arguments, None
         self._columns: int = self._library.columns()
 
     def fits(self, channels: int, filters: int) -> bool:
-        """Whether Winograd's convolution here takes such a layer: whole vectors of channels."""
+        """Tells whether `convolve` takes such a layer: its channels must fill whole vectors."""
         return channels % (self._columns // 2) == 0 and filters % self._columns == 0
 
     def fits_few(self, filters: int) -> bool:
         return filters % self._columns == 0
 
     def pack(self, u: Tensor) -> Tensor:
-        """U, `(36, C, K)`, as `convolve` wants it."""
+        """Packs U, `(36, C, K)`, for `convolve`."""
         return self._panels(u)
 
     def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> None:
-        """Convolution, bias, ReLU and 2×2 max pool of a padded map, into `y`, a view `(N, H, W, K)`."""
+        """Computes convolution, bias, ReLU and 2×2 max pool of a padded map into `y`, a view `(N, H, W, K)`."""
         n, height, width, channels = x.padded.shape
-        rows, columns, filters = height // TILE, width // TILE, len(bias)
-        threads = torch.get_num_threads()
-        chunk, alone = _chunk(n * rows * columns, channels, filters, threads)
+        filters, threads = len(bias), torch.get_num_threads()
+        chunk, alone = _chunk(n * (height // TILE) * (width // TILE), channels, filters, threads)
         scratch = bias.new_empty(chunk * 36 * (channels + filters) * (threads if alone else 1))
+        source, target = View.of(x.padded), View.of(y)
         self._library.convolve(
-            *(
-                _pointer(x.padded),
-                n,
-                rows,
-                columns,
-                channels,
-                filters,
-                _pointer(u),
-                _pointer(scratch),
-                chunk,
-                alone,
-                threads,
-            ),
-            *(*_image(y), _pointer(bias), relu, pool),
+            *(source, u.data_ptr(), bias.data_ptr(), target, relu),
+            *(pool, scratch.data_ptr(), chunk, alone, threads),
         )
 
     def pack_few(self, kernel: Tensor) -> Tensor:
-        """`(K, C, 3, 3)` as `convolve_few` wants it."""
+        """Packs a kernel, `(K, C, 3, 3)`, for `convolve_few`."""
         return self._panels(kernel.flatten(1).t())
 
     def convolve_few(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool, y: Tensor) -> None:
-        """A convolution of few channels, from `(N, C, H, W)` with any strides."""
-        n, channels, height, width = x.shape
-        strides = map(ctypes.c_long, x.stride())
-        self._library.convolve_few(
-            *(_pointer(x), *strides, n, height, width, channels, len(bias), _pointer(packed), torch.get_num_threads()),
-            *(*_image(y)[:-2], _pointer(bias), relu),
-        )
+        """Computes a convolution of few channels, `(N, C, H, W)` with any strides, into `y`, a view `(N, H, W, K)`."""
+        source, target = View.of(x), View.of(y)
+        self._library.convolve_few(source, packed.data_ptr(), bias.data_ptr(), target, relu, torch.get_num_threads())
 
     def pack_dense(self, weight: Tensor) -> Tensor:
-        """`(K, D)` as `dense` wants it."""
+        """Packs a weight, `(K, D)`, for `dense`."""
         return self._panels(weight.t())
 
     def dense(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        """`(N, D)` → `(N, K)`, K as the padded bias has it."""
+        """Computes a dense layer, `(N, D)` → `(N, K)`, where K is the length of the padded bias."""
         x = x.contiguous()
         y = x.new_empty(len(x), len(bias))
-        self._library.dense(
-            _pointer(x),
-            *x.shape,
-            len(bias),
-            _pointer(packed),
-            torch.get_num_threads(),
-            _pointer(y),
-            _pointer(bias),
-            relu,
-        )
+        source, target = View.of(x[:, None, None]), View.of(y[:, None, None])
+        self._library.dense(source, packed.data_ptr(), bias.data_ptr(), target, relu, torch.get_num_threads())
         return y
 
     def padded(self, bias: Tensor) -> Tensor:
-        """A bias with zeros up to a whole panel."""
+        """Pads a bias with zeros to a whole panel."""
         return torch.nn.functional.pad(bias, (0, -len(bias) % self._columns)).contiguous()
 
     def _panels(self, matrices: Tensor) -> Tensor:
-        """`(…, D, K)` → `(…, K / columns, D, columns)`: what a block of the product reads lies in a row."""
+        """`(…, D, K)` → `(…, K / columns, D, columns)`: a block of the product reads its numbers in a row."""
         *others, depth, filters = matrices.shape
         panels = -(-filters // self._columns)
         if lack := panels * self._columns - filters:
@@ -180,22 +172,11 @@ class Kernels:
 
 
 def _chunk(tiles: int, channels: int, filters: int, threads: int) -> tuple[int, bool]:
-    """How many tiles are computed at a time, and whether each thread takes tiles of its own.
+    """Chooses how many tiles to compute at a time, and whether each thread takes tiles of its own.
 
-    Of small layers U stays in every core's cache, and so do V and M of some tiles. Of large ones each thread has a part of U
+    In small layers U stays in every core's cache, with V and M of some tiles. In large ones each thread computes a part of U
     and of M, for as many tiles as there are, so that U is read once.
     """
     if channels * filters <= 128 * 128:
         return max(1, min(48, -(-tiles // threads))), True
     return max(1, min(196, tiles)), False
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _image(y: Tensor) -> tuple[Any, ...]:
-    """A view to write to: where it begins, its strides, its height and width."""
-    n, height, width, channels = y.stride()
-    assert channels == 1
-    return _pointer(y), *map(ctypes.c_long, (n, height, width)), y.shape[1], y.shape[2]

@@ -1,4 +1,4 @@
-"""`optimize_for_inference`: a model's twin that computes the same, faster, and can do no more than that."""
+"""`optimize_for_inference`: returns a frozen copy of a model that computes the same outputs faster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..layers.reshaping import KerasOrder
 from ..model import Model
-from .fast_layers import Features, Memory, fast
+from .fast_layers import Features, Memory, optimize_layer
 from .winograd import Operators
 
 if TYPE_CHECKING:
@@ -21,23 +21,22 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def optimize_for_inference(model: Model, native: bool | None = None) -> OptimizedModel | Model:
-    """A twin of a model for inference: the same outputs, `extract` and refusals, without gradients.
+    """Returns a copy of a model for inference, without gradients: the same outputs, `extract` and errors, but faster.
 
-    On a CPU, 3×3 convolutions are computed by Winograd's algorithm (see `winograd`), in float32: by kernels that the machine's
-    C++ compiler builds in a second or two, once, or in PyTorch's operators. So are those of a model in half precision or
-    bfloat16, since that is faster than the shorter type, and more exact; what goes in and comes out is of the model's
-    type. On other devices the twin is channels-last and compiled by `torch.compile`.
+    On a CPU, 3×3 convolutions are computed in float32 by Winograd's algorithm (see `winograd`), in C++ kernels that the
+    machine's compiler builds once, in a second or two, or in PyTorch's operators. That is faster and more accurate than half
+    precision and bfloat16 too; such a model's inputs and outputs keep its type. On other devices the copy is channels-last
+    and compiled by `torch.compile`.
 
     Args:
-        model: what `VGG16`, `VGG19` or `load_model` made. It is left as it was; later changes of it don't reach the twin.
-        native: True for the kernels, or an error that says what is missing; False for PyTorch's operators; None for the
-            kernels where they can be built.
+        model: a model from `VGG16`, `VGG19` or `load_model`. It isn't changed, and later changes of it have no effect.
+        native: True requires the kernels, False uses PyTorch's operators, None the kernels if they can be built.
 
     Returns:
-        The twin, with the model's `extract`, `summary` and shapes, in `eval()`. Its memory is up to 1.5 times the model's.
+        The copy, with the model's `extract`, `summary` and shapes, in `eval()`. It takes up to 1.5 times the model's memory.
 
     Raises:
-        RuntimeError: `native=True`, and the kernels can't be built.
+        RuntimeError: `native=True`, and the kernels can't be built or can't compute this model.
     """
     kinds = {(parameter.dtype, parameter.device.type) for parameter in model.parameters()}
     if len(kinds) > 1 or kinds - {(dtype, "cpu") for dtype in _DTYPES}:
@@ -47,14 +46,14 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
                 "native=True: the kernels are for models of float32, bfloat16 or float16 throughout, on a CPU. "
                 f"Received: one of {received}"
             )
-        return _plain(model)
+        return _compiled_copy(model)
     return OptimizedModel(model, _engine(native))
 
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _plain(model: Model) -> Model:
+def _compiled_copy(model: Model) -> Model:
     twin = copy.deepcopy(model).requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if any(parameter.device.type != "cpu" for parameter in twin.parameters()):
         twin.compile()
@@ -62,7 +61,7 @@ def _plain(model: Model) -> Model:
 
 
 def _engine(native: bool | None) -> Engine:
-    """What computes: the kernels, or PyTorch's operators, with the same functions."""
+    """Chooses the kernels or PyTorch's operators."""
     if native is not False:
         from .native import MissingError, kernels
 
@@ -74,24 +73,24 @@ def _engine(native: bool | None) -> Engine:
     return Operators()
 
 
-def _plainly(function: Function) -> Function:
-    """Lets a function compute in the tensors' own types, without gradients, in memory that may be kept and used again."""
+def _in_plain_mode(function: Function) -> Function:
+    """Turns autocast, gradients and inference mode off in a function: memory made in inference mode couldn't be reused."""
     without_autocast = torch.autocast("cpu", enabled=False)(function)
     return torch.inference_mode(False)(torch.no_grad()(without_autocast))
 
 
 class OptimizedModel(nn.Module):
-    """What `optimize_for_inference` makes on a CPU: the same chain, most of whose layers are computed in another way."""
+    """The result of `optimize_for_inference` on a CPU: the model's layers in order, most of them in a faster form."""
 
     def __init__(self, model: Model, engine: Engine) -> None:
         super().__init__()
-        # The model without its numbers: it says what goes in, and how it looks.
+        # The model on the meta device, for its names, shapes, summary and input checks.
         memo = {id(t): t.detach().to("meta") for t in model.buffers()}
         memo |= {id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) for t in model.parameters()}
-        self.__dict__["described"] = copy.deepcopy(model, memo).eval()  # which is no part of this module
+        self.__dict__["described"] = copy.deepcopy(model, memo).eval()  # not a submodule
         self._dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
         model = model if self._dtype == torch.float32 else copy.deepcopy(model).float()
-        self.layers = nn.ModuleDict({name: fast(layer, engine) for name, layer in model.named_children()})
+        self.layers = nn.ModuleList(optimize_layer(layer, engine) for layer in model.children())
         self._engine = engine
         self._free: dict[torch.Size, list[Memory]] = {}
         self.requires_grad_(False).eval()
@@ -105,33 +104,33 @@ class OptimizedModel(nn.Module):
     def extra_repr(self) -> str:
         return f"computed by {self._engine.name}"
 
-    @_plainly
+    @_in_plain_mode
     def forward(self, x: Tensor) -> Tensor:
-        """As the model's `forward`."""
+        """Returns what the model's `forward` returns."""
         self._check_input(x)
         free = self._free.setdefault(x.shape, [])
-        if len(self._free) > 1:  # only maps of the last size are kept
+        if len(self._free) > 1:  # keep only maps of the last size
             self._free = {x.shape: free}
         try:
-            memory = free.pop()  # one for each thread that is in here
+            memory = free.pop()  # each thread in here has its own
         except IndexError:
             memory = Memory()
         features = Features(x.float(), memory)
-        for layer in self.layers.values():
+        for layer in self.layers:
             features = layer(features)
         y = features.tensor()
         free.append(memory)
         return y.to(self._dtype)
 
-    @_plainly
+    @_in_plain_mode
     def extract(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """As the model's `extract`."""
-        wanted = self.described.known(layers)
+        """Returns what the model's `extract` returns."""
+        wanted = self.described._check_names(layers)
         self._check_input(x)
         features = Features(x.float(), Memory())
         outputs: dict[str, Tensor] = {}
         in_keras_order = KerasOrder()
-        for (name, layer), described in zip(self.layers.items(), self.described.children(), strict=True):
+        for (name, described), layer in zip(self.described.named_children(), self.layers, strict=True):
             if len(outputs) == len(wanted):
                 break
             in_keras_order.enter(described, features.shape)
@@ -149,21 +148,17 @@ class OptimizedModel(nn.Module):
 
     def train(self, mode: bool = True) -> OptimizedModel:
         if mode:
-            raise RuntimeError("a model that is optimized for inference can't be trained; train the model itself")
+            raise RuntimeError("an optimized model can't be trained; train the model itself")
         return super().train(False)
 
     def __deepcopy__(self, memo: object) -> OptimizedModel:
         return self
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(
-            "a model that is optimized for inference can't be saved; save the model itself, and optimize it again"
-        )
+        raise TypeError("an optimized model can't be saved; save the model itself, and optimize it again")
 
     def _apply(self, *_: Any, **__: Any) -> NoReturn:
-        raise RuntimeError(
-            "a model that is optimized for inference stays as it is; move or cast the model itself, then optimize it"
-        )
+        raise RuntimeError("an optimized model can't be changed; move or cast the model itself, and optimize it again")
 
     def _check_input(self, x: Tensor) -> None:
         self.described._check_input(x)

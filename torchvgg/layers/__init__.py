@@ -1,43 +1,20 @@
-"""Keras's layers as PyTorch modules: one class for each, under Keras's name, in the module of Keras's own family.
+"""Keras's layers as PyTorch modules: one class for each, in the module of its family in Keras's own documentation.
 
-A layer's activation is part of it, so that what it returns (and what a hook sees) is what Keras calls that layer's output.
-Tensors are channels-first, `(N, C, H, W)`; parameters have PyTorch's names, `weight` and `bias`. The arguments are Keras's,
-with Keras's defaults, after the sizes that PyTorch needs (`in_channels`, `in_features`, a shape).
+`core` has Dense; `convolutional` Conv2D; `pooling` windowed and global pooling; `reshaping` Flatten, Reshape and padding;
+`normalization` batch and layer normalization; `regularization` dropout and noise; `activations` activations as layers;
+`preprocessing` what may stand in front of a model. `shared` has helpers.
+
+Arguments and defaults are Keras's, after the sizes that PyTorch needs (`in_channels`, `in_features`, a shape), which a static
+method `sizes` reads off the shapes of the layer's tensors. A layer applies its activation itself, so that its output (and what
+a hook sees) is what Keras calls that layer's output. Tensors are channels-first, parameters are named `weight` and `bias`.
 """
 
-from .activations import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
-from .convolutional import Conv2D
-from .core import Dense
-from .normalization import BatchNormalization, LayerNormalization
-from .pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
-from .preprocessing import Normalization, PreprocessInput, Rescaling
-from .regularization import AlphaDropout, Dropout, GaussianDropout, GaussianNoise, SpatialDropout2D
-from .reshaping import Flatten, Reshape, ZeroPadding2D
-
-__all__ = [
-    "ELU",
-    "Activation",
-    "AlphaDropout",
-    "AveragePooling2D",
-    "BatchNormalization",
-    "Conv2D",
-    "Dense",
-    "Dropout",
-    "Flatten",
-    "GaussianDropout",
-    "GaussianNoise",
-    "GlobalAveragePooling2D",
-    "GlobalMaxPooling2D",
-    "LayerNormalization",
-    "LeakyReLU",
-    "MaxPooling2D",
-    "Normalization",
-    "PReLU",
-    "PreprocessInput",
-    "ReLU",
-    "Rescaling",
-    "Reshape",
-    "Softmax",
-    "SpatialDropout2D",
-    "ZeroPadding2D",
-]
+# ruff: noqa: F403
+from .activations import *
+from .convolutional import *
+from .core import *
+from .normalization import *
+from .pooling import *
+from .preprocessing import *
+from .regularization import *
+from .reshaping import *

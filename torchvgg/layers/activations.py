@@ -1,27 +1,32 @@
-"""Activations as layers of their own."""
+"""Activations as layers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import activations
+from ..activations import Activation as ActivationName
+from ..activations import get_activation
+from .shared import Config, Shapes
+
+__all__ = ["ELU", "Activation", "LeakyReLU", "PReLU", "ReLU", "Softmax"]
 
 
 class Activation(nn.Module):
-    """`keras.layers.Activation`: one of Keras's activations by its name."""
+    """`keras.layers.Activation`: an activation by its name, or any function of one tensor."""
 
-    def __init__(self, activation: activations.Activation) -> None:
+    def __init__(self, activation: ActivationName) -> None:
         super().__init__()
-        self.activation = activations.get_activation(activation)
+        self.activation = get_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(x)
 
 
 class ReLU(nn.Module):
-    """`keras.layers.ReLU`: zero, or a slope, under `threshold`; no more than `max_value`."""
+    """`keras.layers.ReLU`: zero or a slope below `threshold`, at most `max_value`."""
 
     def __init__(self, max_value: float | None = None, negative_slope: float = 0.0, threshold: float = 0.0) -> None:
         super().__init__()
@@ -40,11 +45,15 @@ class LeakyReLU(nn.LeakyReLU):
 
 
 class PReLU(nn.Module):
-    """`keras.layers.PReLU`: a slope for each feature; `weight` is `(C, H, W)`, an axis of 1 where it is shared."""
+    """`keras.layers.PReLU`: a slope for each feature; `weight` is `(C, H, W)`, with 1 for shared axes."""
 
     def __init__(self, shape: Sequence[int], shared_axes: Sequence[int] | None = None) -> None:
-        super().__init__()  # the shape says which axes are shared
-        self.weight = nn.Parameter(torch.zeros(tuple(shape)))
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(tuple(shape)))  # its 1s are the shared axes
+
+    @staticmethod
+    def sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
+        return {"shape": shapes["weight"]}
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x) - self.weight * F.relu(-x)
@@ -58,7 +67,7 @@ class ELU(nn.ELU):
 
 
 class Softmax(nn.Module):
-    """`keras.layers.Softmax`; `axis` is Keras's, where the channels are the last."""
+    """`keras.layers.Softmax`; `axis` counts Keras's axes, channels last."""
 
     def __init__(self, axis: int = -1) -> None:
         super().__init__()

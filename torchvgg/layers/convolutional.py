@@ -1,10 +1,14 @@
-"""."""
+"""Convolutions."""
+
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..activations import Activation, activation_name, fused
-from .shared import Size, check_like_weights, initialise_as_keras, pair, same_padding
+from .shared import Config, Shapes, Size, check_like_weights, initialise_as_keras, pair, same_padding
+
+__all__ = ["Conv2D"]
 
 
 class Conv2D(nn.Conv2d):
@@ -34,8 +38,12 @@ class Conv2D(nn.Conv2d):
             groups=groups,
             bias=use_bias,
         )
-        self.pads_as_keras = uneven  # what PyTorch can't do by itself, or not well
+        self.pads_as_keras = uneven  # PyTorch can't with strides, and copies for an even kernel
         self.activation = fused(activation)
+
+    @staticmethod
+    def sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
+        return {"in_channels": shapes["weight"][1] * config.get("groups", 1)}
 
     def extra_repr(self) -> str:
         padding = ", padding=same" if self.pads_as_keras else ""

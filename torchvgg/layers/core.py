@@ -1,9 +1,13 @@
-"""."""
+"""Dense, the fully connected layer."""
+
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..activations import Activation, activation_name, fused
-from .shared import check_like_weights, initialise_as_keras
+from .shared import Config, Shapes, check_like_weights, initialise_as_keras
+
+__all__ = ["Dense"]
 
 
 class Dense(nn.Linear):
@@ -15,6 +19,10 @@ class Dense(nn.Linear):
     def __init__(self, in_features: int, units: int, activation: Activation = None, use_bias: bool = True) -> None:
         super().__init__(in_features, units, use_bias)
         self.activation = fused(activation)
+
+    @staticmethod
+    def sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
+        return {"in_features": shapes["weight"][1]}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={activation_name(self.activation)}"

@@ -1,20 +1,23 @@
-"""."""
+"""Batch and layer normalization, and Keras's running statistics."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .shared import along_channels
+from .shared import Config, Shapes, along_channels
+
+__all__ = ["BatchNormalization", "LayerNormalization"]
 
 
 class BatchNormalization(nn.Module):
     """`keras.layers.BatchNormalization` over the channels: gamma is `weight`, beta `bias`.
 
     In training each channel is normalized by the batch's mean and variance, and `running_mean` and `running_var` move
-    towards them by `1 - momentum`. They take the variance of the batch as it is, as Keras does, not PyTorch's estimate of
-    the population's. Frozen (`requires_grad_(False)`), the layer normalizes by the running ones, as in Keras.
+    towards them by `1 - momentum`; the variance is the batch's own, as in Keras, not PyTorch's unbiased estimate. When frozen
+    (`requires_grad_(False)`), the layer normalizes by the running statistics in training too, as in Keras.
     """
 
     running_mean: Tensor
@@ -30,11 +33,15 @@ class BatchNormalization(nn.Module):
     ) -> None:
         super().__init__()
         self.momentum, self.epsilon = momentum, epsilon
-        self.trainable = True  # asked only where there is no parameter that would tell
+        self.trainable = True  # matters only without center and scale: there is no parameter to freeze
         self.weight = nn.Parameter(torch.ones(num_features)) if scale else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if center else None
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
+
+    @staticmethod
+    def sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
+        return {"num_features": shapes["running_mean"][0]}
 
     def extra_repr(self) -> str:
         return f"{len(self.running_mean)}, momentum={self.momentum}, epsilon={self.epsilon}"
@@ -62,14 +69,14 @@ class BatchNormalization(nn.Module):
 
 
 class LayerNormalization(nn.Module):
-    """`keras.layers.LayerNormalization` over the channels of each place, or over all of an image.
+    """`keras.layers.LayerNormalization` over the channels at each place, or over the whole image.
 
     Args:
-        shape: of gamma and beta, `(C,)` or, over all, `(C, H, W)`.
-        axis: -1 for the channels, Keras's `(1, 2, 3)` for all.
+        shape: the shape of gamma and beta: `(C,)`, or `(C, H, W)` over the whole image.
+        axis: -1 for the channels, Keras's `(1, 2, 3)` for the whole image.
         epsilon: added to the variance.
-        center: with a beta, `bias`.
-        scale: with a gamma, `weight`.
+        center: has a beta, `bias`.
+        scale: has a gamma, `weight`.
     """
 
     def __init__(
@@ -85,6 +92,10 @@ class LayerNormalization(nn.Module):
         self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(tuple(shape))) if scale else None
         self.bias = nn.Parameter(torch.zeros(tuple(shape))) if center else None
+
+    @staticmethod
+    def sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
+        return {"shape": next(iter(shapes.values()), ())}  # gamma's or beta's: they are alike
 
     def extra_repr(self) -> str:
         return f"axes={self.axes}, epsilon={self.epsilon}"

@@ -1,4 +1,4 @@
-"""."""
+"""Pooling over windows and over whole maps."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,11 @@ from torch.nn import functional as F
 
 from .shared import Size, pair, same_padding
 
+__all__ = ["AveragePooling2D", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "MaxPooling2D"]
+
 
 class _Pooling(nn.Module):
-    """What the two poolings have in common: Keras's arguments for PyTorch's pooling, the next class."""
+    """Passes Keras's arguments to PyTorch's pooling, the next base class."""
 
     def __init__(self, pool_size: Size = 2, strides: Size | None = None, padding: str = "valid") -> None:
         super().__init__(pair(pool_size), None if strides is None else pair(strides))
@@ -21,7 +23,7 @@ class _Pooling(nn.Module):
 class MaxPooling2D(_Pooling, nn.MaxPool2d):
     """`keras.layers.MaxPooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the largest of each window.
 
-    With `padding` "valid" an incomplete window at the edge is left out.
+    With padding "valid", incomplete windows at the edge are dropped.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ class MaxPooling2D(_Pooling, nn.MaxPool2d):
 class AveragePooling2D(_Pooling, nn.AvgPool2d):
     """`keras.layers.AveragePooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the mean of each window.
 
-    What is padded for "same" doesn't count.
+    With padding "same", padded pixels don't count.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,24 +1,24 @@
-"""Layers that bring numbers into range: those that learn how, and those that stand in front of a model.
-
-As in `layers`: Keras's names, defaults and behaviour, in training too; tensors are channels-first.
-"""
+"""Layers that scale a model's input."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..imagenet import preprocess_input
-from .shared import along_channels
+from .shared import Config, Shapes, along_channels
+
+__all__ = ["Normalization", "PreprocessInput", "Rescaling"]
 
 Numbers = float | Sequence[float]
 
 
 class Normalization(nn.Module):
-    """`keras.layers.Normalization`: by a mean and a variance that were learnt from the data beforehand, or given.
+    """`keras.layers.Normalization`: normalizes by a mean and a variance that were adapted to the data, or given.
 
-    Learnt ones are part of the `state_dict`, with the `count` of numbers they come from; given ones are settings.
-    `shape` is that of the learnt ones: `(C,)` where `axis` is -1, for the channels; `()` where it is None.
+    Adapted statistics are in the `state_dict`, with the `count` of the numbers they come from, and have the shape `shape`:
+    `(C,)` with `axis` -1, over the channels; `()` with None. Given ones are settings.
     """
 
     mean: Tensor
@@ -41,6 +41,10 @@ class Normalization(nn.Module):
         if not given:
             self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
+    @staticmethod
+    def sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
+        return {"shape": shapes.get("mean", ())}
+
     def forward(self, x: Tensor) -> Tensor:
         mean = along_channels(self.mean, x)
         deviation = along_channels(self.variance, x).sqrt().clamp_min(1e-7)
@@ -48,7 +52,7 @@ class Normalization(nn.Module):
 
 
 class Rescaling(nn.Module):
-    """`keras.layers.Rescaling`: `x * scale + offset`, each one number or one for each channel."""
+    """`keras.layers.Rescaling`: `x * scale + offset`, each one number or one per channel."""
 
     scale: Tensor
     offset: Tensor

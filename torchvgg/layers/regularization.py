@@ -1,7 +1,9 @@
-"""Dropout and its relatives: at work in training, the identity at inference."""
+"""Dropout and noise: active in training, the identity at inference."""
 
 import torch
 from torch import Tensor, nn
+
+__all__ = ["AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D"]
 
 
 class Dropout(nn.Dropout):
@@ -12,21 +14,21 @@ class Dropout(nn.Dropout):
 
 
 class SpatialDropout2D(nn.Dropout2d):
-    """`keras.layers.SpatialDropout2D`: whole channels."""
+    """`keras.layers.SpatialDropout2D`: drops whole channels."""
 
     def __init__(self, rate: float) -> None:
         super().__init__(rate)
 
 
 class AlphaDropout(nn.AlphaDropout):
-    """`keras.layers.AlphaDropout`, for selu."""
+    """`keras.layers.AlphaDropout`: keeps mean and variance, for selu."""
 
     def __init__(self, rate: float) -> None:
         super().__init__(rate)
 
 
 class GaussianDropout(nn.Module):
-    """`keras.layers.GaussianDropout`: in training, times normal noise of mean 1 and variance `rate / (1 - rate)`."""
+    """`keras.layers.GaussianDropout`: multiplies by normal noise of mean 1 and variance `rate / (1 - rate)`."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class GaussianDropout(nn.Module):
 
 
 class GaussianNoise(nn.Module):
-    """`keras.layers.GaussianNoise`: in training, plus normal noise of deviation `stddev`."""
+    """`keras.layers.GaussianNoise`: adds normal noise of standard deviation `stddev`."""
 
     def __init__(self, stddev: float) -> None:
         super().__init__()

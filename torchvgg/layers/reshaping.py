@@ -1,9 +1,11 @@
-"""."""
+"""Flatten, Reshape and padding, and the order of flattened features: Keras's is `(H, W, C)`, PyTorch's `(C, H, W)`."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+__all__ = ["Flatten", "Reshape", "ZeroPadding2D"]
 
 
 class ZeroPadding2D(nn.ZeroPad2d):
@@ -17,8 +19,8 @@ class ZeroPadding2D(nn.ZeroPad2d):
 class Flatten(nn.Flatten):
     """`keras.layers.Flatten`: `(N, C, H, W)` → `(N, C * H * W)`.
 
-    Keras flattens in the order `(H, W, C)`: the conversion brings the rows of the Dense that follows into this one. Where
-    no Dense follows and the order is seen, `order` is "channels_last", and it is Keras's.
+    The conversion reorders the weights of the Dense that follows to match. Where no Dense follows, `order` is
+    "channels_last": the output is then in Keras's order, `(H, W, C)`.
     """
 
     def __init__(self, order: str = "channels_first") -> None:
@@ -33,9 +35,9 @@ class Flatten(nn.Flatten):
 
 
 class KerasOrder:
-    """Puts the flattened features of a chain of layers, PyTorch's `(C, H, W)`, into Keras's order, `(H, W, C)`.
+    """Follows a chain of layers and puts flattened features, `(C, H, W)` in PyTorch, into Keras's order, `(H, W, C)`.
 
-    Call `enter` with each layer and the shape that goes into it, and the object itself with what comes out.
+    Call `enter` with each layer and the shape of its input, then the object itself with its output.
     """
 
     def __init__(self) -> None:
@@ -46,16 +48,16 @@ class KerasOrder:
             if len(shape) == 4 and getattr(layer, "order", "channels_first") == "channels_first":
                 self.flattened = tuple(shape[1:])
         elif any(isinstance(module, nn.Linear) for module in layer.modules()):
-            self.flattened = None  # its rows were permuted in the conversion
+            self.flattened = None  # the conversion reordered its weights
 
     def __call__(self, x: Tensor) -> Tensor:
         return x.unflatten(1, self.flattened).movedim(1, -1).flatten(1) if self.flattened else x
 
 
 class Reshape(nn.Module):
-    """`keras.layers.Reshape`: the numbers keep Keras's order, channels last; `target_shape` is Keras's.
+    """`keras.layers.Reshape`, in Keras's order of the numbers: `target_shape` is `(H, W, C)` or `(features,)`.
 
-    `(N, C, H, W)` or `(N, features)` → `(N, C', H', W')` for a target of three sizes, `(N, features)` for one.
+    `(N, C, H, W)` or `(N, features)` → `(N, C', H', W')` or `(N, features)`.
     """
 
     def __init__(self, target_shape: Sequence[int]) -> None:

@@ -1,22 +1,20 @@
-"""One module for one Keras layer: PyTorch's own class, under Keras's name, with Keras's defaults and its activation.
+"""Helpers that several layers share: argument pairs, Keras's "same" padding, initialisation, input checks."""
 
-The activation is part of the layer, so that what a layer returns (and what a hook on it sees) is what Keras calls that
-layer's output. Tensors are channels-first, `(N, C, H, W)`; parameters are PyTorch's, `weight` and `bias`.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Size = int | Sequence[int]
+Shapes = Mapping[str, Sequence[int]]  # of a layer's tensors, by their names
+Config = Mapping[str, Any]  # Keras's settings of a layer
 
 
 def check_like_weights(x: Tensor, weight: Tensor) -> None:
-    """Raises a ValueError unless a layer's input has the type and the device of its weights. Autocast sees to the type.
+    """Raises a ValueError unless a layer's input has the type and device of its weights; autocast may cast the type.
 
-    PyTorch would find most of it, in its kernels' own words; and compute with what isn't there if weights are on "meta".
+    PyTorch notices most of this, in its kernels' own words, but computes garbage from weights on the meta device.
     """
     has_type = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
     if not has_type or x.device != weight.device:
@@ -26,26 +24,27 @@ def check_like_weights(x: Tensor, weight: Tensor) -> None:
 
 
 def initialise_as_keras(layer: nn.Conv2d | nn.Linear) -> None:
-    """Keras's defaults: Glorot uniform weights, zero bias."""
+    """Initialises a layer with Keras's defaults: Glorot uniform weights, zero bias."""
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def pair(size: Size) -> tuple[int, int]:
+    """Returns `(height, width)` of a size that may be one number for both."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
 
 def same_padding(x: Tensor, size: Any, strides: Any, dilation: Any = (1, 1)) -> list[int]:
-    """What `F.pad` needs for Keras's padding "same": as many places as strides fit, what is odd comes last."""
+    """Returns `F.pad`'s argument for Keras's padding "same", which puts an odd pixel at the end."""
     padding: list[int] = []
     for n, k, s, d in zip(x.shape[2:], size, strides, dilation, strict=True):
-        lack = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
-        padding = [lack // 2, lack - lack // 2, *padding]  # F.pad begins with the last axis
+        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        padding = [total // 2, total - total // 2, *padding]  # F.pad begins with the last axis
     return padding
 
 
 def along_channels(vector: Tensor, x: Tensor) -> Tensor:
-    """`(C,)` → `(C, 1, 1)` for images, `(C,)` for features."""
+    """Reshapes one number per channel to broadcast over `x`: `(C,)` → `(C, 1, 1)` for images. Other shapes stay."""
     return vector.reshape(-1, *[1] * (x.dim() - 2)) if vector.dim() == 1 else vector

@@ -202,7 +202,7 @@ def test_a_worker_that_is_killed_is_one_line(weights: Path, photos: Path, tmp_pa
         os.kill(int(child), signal.SIGKILL)
     printed, error = process.communicate(timeout=60)
     assert (process.returncode, printed) == (1, "")
-    assert error == "error: a process that decodes images was killed; run the same again to go on\n"
+    assert error == "error: a process that decodes images was killed; run the same command again to resume\n"
 
 
 def test_two_at_once(weights: Path, photos: Path, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_two_at_once(weights: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"f\.npz: another extraction is writing it"):
         extract_features(load_model(weights), str(photos), tmp_path / "f.npz", batch_size=3)
     printed, error = process.communicate(timeout=60)
-    bad = f"2 of 21 images are bad; {tmp_path}/f.npz says what is wrong with each\n"
+    bad = f"2 of 21 images are bad; {tmp_path}/f.npz has an error for each\n"
     assert (process.returncode, error) == (0, bad)
     assert "21 images" in printed
     assert len(table(tmp_path / "f.npz")[0]) == 21
@@ -233,7 +233,7 @@ def test_rows_are_there_once_each_or_it_is_an_error(suffix: str, tmp_path: Path)
     with open_parts(output, {}, force=False) as parts:
         parts.add(rows(6, 12))
         parts.add(rows(2, 6))
-        with pytest.raises(OSError, match="the rows of 2 images are lost; run the same again"):
+        with pytest.raises(OSError, match="the rows of 2 images are lost; run the same command again"):
             parts.join(names)
         parts.add(rows(0, 5))
         for number, content in enumerate(
@@ -286,7 +286,7 @@ def test_other_settings_do_not_go_on(model: Any, photos: Path, tmp_path: Path) -
     output = tmp_path / "f.npz"
     with pytest.raises(InterruptedError):
         _interrupted(model, photos, output, after=3)
-    message = r"f\.npz\.parts: an extraction that isn't finished, with other weights or settings; delete"
+    message = r"f\.npz\.parts: an unfinished extraction with other weights or settings; delete"
     for other in ({"layer": "block4_pool"}, {"pooling": "max"}, {"preprocessing": "unit"}, {"exif": True}):
         with pytest.raises(ValueError, match=message):
             extract_features(model, str(photos), output, **other)
@@ -326,7 +326,7 @@ def test_names_of_every_kind(model: Any, tmp_path: Path) -> None:
         (
             {"output": "f.csv"},
             ValueError,
-            r"output: expected a name that ends in \.parquet or \.npz\. Received: .*f\.csv",
+            r"output: expected a name that ends in \.parquet.*\.npz\. Received: .*f\.csv",
         ),
         ({"layer": "block6_pool"}, ValueError, "unknown layers: expected names out of block1_conv1, "),
         ({"pooling": "mean"}, ValueError, "pooling: expected None, 'avg' or 'max'. Received: 'mean'"),
@@ -392,7 +392,7 @@ def test_nothing_of_other_users_is_opened(model: Any, photos: Path, tmp_path: Pa
     (mine := tmp_path / "mine.txt").write_text("mine")
     (elsewhere := tmp_path / "elsewhere").mkdir()
     parts.symlink_to(elsewhere)
-    message = r"f\.npz\.parts: expected a folder of yours, to which nobody else can write, and no link; delete it"
+    message = r"f\.npz\.parts: expected a folder of yours that nobody else can write to, and no link; delete it"
     with pytest.raises(OSError, match=message):
         extract_features(model, image, output)
     parts.unlink()
