@@ -5,7 +5,7 @@ finished model returns against `reference`'s channels-last computation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from .network.arrays import Config, Shape
 from .network.kinds import KINDS
 from .network.network import Layer, Network
 from .network.reference import activate, layer_output
+
+Build = Callable[[Mapping[str, Any], Mapping[str, Tensor]], Any]  # makes the model of an architecture and its tensors
 
 # The largest difference of any layer, relative to the layer's largest value. A wrong layout differs by about 1;
 # float32 differs by 1e-6, and what the shorter types differ by is their rounding of the weights.
@@ -32,7 +34,7 @@ STEEP_LAYERS = ("Activation", "ELU", "Softmax")
 
 
 @torch.no_grad()
-def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tuple[float, str]:
+def check_conversion(network: Network, written: dict[str, Tensor], dtype: str, build: Build) -> tuple[float, str]:
     """Checks the tensors of a written file against the arrays they were made from.
 
     Returns:
@@ -41,8 +43,6 @@ def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tu
     Raises:
         ValueError: a tensor isn't its source's, or a layer's error is beyond the bound of `dtype`.
     """
-    from ..loading import build  # the one place where the conversion meets the model
-
     check_tensors(network, written, dtype)
     height, width, channels = network.input_shape
     image = torch.empty(1, height or OPEN_SIZE[0], width or OPEN_SIZE[1], channels)

@@ -1,4 +1,4 @@
-"""A file to try everything on, without a network: VGG16's published Keras file in structure and size, its numbers random."""
+"""A Keras file with VGG16's published structure and size and random weights, to try everything without a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .network.vgg import blocks
 def write_demo(folder: Path) -> Path:
     """Writes the file into `folder` and returns its path.
 
-    The weights are He-scaled, so that the outputs of all layers are of like size, as those of trained weights are.
+    The weights are He-scaled, so that all layers' outputs have a similar size, as with trained weights.
     The structure is that of Keras 1, which wrote the published files: 553 MB, 138,357,544 numbers.
     """
     path = folder / "vgg16_demo.h5"
@@ -36,7 +36,7 @@ def write_demo(folder: Path) -> Path:
 
 
 def _shapes() -> list[tuple[str, tuple[int, ...]]]:
-    """Each layer of VGG16 and its kernel's shape, empty where it has none."""
+    """Lists the layers of VGG16 with their kernels' shapes, empty where there is none."""
     shapes: list[tuple[str, tuple[int, ...]]] = []
     channels = 3
     for block, (convolutions, filters) in enumerate(blocks(13), start=1):

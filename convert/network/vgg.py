@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from .architecture import Chain, Described
+
+CONVOLUTION_NAME = re.compile(r"block(\d)_conv(\d)")
 
 WIDTHS = (64, 128, 256, 512, 512)  # filters of a convolution in block 1 … 5 (arXiv 1409.1556, table 1)
 
