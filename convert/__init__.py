@@ -1,7 +1,9 @@
-"""Keras's VGG weights as PyTorch weights, without Keras or TensorFlow: read, lay out, write, check. And back.
+"""Converts Keras's VGG weights to PyTorch, without Keras or TensorFlow, and back: `convert`, and its command line `__main__`.
 
-As a package this is `torchvgg.convert`; in a checkout `python -m convert` runs it. It imports nothing of `torchvgg`, but
-for the finished model that the check runs.
+`read` opens a file, `network` makes a network of it, `write` writes that, `check` compares the result with the source.
+`published` finds or fetches (`download`) Keras's files, `demo` makes one; `report` says what was done. `layout` has each change
+of an array's axes, `array` the interface of an array, `options` the values of options; `files`, `errors` and `command_line`
+serve all of torchvgg. The package is `torchvgg.convert`; in a checkout `python -m convert` runs it.
 """
 
 from __future__ import annotations
@@ -34,50 +36,57 @@ def convert(
     """Converts a Keras file to PyTorch weights, or PyTorch weights to a Keras file.
 
     Args:
-        source: a file, of Keras or of PyTorch; or a published one by its name, "vgg16", "vgg16-notop", "vgg19",
-            "vgg19-notop", fetched where it isn't here yet; or "demo", a full-size file of random weights made on the spot.
+        source: a Keras or PyTorch file; or a published file by its name, "vgg16", "vgg16-notop", "vgg19" or "vgg19-notop",
+            fetched if need be; or "demo", a full-size file of random weights, made on the spot.
         output: the file to write, `.safetensors`, `.pt` or `.pth`, or for Keras `.weights.h5` or `.h5`. By default, for a
             published name the place where `weights="imagenet"` looks, for a file the same name beside it with
             `.safetensors`, for "demo" none.
         layout: "torchvgg"; or "torchvision" or "timm", for the names and shapes that their `vgg16` and `vgg19` load.
         dtype: "float32", "float16" or "bfloat16".
-        input_shape: `(height, width)` of the images, where the file has a top and the size isn't to be told from it.
-        base_only: leave the top, or a head of another kind, out.
-        activation: "softmax" or "none", where the file has a top but no architecture, a `state_dict` say. By default softmax is
+        input_shape: `(height, width)` of the images, if the file has a top and doesn't say it.
+        base_only: leave out the top, or another head.
+        activation: "softmax" or "none", if the file has a top but no architecture, as a `state_dict`. By default softmax is
             assumed, with a warning.
-        allow_nonfinite: take NaN and infinity.
-        check: read the file again, compare every tensor with its source, and each layer's output with an independent
+        allow_nonfinite: accept NaN and infinity.
+        check: read the written file, compare every tensor with its source, and each layer's output with an independent
             channels-last computation from the Keras arrays.
         force: overwrite `output`.
 
+    Returns:
+        What was converted and how large the errors are.
+
     Raises:
-        ValueError: the source isn't a file that is understood, or doesn't fit the arguments, or the check failed.
+        ValueError: the source can't be converted, or doesn't fit the arguments, or the check failed.
         OSError: a file can't be read, written or fetched, or the output exists.
     """
     from . import published
-    from .errors import told_of
-    from .files import scratch_folder
+    from .errors import naming_file
+    from .files import check_output, scratch_folder
     from .network.from_file import open_source
-    from .options import ACTIVATIONS, check_dtype, check_form, check_size, check_target, suffix_of
+    from .options import SUFFIXES, check_form, check_options, suffix_of
     from .report import Report
     from .write.checked import write_checked
 
     started = time.perf_counter()
-    check_dtype(dtype)
-    check_size(input_shape)
-    if activation not in (None, *ACTIVATIONS):
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}. Received: {activation!r}")
+    check_options(dtype, input_shape, activation)
+    build = None
+    if check:
+        from torchvgg import loading  # the one place where the conversion meets the model
+
+        build = loading.build
+    is_published = source in published.FILES
     with scratch_folder() as scratch:
         if source == "demo":
             from .demo import write_demo
 
-            path = write_demo(scratch)
             target = Path(output) if output else scratch / "demo.safetensors"
-        elif source in published.FILES:
+            check_output(target, SUFFIXES, force)
+            path = write_demo(scratch)
+        elif is_published:
             if output is None and (dtype != "float32" or base_only or layout != "torchvgg"):
                 raise ValueError(f"output: name a file; weights='imagenet' trusts {source} to be whole and float32")
             target = Path(output) if output else published.converted_path(str(source))
-            check_target(target, force)
+            check_output(target, SUFFIXES, force)
             path = published.find(str(source))
         else:
             path = Path(source)
@@ -85,16 +94,19 @@ def convert(
                 names = ", ".join(published.FILES)
                 raise FileNotFoundError(f"{str(source)!r}: no such file; expected a Keras file, {names}, or demo")
             target = Path(output) if output else default_output(path)
+        if target.exists() and target.samefile(path):
+            raise ValueError(f"output: {target} is the input itself; name another file")
         check_form(layout, dtype, target)
-        check_target(target, force, path)
-        hashed = suffix_of(target) == ".safetensors"
-        with told_of(path), open_source(path, input_shape, base_only, activation, hashed=hashed) as opened:
-            assumed = "" if source == "demo" or source in published.FILES else opened.assumed
-            if assumed and hashed and layout == "torchvgg":  # the file will say it of the model
+        check_output(target, SUFFIXES, force)
+        with naming_file(path), open_source(path, input_shape, base_only, activation) as opened:
+            if is_published:
+                opened = opened._replace(published_md5=published.FILES[str(source)].md5)
+            assumed = "" if source == "demo" or is_published else opened.assumed
+            if assumed and suffix_of(target) == ".safetensors" and layout == "torchvgg":  # which keeps it as a fact
                 warnings.warn(f"{path}: {assumed}", stacklevel=2)
             if not allow_nonfinite:
                 opened = opened.refusing_nonfinite()
-            network, error, worst = write_checked(opened, target, layout, dtype, check)
+            network, error, worst = write_checked(opened, target, layout, dtype, build)
             kept = output is not None or source != "demo"
             return Report.of(
                 network,
@@ -110,7 +122,7 @@ def convert(
 
 
 def default_output(source: Path) -> Path:
-    """`my.weights.h5`, `my.h5`, `my.keras` → `my.safetensors`, beside it."""
+    """Names the output beside a file: `my.weights.h5`, `my.h5`, `my.keras` → `my.safetensors`."""
     from .options import suffix_of
 
     return source.with_name(f"{source.name.removesuffix(suffix_of(source))}.safetensors")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from . import convert
 from .command_line import Parser, status_of
-from .options import ACTIVATIONS, DTYPES, LAYOUTS, SUFFIXES, suffix_of
+from .files import check_suffix
+from .options import ACTIVATIONS, DTYPES, NAMING_SCHEMES, SUFFIXES
 
 DESCRIPTION = "Convert Keras models and weights of a VGG16 or VGG19 to PyTorch, or back, and check the result."
 EXAMPLES = """\
@@ -24,18 +25,17 @@ examples:
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, width = map(int, text.split(","))
-    if min(height, width) < 32:
-        raise ValueError
-    return height, width
-
-
-_size.__name__ = "H,W (two numbers from 32 up)"  # argparse puts it into its message
+    height, _, width = text.partition(",")
+    if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
+        raise argparse.ArgumentTypeError(f"expected H,W, two numbers from 32 up. Received: {text!r}")
+    return int(height), int(width)
 
 
 def _output(text: str) -> Path:
-    if suffix_of(Path(text)) not in SUFFIXES:
-        raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(SUFFIXES)}; received {text!r}")
+    try:
+        check_suffix(Path(text), SUFFIXES)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return Path(text)
 
 
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         nargs="?",
         default="vgg16",
-        help="a file of Keras or of PyTorch, or vgg16 (the default), vgg16-notop, vgg19, vgg19-notop: the published ImageNet weights; "
+        help="a Keras or PyTorch file, or vgg16 (the default), vgg16-notop, vgg19, vgg19-notop: the published ImageNet weights; "
         "or demo: a full-size file of random weights",
     )
     add(
@@ -57,11 +57,11 @@ def parser() -> argparse.ArgumentParser:
         type=_output,
         help="the file to write: .safetensors, .pt or .pth, or for Keras .weights.h5 or .h5",
     )
-    add("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="whose model loads the file: names and shapes")
-    add("--dtype", choices=DTYPES, default="float32", help="of the numbers written")
-    add("--input-shape", metavar="H,W", type=_size, help="the size of the images, where the file doesn't tell it")
-    add("--base-only", action="store_true", help="leave the dense layers, or a head of another kind, out")
-    add("--activation", choices=tuple(ACTIVATIONS), help="of the top, where the file doesn't tell it (softmax)")
+    add("--layout", choices=NAMING_SCHEMES, default="torchvgg", help="whose model loads the file: its names and shapes")
+    add("--dtype", choices=DTYPES, default="float32", help="the type of the numbers written")
+    add("--input-shape", metavar="H,W", type=_size, help="the size of the images, if the file doesn't say it")
+    add("--base-only", action="store_true", help="leave out the dense layers, or another head")
+    add("--activation", choices=tuple(ACTIVATIONS), help="of the top, if the file doesn't say it (softmax)")
     add("--allow-nonfinite", action="store_true", help="convert NaN and infinity too")
     add("--no-check", dest="check", action="store_false", help="don't check what was written")
     add("--force", action="store_true", help="overwrite OUTPUT")

@@ -1,4 +1,4 @@
-"""`Array`: one array in Keras's layout, of whatever file it comes from."""
+"""The interface of an array in a file, whatever kind of file it is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Units = slice | EllipsisType  # some units of a kernel, or all that there is of any array
+Units = slice | EllipsisType  # some units of a kernel, or the whole array
 
 
 class Array(Protocol):
-    """An array with a name, which is read when its numbers are needed."""
+    """One array in Keras's layout, whose numbers are read on demand."""
 
     @property
     def name(self) -> str: ...
@@ -24,4 +24,4 @@ class Array(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def read(self, units: Units = ...) -> Tensor:
-        """Read all of it, or of a kernel the part for some units, Keras's last axis."""
+        """Reads the array, or the part of a kernel for some units, Keras's last axis."""

@@ -5,7 +5,7 @@ model against a channels-last computation from the Keras arrays, the `reference`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from .layout import THEANO_KERNEL, TURNED_KERNEL, Layout
 from .network.kinds import KINDS, Settings, Shape
 from .network.kinds.activations import activate
 from .network.network import Layer, Network
+
+Build = Callable[[Mapping[str, Any], Mapping[str, Tensor]], Any]  # makes the model of an architecture and its tensors
 
 # The largest difference of any layer, relative to the layer's largest value. A wrong layout differs by about 1;
 # float32 differs by 1e-6, and what the shorter types differ by is their rounding of the weights.
@@ -31,8 +33,8 @@ GENTLE = ("linear", "relu")
 
 
 @torch.no_grad()
-def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tuple[float, str]:
-    """Check the tensors of a written file against the arrays they were made from.
+def check_conversion(network: Network, written: dict[str, Tensor], dtype: str, build: Build) -> tuple[float, str]:
+    """Checks the tensors of a written file against the arrays they were made from.
 
     Returns:
         The largest relative error of any layer, and that layer's name.
@@ -40,8 +42,6 @@ def check_output(network: Network, written: dict[str, Tensor], dtype: str) -> tu
     Raises:
         ValueError: a tensor isn't its source's, or a layer's error is beyond the bound of `dtype`.
     """
-    from ..loading import build  # the one place where the conversion meets the model
-
     check_tensors(network, written, dtype)
     height, width, channels = network.input_shape
     image = torch.empty(1, height or OPEN_SIZE[0], width or OPEN_SIZE[1], channels)

@@ -1,4 +1,4 @@
-"""What a command line needs: a parser, and an end in one line and a status whatever goes wrong."""
+"""Helpers for command lines: a parser whose errors are one line, and exit statuses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def status_of(action: Callable[[], object], source: object) -> int:
-    """Calls `action`; returns the exit status. What goes wrong is one line on standard error.
+    """Runs a command and returns its exit status. An error is one line on standard error.
 
     Args:
         action: the command.
@@ -36,23 +37,34 @@ def status_of(action: Callable[[], object], source: object) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets question marks
     try:
-        with _ended_tidily(), warnings.catch_warnings():
+        with _cleaning_up_on_sigterm(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             action()
             sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, as with `| head`
+    except BrokenPipeError:  # the reader has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {message_of(error)}", file=sys.stderr)
-        return 1
-    except MemoryError:
-        print(f"error: {source}: more than there is memory for", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        print(f"error: {_reason(error, source)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _reason(error: Exception, source: object) -> str:
+    """Says what went wrong: with the user's files or machine, or else in torchvgg."""
+    if isinstance(error, MemoryError):
+        return f"{source}: more than there is memory for"
+    # A RuntimeError is for the user if it is PyTorch's want of memory, or ours, of a process or a cluster that failed.
+    is_outside = isinstance(error, RuntimeError) and ("memory" in str(error) or error.__cause__ is not None)
+    if is_outside or isinstance(error, ValueError | OSError | ImportError):
+        return message_of(error)
+    if os.environ.get("TORCHVGG_DEBUG"):
+        traceback.print_exception(error)
+    what = one_line(f"{type(error).__name__}: {error}")
+    return f"a mistake in torchvgg ({what}), not in your file; TORCHVGG_DEBUG=1 shows the traceback, please report it"
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -60,8 +72,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 @contextmanager
-def _ended_tidily() -> Iterator[None]:
-    """Lets a process that is told to end clear away what it hasn't finished."""
+def _cleaning_up_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit, so that unfinished files are removed."""
 
     def end(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""A file to try everything on, without a network: VGG16's published Keras file in structure and size, its numbers random."""
+"""The demo file: VGG16's published Keras file in structure and size, with random numbers, so that no network is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""."""
+"""Downloads: resumed if they were interrupted, checked by their MD5, one process at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .files import locked, md5
 
 
 def download(url: str, target: Path, expected_md5: str) -> None:
-    """Fetches `url` to `target`, which appears only when whole and right. What a broken download left is gone on with.
+    """Fetches `url` to `target`, which appears only when it is complete and right. An interrupted download is resumed.
 
     Raises:
         OSError: it can't be fetched or written, or has another hash; the message says what to do.
@@ -24,14 +24,14 @@ def download(url: str, target: Path, expected_md5: str) -> None:
     try:
         with locked(partial):
             if target.is_file() and md5(target) == expected_md5:
-                return  # another process was here before
+                return  # by another process
             _fetch(url, partial)
             _accept(url, partial, target, expected_md5)
     except urllib.error.HTTPError as error:
         raise OSError(f"{url}: HTTP status {error.code} ({error.reason}); {by_hand}") from None
     except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException, EOFError) as error:
         reason = getattr(error, "reason", error)
-        raise OSError(f"{url}: no full download ({reason}); run it again to go on, or {by_hand}") from None
+        raise OSError(f"{url}: no full download ({reason}); run it again to resume, or {by_hand}") from None
     except _WrongHashError as error:
         raise OSError(f"{error}; run it again, or {by_hand}") from None
     except OSError as error:
@@ -45,7 +45,7 @@ class _WrongHashError(OSError):
 
 
 def _accept(url: str, partial: Path, target: Path, expected_md5: str) -> None:
-    """Gives a whole download its name, if it is the right one."""
+    """Renames a complete download if its MD5 is right."""
     if (received := md5(partial)) != expected_md5:
         partial.unlink()
         raise _WrongHashError(f"{url}: expected MD5 {expected_md5}. Received: {received}, deleted")
@@ -53,13 +53,13 @@ def _accept(url: str, partial: Path, target: Path, expected_md5: str) -> None:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    """Appends to `partial` what it still lacks of `url`."""
+    """Appends to `partial` what is missing of `url`."""
     start = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         response: HTTPResponse = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing after `start`: it is whole, or isn't this file; the hash will tell
+        if error.code != 416:  # nothing follows: `partial` is complete, or another file, which the MD5 shows
             raise
         return
     with response:
@@ -79,7 +79,7 @@ def _fetch(url: str, partial: Path) -> None:
 
 
 def _progress_bar(label: str, total: int | None) -> Callable[[int], None]:
-    """Shows how much has come, on standard error, where that is a terminal."""
+    """Returns a function that shows how much has come, on standard error if that is a terminal."""
     if not sys.stderr.isatty():
         return lambda done: None
 

@@ -1,4 +1,4 @@
-"""Files as such: what may be written where, writing it whole or not at all, and hashes."""
+"""Writing files safely: what may be written, whole or not at all; locks, other users' files, hashes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -21,11 +19,39 @@ from .options import suffix_of
 _CLAIM = "claim"  # the file in a scratch folder that its owner has locked
 
 
+def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
+    """Checks that a file may be written.
+
+    Args:
+        path: the file.
+        suffixes: what its name may end in; if there are none, anything.
+        force: an existing file may be overwritten.
+
+    Raises:
+        ValueError: the name ends in something else.
+        OSError: the path is a folder, or a link to itself, or exists.
+    """
+    check_suffix(path, suffixes)
+    if Path(os.path.realpath(path)).is_symlink():
+        raise OSError(f"{path} is a link that leads to itself; name another file")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists and is kept; --force overwrites it")
+
+
+def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
+    """Raises a ValueError unless a file's name ends in one of the suffixes, if there are any."""
+    if suffixes and not path.name[1:].endswith(tuple(suffixes)):
+        choices = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
+        raise ValueError(f"output: expected a name that ends in {choices}. Received: {path}")
+
+
 @contextmanager
 def writing(target: Path) -> Iterator[Path]:
-    """A name to write under, near `target`, that becomes `target` when all went well, and nothing when it didn't.
+    """Yields a file near `target` to write, which becomes `target` if all goes well, and is removed if not.
 
-    A link is followed, as `cp` does.
+    A link is followed, as by `cp`.
     """
     target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -37,9 +63,9 @@ def writing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Iterator[Path]:
-    """A folder for what is unfinished, by default among the machine's temporary files.
+    """Makes a folder for unfinished files, by default among the machine's temporary files.
 
-    What processes that were killed left in such folders is cleared away; those of living ones are claimed by a lock.
+    Folders that killed processes left are removed; those of living ones are locked.
     """
     parent = parent or Path(tempfile.gettempdir())
     for left in parent.glob(f"{glob.escape(prefix)}*/{_CLAIM}"):
@@ -56,7 +82,7 @@ def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Ite
 
 
 def _clear(folder: Path) -> None:
-    """Removes a scratch folder, its claim last: until then the next run knows it for one."""
+    """Removes a scratch folder, its claim last, by which the next run would recognise it if this is interrupted."""
     for path in folder.glob("*"):
         if path.name != _CLAIM:
             with suppress(OSError):
@@ -66,7 +92,7 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time is in here for one file, which is made if it isn't there."""
+    """Lets one process at a time in for a file, which is made if it isn't there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with open(path, "ab") as claim:
@@ -81,7 +107,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether no process holds a file any more."""
+    """Tells whether no process holds a file any more."""
     try:
         with open(path, "rb+") as claim:
             return lock(claim)
@@ -90,7 +116,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a path is a folder or a plain file of this user's, to which nobody else can write. A link is not."""
+    """Tells whether a path is this user's own folder or plain file, no link, to which nobody else can write."""
     try:
         found = path.lstat()
     except OSError:
@@ -103,12 +129,12 @@ def is_own(path: Path) -> bool:
 
 
 def open_own(path: str, flags: int) -> int:
-    """For `open(path, mode, opener=open_own)`: follows no link, and lets nobody else read or write a new file."""
+    """Opens a file, as `open(…, opener=open_own)`, following no link; nobody else can read or write a new one."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def lock(claim: IO[bytes], wait: bool = False) -> bool:
-    """Claims an open file until it is closed, if need be at the end of its process. False if another has."""
+    """Locks an open file until it is closed, at the end of the process at the latest. Returns False if another has."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -120,45 +146,11 @@ def lock(claim: IO[bytes], wait: bool = False) -> bool:
     return True
 
 
-def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
-    """Checks that a file may be written: its suffix is one of `suffixes`, and it doesn't exist unless `force`.
-
-    Raises:
-        ValueError: it has another suffix.
-        OSError: it is a folder, or exists.
-    """
-    if not path.name.endswith(tuple(suffixes)):
-        raise ValueError(f"output: expected a name that ends in {', '.join(suffixes)}. Received: {path}")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file in it")
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists and is kept; --force overwrites it")
-
-
-def md5(path: Path, is_wanted: Callable[[], bool] = lambda: True) -> str:
-    """The MD5 of a file, in hexadecimal; of a part of it if it isn't wanted any more."""
+def md5(path: Path) -> str:
+    """Computes the MD5 of a file, in hexadecimal."""
     digest = hashlib.md5(usedforsecurity=False)
     block = memoryview(bytearray(1 << 18))
     with open(path, "rb", buffering=0) as stream:
-        while (count := stream.readinto(block)) and is_wanted():
+        while count := stream.readinto(block):
             digest.update(block[:count])
     return digest.hexdigest()
-
-
-@contextmanager
-def md5_meanwhile(path: Path) -> Iterator[Callable[[], str]]:
-    """Computes a file's MD5 in a thread of its own; what is yielded waits for it and returns it, or raises a ValueError."""
-    is_left = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(md5, path, lambda: not is_left.is_set())
-
-        def result() -> str:
-            try:
-                return digest.result()
-            except OSError as error:
-                raise ValueError(f"{path}: can't be read any more ({error})") from None
-
-        try:
-            yield result
-        finally:
-            is_left.set()

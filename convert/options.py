@@ -1,62 +1,42 @@
-"""."""
+"""The options of a conversion, their values, and which go together."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
 from pathlib import Path
 
 KERAS_SUFFIXES = (".weights.h5", ".h5")
-
-
 SUFFIXES = (".safetensors", ".pt", ".pth", *KERAS_SUFFIXES)
-
-
-LAYOUTS = ("torchvgg", "torchvision", "timm")
-
-
+NAMING_SCHEMES = ("torchvgg", "torchvision", "timm")  # whose model loads the file: the option --layout
+DTYPES = ("float32", "float16", "bfloat16")
 ACTIVATIONS = {"softmax": "softmax", "none": "linear"}  # of a VGG's top, and Keras's names of them
 
 
-DTYPES = ("float32", "float16", "bfloat16")
+def check_options(dtype: str, input_shape: tuple[int, int] | None, activation: str | None) -> None:
+    """Raises a ValueError unless each option has a value that it may have."""
+    _check_choice("dtype", dtype, DTYPES)
+    _check_choice("activation", activation, (None, *ACTIVATIONS))
+    if input_shape is not None and (
+        len(input_shape) != 2 or not all(isinstance(size, int) and size >= 32 for size in input_shape)
+    ):
+        raise ValueError(f"input_shape: expected (height, width), 32 or more each. Received: {input_shape!r}")
 
 
-def check_dtype(dtype: str) -> None:
-    """Raises a ValueError unless `dtype` is one that can be written."""
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}. Received: {dtype!r}")
-
-
-def check_form(layout: str, dtype: str, target: Path) -> None:
-    """Raises a ValueError unless `layout` and `dtype` are ones that a file like `target` can have."""
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}. Received: {layout!r}")
-    suffix = suffix_of(target)
-    if layout != LAYOUTS[0] and suffix in KERAS_SUFFIXES:
-        raise ValueError(f"layout: a Keras file has Keras's own. Received: {layout!r} for {target}")
+def check_form(naming_scheme: str, dtype: str, output: Path) -> None:
+    """Raises a ValueError unless a file like `output` can have that naming scheme and that type of numbers."""
+    _check_choice("layout", naming_scheme, NAMING_SCHEMES)
+    suffix = suffix_of(output)
+    if naming_scheme != "torchvgg" and suffix in KERAS_SUFFIXES:
+        raise ValueError(f"layout: a Keras file has Keras's own. Received: {naming_scheme!r} for {output}")
     if dtype == "bfloat16" and suffix == ".h5":
-        raise ValueError(f"dtype: Keras 3 reads bfloat16 from a .weights.h5, and none from a .h5. Received: {target}")
+        raise ValueError(f"dtype: Keras 3 reads bfloat16 from a .weights.h5 only. Received: {output}")
 
 
-def check_size(size: tuple[int, int] | None) -> None:
-    """Raises a ValueError unless `size` is None or the `(height, width)` of an image, 32 or more each."""
-    if size is not None and (len(size) != 2 or not all(isinstance(n, int) and n >= 32 for n in size)):
-        raise ValueError(f"input_shape: expected (height, width), 32 or more each. Received: {size!r}")
-
-
-def check_target(target: Path, force: bool, source: Path | None = None) -> None:
-    """Raises unless `target` is a file that may be written: a ValueError or an OSError that says why not."""
-    if source and target.exists() and target.samefile(source):
-        raise ValueError(f"output: {target} is the input itself; name another file")
-    if suffix_of(target) not in SUFFIXES:
-        raise ValueError(f"output: expected a name that ends in {', '.join(SUFFIXES)}. Received: {target}")
-    if Path(os.path.realpath(target)).is_symlink():
-        raise OSError(f"{target} is a link that leads to itself; name another file")
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a folder; name a file in it")
-    if target.exists() and not force:
-        raise FileExistsError(f"{target} exists and is kept; --force overwrites it")
+def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(filter(None, choices))}. Received: {value!r}")
 
 
 def suffix_of(path: Path) -> str:
-    """What a file's name says it is: `.weights.h5` is one suffix."""
-    return next((suffix for suffix in SUFFIXES if path.stem and path.name[1:].endswith(suffix)), path.suffix)
+    """Returns the suffix of a file's name, of which `.weights.h5` is one."""
+    return next((suffix for suffix in SUFFIXES if path.name[1:].endswith(suffix)), path.suffix)

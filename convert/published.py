@@ -1,4 +1,4 @@
-"""The ImageNet weights that Keras publishes: which they are, where they may lie, and how they are fetched."""
+"""The ImageNet weights that Keras publishes: their names and hashes, where they are looked for, fetching them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .files import md5
 
 
 class Published(NamedTuple):
-    """A file of the release: its address (without the host's folder), its MD5."""
+    """One published file: its folder at `ADDRESS`, its name, its MD5."""
 
     folder: str
     filename: str
@@ -20,11 +20,7 @@ class Published(NamedTuple):
 
 # Names and hashes as in Keras's source, keras/src/applications/vgg16.py and vgg19.py.
 ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications"
-
-
 _FILENAME = "{0}_weights_tf_dim_ordering_tf_kernels{1}.h5"
-
-
 FILES = {
     "vgg16": Published("vgg16", _FILENAME.format("vgg16", ""), "64373286793e3c8b2b4e3219cbf3544b"),
     "vgg16-notop": Published("vgg16", _FILENAME.format("vgg16", "_notop"), "6d6bbae143d832006294945121d1f1fc"),
@@ -34,7 +30,7 @@ FILES = {
 
 
 def home() -> Path:
-    """Where torchvgg keeps files: `$TORCHVGG_HOME`, else `torchvgg/` in PyTorch's hub folder."""
+    """Returns the folder where torchvgg keeps files: `$TORCHVGG_HOME`, else `torchvgg/` in PyTorch's hub folder."""
     if folder := os.environ.get("TORCHVGG_HOME"):
         return Path(folder).expanduser()
     import torch.hub
@@ -43,15 +39,15 @@ def home() -> Path:
 
 
 def converted_path(name: str) -> Path:
-    """Where the converted file of a published one lies, or would."""
+    """Returns where the converted file of a published one is kept."""
     return home() / f"{name}.safetensors"
 
 
 def find(name: str) -> Path:
-    """The published file `name`, by its MD5: put by hand or fetched earlier, or downloaded by Keras, or fetched now.
+    """Returns a published file whose MD5 is right: put in `home` by hand, fetched earlier, fetched by Keras, or fetched now.
 
     Raises:
-        ValueError: a file of the right name has the wrong hash.
+        ValueError: a file of the right name in `home` has the wrong hash.
         OSError: it can't be fetched, or written.
     """
     published = FILES[name]

@@ -1,4 +1,4 @@
-"""What a conversion did: the rows, the totals, the error; as text and as JSON."""
+"""The report on a conversion: its arrays, totals and error, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ JSON_KEYS = (
 
 @dataclass(frozen=True)
 class Report:
-    """One conversion.
+    """Reports one conversion.
 
     Attributes:
         source: the name or file that was asked for.
-        output: the file that was written; None where it was only tried.
-        format: the kind of the Keras file.
+        output: the file that was written; None if it wasn't kept.
+        format: the kind of the source.
         keras_version: of the Keras that wrote it.
-        layers: for each array `{"name", "keras_shape", "shape"}`: the PyTorch tensor's name, its shape in each world.
-        params: how many numbers.
+        layers: `{"name", "keras_shape", "shape"}` of each array: the PyTorch tensor's name, its shapes in Keras and PyTorch.
+        params: the count of all numbers.
         max_relative_error: the largest of any layer's output, against the channels-last computation; None if unchecked.
-        seconds: the time it took.
-        keras_names: the arrays' names in the Keras file, in the order of `layers`.
-        worst_layer: where `max_relative_error` is; None if unchecked.
-        assumed: what the file didn't say.
-        activation: of the last layer, None where it has none.
+        seconds: the time the conversion took.
+        keras_names: the arrays' names in the source, in the order of `layers`.
+        worst_layer: the layer of `max_relative_error`; None if unchecked.
+        assumed: what the source doesn't say.
+        activation: of the last layer; None if it has none.
     """
 
     source: str
@@ -49,27 +49,25 @@ class Report:
     activation: str | dict[str, Any] | None
 
     @classmethod
-    def of(cls, network: Network, **what: Any) -> Report:
-        """The report on `network`; the rest are the attributes that aren't read off it."""
-        rows = []
-        for key, weight in network.weights():
-            rows.append({"name": key, "keras_shape": list(weight.array.shape), "shape": list(weight.shape)})
-        weights = [weight for _, weight in network.weights()]
-        names = [weight.array.name for weight in weights]
-        params = sum(math.prod(weight.array.shape) for weight in weights)
+    def of(cls, network: Network, **attributes: Any) -> Report:
+        """Makes the report on `network`; `attributes` are those that the network doesn't show."""
+        weights = list(network.weights())
+        rows = [{"name": key, "keras_shape": list(w.array.shape), "shape": list(w.shape)} for key, w in weights]
+        names = [weight.array.name for _, weight in weights]
+        params = sum(math.prod(weight.array.shape) for _, weight in weights)
         activation = network.layers[-1].settings.get("activation") if network.layers else None
-        return cls(layers=rows, params=params, keras_names=names, activation=activation, **what)
+        return cls(layers=rows, params=params, keras_names=names, activation=activation, **attributes)
 
     def to_json(self) -> str:
         return json.dumps({key: getattr(self, key) for key in JSON_KEYS})
 
     def to_text(self) -> str:
-        """A row for each array, then the totals."""
+        """Formats a row for each array, then the totals."""
         cells = [
             (name, str(tuple(row["keras_shape"])), row["name"], str(tuple(row["shape"])))
             for name, row in zip(self.keras_names, self.layers, strict=True)
         ]
-        a, b, c, _ = (max(map(len, column)) for column in zip(*cells, strict=True))
+        a, b, c = (max((len(row[column]) for row in cells), default=0) for column in range(3))
         lines = [f"{name:<{a}}  {old:<{b}}  →  {key:<{c}}  {new}" for name, old, key, new in cells]
         lines.append(
             f"{len(cells)} arrays, {self.params:,} parameters, from {self.source} ({self.format}, Keras {self.keras_version})"

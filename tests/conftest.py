@@ -90,6 +90,7 @@ def check_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         out, error = capsys.readouterr()
         assert (out, error[:7], error.count("\n")) == ("", "error: ", 1)
         assert str(path) in error
+        assert "a mistake in torchvgg" not in error
         assert re.search(message, error)
         assert len(error) < 3000
         assert sorted(tmp_path.iterdir()) == before

@@ -1,4 +1,4 @@
-"""A name or a path → tensors, mapped from the file where that is possible, with what the file says of the model."""
+"""Finds and reads a model's weights, mapped from the file where that is possible, and assigns them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Weights(NamedTuple):
-    """Tensors by name, of the file's own type, and the architecture they belong to, where the file has one."""
+    """Tensors by name, of the file's own type, and the architecture they belong to, if the file has one."""
 
     tensors: dict[str, Tensor]
     architecture: dict[str, Any] | None
 
 
 def find_weights(weights: str | os.PathLike[str], network: str, include_top: bool) -> Path:
-    """The file that a model's `weights` argument means; the published one is fetched and converted where it must be."""
+    """Returns the file that a model's `weights` argument names; the published one is fetched and converted if need be."""
     if weights != "imagenet":
         return Path(weights)
     from .convert import convert, published
@@ -40,50 +40,50 @@ def find_weights(weights: str | os.PathLike[str], network: str, include_top: boo
 
 
 def read_model(path: Path) -> Weights:
-    """The tensors and the architecture of a file that `convert` wrote, or of a Keras file, told by its content.
+    """Reads the tensors and the architecture of a file that `convert` or Keras wrote.
 
     Raises:
-        ValueError: the file is neither, or is damaged, or its model can't be converted.
+        ValueError: the file is of another kind, or is damaged, or its model can't be converted.
         OSError: it can't be read.
     """
-    from .convert.errors import told_of
-    from .convert.network.from_tensors import network_of_torch_file
-    from .convert.read.torch_file import is_torch_file, read_torch_file
-
-    if is_torch_file(path):
-        file = read_torch_file(path)
-        if file.architecture is None:
-            return Weights(file.tensors, None)
-        with told_of(path):
-            return Weights(file.tensors, network_of_torch_file(file, None, base_only=False).architecture())
+    from .convert.errors import naming_file
     from .convert.network.from_file import open_source
+    from .convert.network.from_tensors import network_of_torch_file
+    from .convert.read.file_kind import file_kind
+    from .convert.read.torch_file import read_torch_file
 
-    with open_source(path, None, base_only=False) as source:
-        if source.assumed:
-            warnings.warn(f"{path}: {source.assumed}", stacklevel=3)
-        return Weights(_tensors(source), source.network.architecture())
+    if file_kind(path).is_keras:
+        with open_source(path, None, base_only=False) as source:
+            if source.assumed:
+                warnings.warn(f"{path}: {source.assumed}", stacklevel=3)
+            return Weights(_tensors(source), source.network.architecture())
+    file = read_torch_file(path)
+    if file.architecture is None:
+        return Weights(file.tensors, None)
+    with naming_file(path):
+        return Weights(file.tensors, network_of_torch_file(file, None, base_only=False).architecture())
 
 
 def read_weights(path: Path, image_size: tuple[int, int] | None, base_only: bool) -> dict[str, Tensor]:
-    """The tensors of a VGG in such a file. Of a Keras file no more counts than the order and shapes of its arrays.
+    """Reads the tensors of a VGG in such a file. Of a Keras file only the order and shapes of its arrays count.
 
     Args:
         path: the file.
-        image_size: `(height, width)` of the images, where a Keras file has a top.
-        base_only: leave the top of a Keras file aside.
+        image_size: `(height, width)` of the images, if a Keras file has a top.
+        base_only: leave out the top of a Keras file.
 
     Raises:
-        ValueError: the file is neither, or is damaged, or has other arrays.
+        ValueError: the file is of another kind, or is damaged, or has other arrays.
         OSError: it can't be read.
     """
-    from .convert.read.torch_file import is_torch_file, read_torch_file
-
-    if is_torch_file(path):
-        return read_torch_file(path).tensors
     from .convert.network.from_file import open_source
+    from .convert.read.file_kind import file_kind
+    from .convert.read.torch_file import read_torch_file
 
-    with open_source(path, image_size, base_only, weights_only=True) as source:
-        return _tensors(source)
+    if file_kind(path).is_keras:
+        with open_source(path, image_size, base_only, weights_only=True) as source:
+            return _tensors(source)
+    return read_torch_file(path).tensors
 
 
 def _tensors(source: Source) -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ def _tensors(source: Source) -> dict[str, Tensor]:
 
 
 def assign(model: Model, tensors: Mapping[str, Tensor]) -> None:
-    """Makes the tensors the model's own, in PyTorch's default type: that a file has half the digits only saves room.
+    """Makes the tensors the model's own, in PyTorch's default type: a file in half precision only saves space.
 
     Raises:
         ValueError: a tensor is missing, left over, or of another shape.
@@ -117,7 +117,7 @@ def assign(model: Model, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _grouped(keys: Iterable[str]) -> str:
-    """`fc1.weight`, `fc1.bias` → `fc1.{bias, weight}`."""
+    """Groups keys by layer: `fc1.weight`, `fc1.bias` → `fc1.{bias, weight}`."""
     groups: dict[str, list[str]] = defaultdict(list)
     for key in sorted(keys):
         layer, _, parameter = key.rpartition(".")
@@ -125,14 +125,14 @@ def _grouped(keys: Iterable[str]) -> str:
     return ", ".join(f"{layer}.{{{', '.join(names)}}}" for layer, names in groups.items())
 
 
-TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top does without
+TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top lacks
 
 
 def load_weights(model: Model, network: str, weights: str | os.PathLike[str]) -> None:
-    """Fills `model` with what its `weights` argument names. The tensors become its parameters, without a copy.
+    """Loads what the `weights` argument names. The tensors become the model's parameters, without a copy.
 
     Raises:
-        ValueError: a tensor is missing, left over, or of another shape. A top that the model hasn't is no error.
+        ValueError: a tensor is missing, left over, or of another shape. A top that the model lacks is no error.
         OSError: the weights can't be read or fetched.
     """
     include_top = "predictions" in dict(model.named_children())

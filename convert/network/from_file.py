@@ -1,33 +1,41 @@
-"""A file → the network in it, whoever wrote it: Keras, with an architecture or without, or PyTorch."""
+"""Opens a file of any kind and makes a network of it: Keras's, with an architecture or without, or PyTorch's."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import told_of
-from ..files import md5, md5_meanwhile
+from ..errors import naming_file
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..options import ACTIVATIONS
+from ..read.file_kind import file_kind
 from ..read.keras_file import KerasFile, open_keras_file
 from ..read.strict_json import LONGEST_VERSION
-from ..read.torch_file import TorchFile, is_torch_file, read_torch_file
+from ..read.torch_file import TorchFile, read_torch_file
 from .from_keras_model import network_of_keras_model
 from .from_keras_weights import vgg_of_arrays
 from .from_tensors import network_of_torch_file
 from .network import Network
+from .vgg import CONVOLUTION_NAME
 from .vgg_base import as_plain_vgg, base_of, base_of_keras_file
 
 
 class Source(NamedTuple):
-    """A file's network, the kind of file, the version of the Keras that it comes from, and what the file didn't say.
+    """An open file and the network in it.
 
-    `md5` waits for the file's MD5 and returns it.
+    Attributes:
+        network: its arrays can be read while the file is open.
+        format: the kind of file, for the report.
+        keras_version: of the Keras that wrote it, or "unknown".
+        path: the file.
+        stamp: what changes when the file does.
+        assumed: a sentence on what the file doesn't say; "" if it says everything.
+        published_md5: of a file that Keras publishes, checked when it was found or fetched; else None.
     """
 
     network: Network
@@ -35,17 +43,23 @@ class Source(NamedTuple):
     keras_version: str
     path: Path
     stamp: tuple[int, ...]
-    md5: Callable[[], str]
-    assumed: str = ""
+    assumed: str
+    published_md5: str | None = None
 
     def refusing_nonfinite(self) -> Source:
-        """The same, with weights that allow no NaN and no infinity."""
+        """Copies the source with weights that allow no NaN and no infinity."""
         return self._replace(network=self.network.refusing_nonfinite())
 
     def check_unchanged(self) -> None:
-        """Raises a ValueError if the file isn't what it was when it was opened."""
+        """Raises a ValueError if the file has changed since it was opened."""
         if _stamp(self.path) != self.stamp:
-            raise ValueError(f"{self.path}: changed while it was read; run it again when it is at rest")
+            raise ValueError(f"{self.path}: changed while it was read; retry when nothing writes to it")
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Returns what changes when a file does."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextmanager
@@ -55,46 +69,42 @@ def open_source(
     base_only: bool,
     activation: str | None = None,
     weights_only: bool = False,
-    hashed: bool = False,
 ) -> Iterator[Source]:
-    """Opens a file that Keras or `convert` wrote, told by its content. Its arrays can be read while it is open.
+    """Opens a file that Keras or PyTorch wrote. Its arrays can be read while it is open.
 
     Args:
         path: the file.
-        input_shape: `(height, width)` of the images, where the file has a VGG's top and doesn't tell.
-        base_only: leave a head aside.
+        input_shape: `(height, width)` of the images, if the file has a VGG's top and doesn't say it.
+        base_only: leave out a head.
         activation: "softmax" or "none", of a VGG's top in a file without an architecture; None assumes softmax.
-        weights_only: take a whole Keras model for no more than its weights, a VGG's.
-        hashed: the MD5 will be wanted: it is computed from now on, in a thread of its own.
+        weights_only: of a whole Keras model, take only the weights, which have to be a VGG's.
 
     Raises:
-        ValueError: it holds no network that is understood; the message says where it goes wrong.
+        ValueError: no network can be made of it; the message says why.
         OSError: it can't be read.
     """
     stamp = _stamp(path)
-    with md5_meanwhile(path) if hashed else nullcontext(lambda: md5(path)) as digest:
-        if is_torch_file(path):
-            with told_of(path):
-                file = read_torch_file(path)
-                network = _network_of_torch_file(file, input_shape, base_only)
-                network, assumed = _with_activation(network, activation, input_shape, file.architecture is not None)
-            keras_version = file.metadata.get("keras_version", "unknown")[:LONGEST_VERSION]
-            yield Source(network, path.suffix, keras_version, path, stamp, digest, assumed)
-            return
-        with open_keras_file(path) as keras_file:
-            with told_of(path):
-                network = _network_of(keras_file, input_shape, base_only, weights_only)
-                is_told = keras_file.config is not None
-                network, assumed = _with_activation(network, activation, input_shape, is_told)
-            yield Source(network, keras_file.format, keras_file.keras_version, path, stamp, digest, assumed)
+    if not file_kind(path).is_keras:
+        file = read_torch_file(path)
+        with naming_file(path):
+            network = _network_of_torch_file(file, input_shape, base_only)
+            network, assumed = _with_activation(network, activation, input_shape, file.architecture is not None)
+        keras_version = file.metadata.get("keras_version", "unknown")[:LONGEST_VERSION]
+        yield Source(network, path.suffix, keras_version, path, stamp, assumed)
+        return
+    with open_keras_file(path) as keras_file:
+        with naming_file(path):
+            network = _network_of_keras_file(keras_file, input_shape, base_only, weights_only)
+            network, assumed = _with_activation(network, activation, input_shape, keras_file.config is not None)
+        yield Source(network, keras_file.format, keras_file.keras_version, path, stamp, assumed)
 
 
 def _check_order(keras_file: KerasFile, base_only: bool) -> None:
-    """Raises a ValueError unless layers that have Keras's names, or numbers, lie in their order, and none is missing.
+    """Raises a ValueError unless layers with Keras's names or numbers come in that order, and none is missing.
 
-    Keras goes by order alone; so where a name contradicts it, one of them is wrong.
+    Keras itself only looks at the order; so if a name contradicts it, one of them is wrong.
     """
-    blocks = [match[0] for layer in keras_file.layers if (match := re.fullmatch(r"block\d_conv\d", layer.name))]
+    blocks = [layer.name for layer in keras_file.layers if CONVOLUTION_NAME.fullmatch(layer.name)]
     if blocks != sorted(blocks):
         raise ValueError(f"layers in another order than their names say: {', '.join(blocks)}")
     if keras_file.is_named:
@@ -113,28 +123,22 @@ def _check_order(keras_file: KerasFile, base_only: bool) -> None:
             )
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when a file does."""
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def _network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
-    """The network of a file that PyTorch wrote."""
+    """Makes the network of a file that PyTorch wrote."""
     if base_only:
         return base_of(network_of_torch_file(file, input_shape, base_only))
-    with _advised(lambda: _network_of_torch_file(file, input_shape, base_only=True)):
+    with _advising_base_only(lambda: _network_of_torch_file(file, input_shape, base_only=True)):
         return network_of_torch_file(file, input_shape, base_only)
 
 
-def _network_of(
+def _network_of_keras_file(
     keras_file: KerasFile, input_shape: tuple[int, int] | None, base_only: bool, weights_only: bool
 ) -> Network:
-    """The network of a Keras file."""
+    """Makes the network of a Keras file."""
     if base_only:
         _check_order(keras_file, base_only)
         return base_of_keras_file(keras_file)
-    with _advised(lambda: _network_of(keras_file, input_shape, base_only=True, weights_only=False)):
+    with _advising_base_only(lambda: _network_of_keras_file(keras_file, input_shape, True, weights_only)):
         if keras_file.config is None:
             _check_order(keras_file, base_only)
             arrays = [array for array in keras_file.arrays if array.dtype.is_floating_point]
@@ -145,8 +149,8 @@ def _network_of(
 
 
 @contextmanager
-def _advised(base: Callable[[], Network]) -> Iterator[None]:
-    """Adds to what is wrong with a network that the VGG in it can be had alone, if it can."""
+def _advising_base_only(base: Callable[[], Network]) -> Iterator[None]:
+    """Adds to an error about a network that the VGG in it can be converted alone, if it can."""
     try:
         yield
     except ValueError as error:
@@ -154,24 +158,27 @@ def _advised(base: Callable[[], Network]) -> Iterator[None]:
             name = base().name
         except ValueError:
             raise error from None
-        advice = f"the {name} in it alone can be had: --base-only, or include_top=False"
+        advice = f"the {name} in it can be converted alone: --base-only, or include_top=False"
         raise ValueError(f"{error}; {advice}") from None
 
 
 def _with_activation(
     network: Network, activation: str | None, input_shape: tuple[int, int] | None, is_told: bool
 ) -> tuple[Network, str]:
-    """A network with the activation that the user says its top has, and a sentence on what had to be assumed.
+    """Gives the top the activation that the user named, or softmax.
+
+    Returns:
+        The network, and a sentence on what had to be assumed.
 
     Raises:
-        ValueError: the file says it itself (`is_told`), or there is no top.
+        ValueError: the user named one, and the file says it itself (`is_told`), or there is no top.
     """
-    *layers, last = network.layers
-    if is_told or last.class_name != "Dense":
+    if is_told or not network.layers or network.layers[-1].class_name != "Dense":
         if activation is not None:
             reason = "the file says which it is" if is_told else "there is no top, and so no activation"
             raise ValueError(f"activation: {reason}; drop the option")
         return network, ""
+    *layers, last = network.layers
     layers.append(replace(last, settings=last.settings | {"activation": ACTIVATIONS[activation or "softmax"]}))
     network = replace(network, layers=layers)
     assumed = ["softmax at its end (--activation none gives logits)"] if activation is None else []

@@ -1,6 +1,6 @@
-"""Untrusted files → names, arrays and JSON; nothing in them is run, and no other file is opened.
+"""Reads untrusted files safely: a path enters, names, arrays and JSON leave; nothing in a file is run.
 
-`keras_file` opens HDF5 and `.keras` files: `hdf5_process` starts `hdf5_reader` in a process of its own, where `hdf5_guard`
-limits what is followed and unpacked. `archive` opens zips, `torch_file` `.safetensors` and `.pt`, whose pickle
-`torch_pickle` interprets without running it. `strict_json` parses all JSON.
+`file_kind` says what a file is. `keras_file` reads Keras's: `hdf5_process` starts `hdf5_reader` in a process of its own,
+within the limits of `hdf5_guard`. `torch_file` reads PyTorch's: `torch_pickle` interprets pickles without running them.
+`archive` opens zips for both, and `strict_json` parses all JSON.
 """

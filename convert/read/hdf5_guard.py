@@ -1,7 +1,7 @@
-"""The guards of an HDF5 file from a stranger: what may be followed, opened and unpacked in it, and what is refused.
+"""Limits for an untrusted HDF5 file: what is followed, opened and unpacked in it, and what is refused.
 
-No link is followed but plain ones, so that no other file is ever opened; no type is taken but numbers; nothing is unpacked
-that declares much more than it stores. Nothing else in this package opens what lies in an HDF5 file.
+Only plain links are followed, so that no other file is ever opened; only numbers are read; nothing is unpacked that
+declares much more than it stores. Nothing else in this package opens what lies in an HDF5 file.
 """
 
 from __future__ import annotations
@@ -19,40 +19,29 @@ from h5py import h5a, h5d, h5l, h5t, h5z
 from .archive import UNPACKED_AT_MOST
 
 MOST_MEMBERS = 5000  # of a group
-
-
 MOST_OBJECTS = 20_000  # looked at in all
-
-
 LONGEST_NAME = 1000
-
-
 LONGEST_ATTRIBUTE = 1 << 24
-
-
 LARGEST_CHUNK = 1 << 28
-
-
 MOST_CHUNKS = 10**5
-
-
 BLOCK = 1 << 24  # bytes unpacked at a time
-
-
 UNPACKED_A_SECOND = 1 << 25  # bytes, and chunks, on a slow machine
-
-
 CHUNKS_A_SECOND = 1 << 13
 
 
 class RefusedError(Exception):
-    """What is wrong, and where."""
+    """Says what is wrong with the file, and where."""
 
 
 class GuardedFile:
-    """An open file. The numbers of packed arrays go into the spool; `start` and `length` say where in its file it lies.
+    """An open HDF5 file, read within limits.
 
-    `deadline` is the processor time at which the process is to end; what is rightly unpacked postpones it.
+    Args:
+        root: the HDF5 file.
+        start: where it begins in the file that holds it.
+        length: its bytes.
+        spool: takes the numbers of compressed arrays.
+        deadline: the processor time at which the process ends; what is unpacked postpones it.
     """
 
     def __init__(self, root: h5py.File, start: int, length: int, spool: IO[bytes], deadline: float) -> None:
@@ -65,7 +54,7 @@ class GuardedFile:
         return [name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name for name in group]
 
     def member(self, group: h5py.Group, name: str) -> Any:
-        """What lies in a group under a plain name. A link that leads elsewhere isn't followed."""
+        """Returns the member of a group under a plain name. A link that leads elsewhere isn't followed."""
         self.objects += 1
         if self.objects > MOST_OBJECTS:
             raise RefusedError(f"more than {MOST_OBJECTS} groups and arrays")
@@ -76,7 +65,7 @@ class GuardedFile:
         return group[name]
 
     def folder(self, group: h5py.Group, path: list[str]) -> h5py.Group | None:
-        """The group at the end of a path of plain names (Keras 2 let a layer's have slashes), if it is there."""
+        """Returns the group at the end of a path of plain names, if it is there. Keras 2 allowed slashes in a layer's name."""
         for name in path:
             if not has(group, name):
                 return None
@@ -90,7 +79,7 @@ class GuardedFile:
         return found
 
     def array(self, group: h5py.Group, key: str, name: str) -> list[Any]:
-        """`[name, shape, type, whether it is in the spool, offset]` of an array of numbers."""
+        """Returns `[name, shape, type, whether it is in the spool, offset]` of an array of numbers."""
         found = self.member(group, key)
         if not isinstance(found, h5py.Dataset):
             raise RefusedError(f"the array {name!r} is named, but isn't there")
@@ -125,7 +114,7 @@ class GuardedFile:
         return [name, shape, kind, True, offset]
 
     def check_chunks(self, dataset: h5py.Dataset, plist: Any, name: str) -> None:
-        """Each chunk has to be there, and to unpack to its full length: what lacks HDF5 leaves as it was in memory."""
+        """Checks that each chunk is there and unpacks to its full length: HDF5 leaves missing data uninitialised."""
         size = math.prod(dataset.chunks) * dataset.dtype.itemsize
         if size > LARGEST_CHUNK:
             raise RefusedError(f"{name}: chunks of more than {LARGEST_CHUNK:,} bytes")
@@ -133,7 +122,7 @@ class GuardedFile:
         shuffled = filters.pop(h5z.FILTER_SHUFFLE, None)
         deflated = filters.pop(h5z.FILTER_DEFLATE, None)
         if filters or shuffled not in (None, (dataset.dtype.itemsize,)):
-            raise RefusedError(f"{name}: packed by a filter that isn't known here; deflate and shuffle are")
+            raise RefusedError(f"{name}: stored with a filter that isn't known here; deflate and shuffle are")
         expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
         if expected > MOST_CHUNKS or dataset.id.get_num_chunks() != expected:
             raise RefusedError(f"{name}: {expected:,} chunks are declared, and not stored in the file")
@@ -144,14 +133,17 @@ class GuardedFile:
             length = chunk.size
             if deflated is not None:
                 _, content = dataset.id.read_direct_chunk(chunk.chunk_offset)
-                length = len(zlib.decompressobj().decompress(content, size + 1))
+                try:
+                    length = len(zlib.decompressobj().decompress(content, size + 1))
+                except zlib.error as error:
+                    raise RefusedError(f"{name}: a damaged chunk ({error})") from None
             if chunk.filter_mask or length != size:
                 raise RefusedError(f"{name}: a chunk that isn't stored whole")
 
         dataset.id.chunk_iter(check)
 
     def names(self, group: h5py.Group, attribute: str) -> list[str]:
-        """A list of names; one too long for an HDF5 attribute is split into `attribute0`, `attribute1`, …"""
+        """Returns a list of names; Keras splits one too long for an HDF5 attribute into `attribute0`, `attribute1`, …"""
         if h5a.exists(group.id, attribute.encode()):
             return self.strings(group, attribute)
         names: list[str] = []
@@ -168,7 +160,7 @@ class GuardedFile:
         return strings[0] if strings else ""
 
     def strings(self, group: h5py.Group | h5py.Dataset, attribute: str) -> list[str]:
-        """The strings of an attribute, one or many. Keras writes an empty list as an empty array of numbers."""
+        """Returns the strings of an attribute, one or many. Keras writes an empty list as an empty array of numbers."""
         found = h5a.open(group.id, attribute.encode())
         count = math.prod(found.shape)
         if not count:
@@ -179,18 +171,23 @@ class GuardedFile:
             raise RefusedError(f"{group.name}: the attribute {attribute!r} holds no names")
         value = group.attrs[attribute]
         texts = [value] if isinstance(value, str | bytes) else list(value)
-        return [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in texts]
+        try:
+            return [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in texts]
+        except UnicodeDecodeError:
+            raise RefusedError(
+                f"{group.name}: the attribute {attribute!r} holds a name that Keras doesn't write (no UTF-8)"
+            ) from None
 
 
 def has(group: h5py.Group, name: str) -> bool:
-    """Whether a group has a link of that plain name; where it leads isn't looked at."""
+    """Tells whether a group has a link of that plain name, wherever it leads."""
     if name in ("", ".", "..") or len(name) > LONGEST_NAME or "/" in name or not name.isprintable():
         raise RefusedError(f"{group.name[:200]}: a name that Keras doesn't write ({name[:50]!a})")
     return group.id.links.exists(name.encode())
 
 
 def number_type(kind: h5t.TypeID) -> str | None:
-    """numpy's name of a type of numbers that Keras writes, "V2" for bfloat16, which HDF5 doesn't know; else None."""
+    """Returns numpy's name of a type of numbers that Keras writes, "V2" for bfloat16, which HDF5 lacks; else None."""
     if kind.get_class() == h5t.OPAQUE:
         return "V2" if kind.get_size() == 2 else None
     if kind.get_class() not in (h5t.FLOAT, h5t.INTEGER) or kind.get_size() not in (1, 2, 4, 8):
@@ -211,7 +208,7 @@ def type_name(kind: h5t.TypeID) -> str:
 
 
 def blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
-    """A dataset's numbers in order, some rows at a time."""
+    """Yields a dataset's numbers in order, some rows at a time."""
     if not dataset.shape:
         yield dataset[()]
         return
@@ -224,7 +221,7 @@ def blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
 
 
 def limit_processor_time(deadline: float) -> None:
-    """Has the system end this process (by SIGXCPU) when it has used the processor for so many seconds in all."""
+    """Makes the system end this process (by SIGXCPU) when it has used so many seconds of processor time in all."""
     with suppress(ImportError, ValueError, OSError):  # a system without such limits
         import resource
 

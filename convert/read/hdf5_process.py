@@ -1,4 +1,8 @@
-"""."""
+"""Starts the process that reads an HDF5 file, and says how it ended.
+
+A damaged file can crash the HDF5 library, or send it into an endless loop; `hdf5_reader`, the program in the process, has
+limits on memory and time.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS = 5  # of processor time, to tell what is in a file; `hdf5` adds to it what it needs to unpack arrays
-
-
+SECONDS = 5  # of processor time; the reader adds to it what it needs to unpack arrays
 PATIENCE = 120  # seconds by the clock, and one more for each 8 MB
-
-
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 
 
-def read_in_process(path: Path, source: Path, start: int, length: int, spool: Path) -> dict[str, Any]:
-    """Runs `hdf5` on a file, in a Python of its own with the same search path.
+def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Path) -> dict[str, Any]:
+    """Runs `hdf5_reader` in a Python of its own with the same search path, and returns what it printed.
+
+    Args:
+        path: the file that the user named, for messages.
+        source: the file that is read, from `start` on, `length` bytes.
+        start: where the HDF5 file begins in it.
+        length: of the HDF5 file.
+        spool: the file to write, with the numbers of compressed arrays.
 
     Raises:
-        ValueError: the HDF5 library crashes on the file, or finds no end in it.
-        OSError: the process couldn't do its work, or took too long.
+        ValueError: the HDF5 library crashes on the file, or loops in it.
+        OSError: the process failed, or took too long.
     """
     code = (
         "import runpy, sys; sys.path[:] = sys.argv.pop().split('\\n'); "
@@ -32,7 +39,7 @@ def read_in_process(path: Path, source: Path, start: int, length: int, spool: Pa
     )
     patience = PATIENCE + length // 2**23
     arguments = [f"{__package__}.hdf5_reader", *map(str, (source.absolute(), start, length, spool, SECONDS))]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}  # no filters from elsewhere
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}  # no filters as plug-ins
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-c", code, *arguments, "\n".join(sys.path)],
@@ -45,14 +52,14 @@ def read_in_process(path: Path, source: Path, start: int, length: int, spool: Pa
         found = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         raise TimeoutError(
-            f"{path}: took longer than {patience} seconds to read; try again on a less busy machine"
+            f"{path}: took longer than {patience} seconds to read; retry on a less busy machine"
         ) from None
     except ValueError:
         ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit status {done.returncode}"
         if ended == "SIGXCPU":
-            raise ValueError(f"{path}: a damaged HDF5 file, in which the HDF5 library finds no end") from None
+            raise ValueError(f"{path}: a damaged HDF5 file, in which the HDF5 library loops endlessly") from None
         if ended in _CRASHES:
-            raise ValueError(f"{path}: a damaged HDF5 file, on which the HDF5 library breaks off") from None
+            raise ValueError(f"{path}: a damaged HDF5 file, on which the HDF5 library crashes") from None
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or ended
         raise OSError(f"{path}: can't be read, as the process that reads HDF5 failed ({last})") from None
     assert isinstance(found, dict)

@@ -1,10 +1,10 @@
-"""Tells what is in a Keras HDF5 file. A program of its own: `python -m torchvgg.convert.hdf5 PATH START LENGTH SPOOL SECONDS`.
+"""Describes a Keras HDF5 file: `python -m torchvgg.convert.read.hdf5_reader PATH START LENGTH SPOOL SECONDS`.
 
-A damaged file can send the HDF5 library into an endless loop, or crash it. So it runs in a process of its own, with limits
-on memory and on processor time: SECONDS beyond what the start took, and more for what it unpacks. It prints one JSON object: which arrays there are, their types and shapes, and
-where in the file their numbers lie, for the caller to read them there. Arrays that are packed it unpacks into a spool file.
+`hdf5_process` runs it in a process of its own, with limits on memory and on processor time: SECONDS beyond what the start
+took, and more for what is unpacked. It prints one JSON object: which arrays there are, their types and shapes, and where in
+the file their numbers lie, for the caller to read them there. Compressed arrays are unpacked into a spool file.
 
-The three layouts of Keras (the facts were read off files that Keras wrote, and off its source):
+Keras has three structures (learned from files that Keras wrote, and from its source):
 
 - with `layer_names`: weights of Keras 1 and 2, and, under `/model_weights`, whole models of Keras 2 and 3. Each layer is a
   group whose attribute `weight_names` names its arrays, in order; a nested model is one group with all its arrays.
@@ -19,6 +19,7 @@ import json
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -28,16 +29,12 @@ from .hdf5_guard import GuardedFile, RefusedError, has, limit_processor_time
 from .strict_json import LONGEST_VERSION
 
 MEMORY = 1 << 30  # of address space, half of it the libraries'
-
-
 MOST_NESTED = 40  # groups in groups
-
-
 OF_TRAINING = ("metrics", "optimizer")  # groups of a compiled model whose arrays aren't weights
 
 
 class Slice:
-    """A part of a file as a file, for a `.h5` that lies in a `.keras`."""
+    """Reads a part of a file as a file: the `.h5` in a `.keras`."""
 
     def __init__(self, stream: IO[bytes], start: int, length: int) -> None:
         self.stream, self.start, self.length, self.position = stream, start, length, 0
@@ -68,10 +65,10 @@ class Slice:
 
 
 class Reader(GuardedFile):
-    """Walks through Keras's layouts."""
+    """Walks through Keras's structures."""
 
     def read(self) -> dict[str, Any]:
-        """All that the file says of its arrays."""
+        """Describes all arrays of the file."""
         weights = self.group(self.root, "model_weights") if has(self.root, "model_weights") else self.root
         version = self.text(self.root, "keras_version") or self.text(weights, "keras_version")
         if version and len(version) > LONGEST_VERSION:
@@ -126,13 +123,13 @@ class Reader(GuardedFile):
 
 
 def natural(key: str) -> tuple[str, int]:
-    """`conv2d_2` before `conv2d_10`, and `conv2d` before both."""
+    """Sorts `conv2d_2` before `conv2d_10`, and `conv2d` before both."""
     match = re.fullmatch(r"(.*?)(?:_([0-9]{1,9}))?", key, re.DOTALL)
     return (match[1], int(match[2] or 0)) if match else (key, 0)
 
 
 def main(path: str, start: int, length: int, spool: str, seconds: float) -> dict[str, Any]:
-    """What the HDF5 file at `path`, from `start` and of `length`, holds; or `{"error": reason}`."""
+    """Describes the HDF5 file at `path`, from `start` and of `length`; or returns `{"error": reason}`."""
     deadline = time.process_time() + seconds
     limit_processor_time(deadline)
     try:
@@ -146,8 +143,16 @@ def main(path: str, start: int, length: int, spool: str, seconds: float) -> dict
         return {"error": str(error)}
     except MemoryError:
         return {"error": "a damaged HDF5 file, or one that asks for more memory than there is"}
-    except Exception as error:  # whatever the library says of a damaged file
+    except Exception as error:
+        if not is_raised_by_h5py(error):
+            raise
         return {"error": f"a damaged or incomplete HDF5 file ({' '.join(str(error).split())[:200]})"}
+
+
+def is_raised_by_h5py(error: Exception) -> bool:
+    """Tells whether an error comes from within h5py, which raises any type for a damaged file; others are our mistakes."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__")).startswith("h5py") for frame, _ in frames)
 
 
 if __name__ == "__main__":

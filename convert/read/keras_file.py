@@ -1,7 +1,6 @@
-"""Which arrays a Keras file holds, whatever version wrote it: names, shapes, order. What they mean is for others to say.
+"""The arrays of a Keras file, of any version: names, shapes, order, numbers; and its configuration, not yet understood.
 
-What is in the file is told by `hdf5`, in a process of its own, and by `archive`. Here the numbers are read, from where
-these two say that they lie.
+`hdf5_process` and `archive` say where in the file the numbers lie; they are read here.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ import numpy as np
 import torch
 
 from ..array import Units
+from ..errors import naming_file
 from ..files import scratch_folder
-from .archive import is_archive, read_archive
-from .hdf5_process import read_in_process
+from .archive import read_keras_archive
+from .file_kind import FileKind, file_kind
+from .hdf5_process import run_hdf5_reader
 from .strict_json import parse_json
-
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class KerasArray:
-    """One array of the file, read when it is asked for."""
+    """One array of the file, whose numbers are read on demand."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,7 +37,7 @@ class KerasArray:
 
     @property
     def owner(self) -> str:
-        """The layer that the array's name names: `head/dense/kernel:0` → `dense`."""
+        """The layer in the array's name: `head/dense/kernel:0` → `dense`."""
         return "".join(self.name.split("/")[-2:-1])
 
     @property
@@ -46,10 +45,10 @@ class KerasArray:
         return _tensor_of(np.empty(0, self.stored)).dtype
 
     def read(self, units: Units = ...) -> torch.Tensor:
-        """The array as Keras laid it out, or a part of it, see `network.Array`.
+        """Returns the array as Keras laid it out, or a part of it.
 
-        It is mapped from the file, as PyTorch and safetensors do too: to take a kernel's columns otherwise takes as long as
-        all the rest. Who cuts the file in the midst of that ends the process (SIGBUS); nothing half-written gets a name.
+        It is mapped from the file, as PyTorch and safetensors do: reading a kernel's columns takes as long as all the rest
+        of a conversion. If the file is truncated meanwhile, the system ends the process (SIGBUS).
 
         Raises:
             ValueError: the file no longer holds it.
@@ -79,11 +78,16 @@ class KerasLayer:
 
 @dataclass(frozen=True)
 class KerasFile:
-    """A file: `layers` in the file's own order, layers without arrays among them.
+    """A file.
 
-    `config` is the architecture, as Keras's JSON has it; None in a file of weights alone. `is_named` says that the layers'
-    names are Keras's; in a `.weights.h5` they are places. `turned` says that Keras 2 wrote it on Theano, whose kernels
-    are turned by 180°.
+    Attributes:
+        path: the file that the user named.
+        format: its kind, for the report.
+        keras_version: of the Keras that wrote it.
+        layers: in the file's order, those without arrays among them.
+        config: Keras's JSON of the architecture; None in a file of weights alone.
+        is_named: the layers have their own names; in a `.weights.h5` they are named by class and number.
+        turned: Keras 2 wrote it on Theano, whose kernels are turned by 180°.
     """
 
     path: Path
@@ -100,49 +104,43 @@ class KerasFile:
 
 
 def _tensor_of(numbers: np.ndarray) -> torch.Tensor:
-    """A tensor of an array that may have its bytes in another order."""
+    """Makes a tensor of an array, whose bytes may be in another order."""
     if numbers.dtype.kind == "V":  # bfloat16, which neither HDF5 nor numpy knows
         return torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
-    if numbers.dtype.kind == "u" and numbers.itemsize > 1:  # for which PyTorch has a type, and little more
+    if numbers.dtype.kind == "u" and numbers.itemsize > 1:  # PyTorch has such types, but few operators for them
         numbers = numbers.astype(np.int64)
     return torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("="), copy=False))
 
 
-def is_keras_file(path: Path) -> bool:
-    """Whether the content is that of a Keras file: HDF5, or a zip that holds a model's weights."""
-    with open(path, "rb") as stream:
-        magic = stream.read(8)
-    return magic == HDF5_MAGIC or (magic[:4] == b"PK\x03\x04" and is_archive(path))
-
-
 @contextmanager
 def open_keras_file(path: Path) -> Iterator[KerasFile]:
-    """Opens a Keras file of any kind, told by its content. Its arrays can be read while it is open.
+    """Opens an HDF5 file or a `.keras`. Its arrays can be read while it is open.
 
     Raises:
-        ValueError: it isn't one, or isn't as Keras writes it.
+        ValueError: the file is of another kind, or isn't as Keras writes it.
         OSError: it can't be read.
     """
-    with open(path, "rb") as stream:
-        magic = stream.read(8)
+    kind = file_kind(path)
     with scratch_folder() as scratch:
-        if magic == HDF5_MAGIC:
-            yield _read_hdf5(path, path, 0, path.stat().st_size, scratch / "spool")
-        elif is_archive(path):
-            archive = read_archive(path, scratch)
-            found = _read_hdf5(path, archive.path, archive.start, archive.length, scratch / "spool")
-            yield KerasFile(path, ".keras", archive.keras_version, found.layers, archive.config, is_named=False)
-        else:
-            raise ValueError(f"{path}: neither an HDF5 file nor a .keras archive; expected a file that Keras wrote")
+        with naming_file(path):
+            if kind is FileKind.HDF5:
+                found = _read_hdf5(path, path, 0, path.stat().st_size, scratch / "spool")
+                if not found.layers and found.config is None:
+                    raise ValueError("an HDF5 file without Keras layers; expected `layer_names` or a group `layers`")
+            elif kind is FileKind.KERAS_ARCHIVE:
+                archive = read_keras_archive(path, scratch)
+                found = _read_hdf5(path, archive.path, archive.start, archive.length, scratch / "spool")
+                found = KerasFile(path, ".keras", archive.keras_version, found.layers, archive.config, is_named=False)
+            else:
+                raise ValueError(f"expected a file that Keras wrote. Received: {kind.value}")
+        yield found
 
 
 def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -> KerasFile:
-    """What the HDF5 file at `start` of `source` holds; `path` is what the user calls it."""
-    found = read_in_process(path, source, start, length, spool)
+    """Describes the HDF5 file at `start` of `source`; `path` is the file that the user named."""
+    found = run_hdf5_reader(path, source, start, length, spool)
     if "error" in found:
-        raise ValueError(f"{path}: {found['error']}")
-    if not found["layers"] and found["config"] is None and source == path:
-        raise ValueError(f"{path}: an HDF5 file without Keras layers; expected `layer_names` or a group `layers`")
+        raise ValueError(found["error"])
     layers = [
         KerasLayer(
             name,
@@ -153,5 +151,5 @@ def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -
         )
         for name, arrays in found["layers"]
     ]
-    config = None if found["config"] is None else parse_json(found["config"], f"{path}: model_config")
+    config = None if found["config"] is None else parse_json(found["config"], "model_config")
     return KerasFile(path, found["format"], found["version"], layers, config, found["is_named"], found["turned"])

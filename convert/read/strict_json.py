@@ -1,4 +1,4 @@
-"""."""
+"""JSON from untrusted files: an object of limited length and depth, in which no key comes twice."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import json
 from typing import Any
 
 LONGEST_JSON = 1 << 21
-
-
-LONGEST_VERSION = 50
+LONGEST_VERSION = 50  # of Keras, as a file has it
 
 
 def parse_json(text: str | bytes, name: str) -> dict[str, Any]:
-    """A JSON object, no key of which comes twice.
+    """Parses a JSON object.
 
     Raises:
-        ValueError: it is another thing, or longer or deeper than Keras writes it.
+        ValueError: it isn't one, or a key comes twice, or it is longer or deeper than Keras writes it.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""PyTorch's files: the tensors in one, and the architecture that a file of ours has beside them."""
+"""Tensors in a file of PyTorch's, and the architecture that a `.safetensors` of `convert`'s has beside them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import naming_file
 from .archive import read_torch_archive
+from .file_kind import EXPECTED, FileKind, file_kind
 from .strict_json import LONGEST_JSON, parse_json
 from .torch_pickle import StorageEntry, TensorEntry, read_pickle
+
+LARGEST = 2**63 - 1  # size, stride or offset of a tensor
 
 
 class TorchFile(NamedTuple):
@@ -24,44 +28,29 @@ class TorchFile(NamedTuple):
 
     @property
     def architecture(self) -> dict[str, Any] | None:
-        """What builds the model that the tensors belong to, where the file says it."""
+        """The layers of the model that the tensors belong to, where the file has them."""
         text = self.metadata.get("architecture")
         return parse_json(text, "architecture") if text else None
 
 
-def is_torch_file(path: Path) -> bool:
-    """Whether the content is a `.safetensors`'s or a pickle's: neither HDF5 nor a zip with a Keras model."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: no plain file")
-    with open(path, "rb") as stream:
-        head = stream.read(9)
-    if not head:
-        raise ValueError(f"{path}: an empty file")
-    if head[8:] == b"{":
-        return True
-    from .keras_file import is_keras_file
-
-    return not is_keras_file(path)
-
-
 def read_torch_file(path: Path) -> TorchFile:
-    """The tensors of a `.safetensors`, or of a pickled dict of tensors (`.pt`, `.pth`), told by the content.
+    """Reads the tensors of a `.safetensors`, or of a dict of tensors that `torch.save` wrote.
 
     Raises:
         ValueError: the file is neither, or is damaged.
         OSError: it can't be read.
     """
-    with open(path, "rb") as stream:
-        head = stream.read(9)
-    found = _read_safetensors(path) if head[8:9] == b"{" else TorchFile(_read_pickle(path), {})
-    for name, tensor in found.tensors.items():
-        if not _is_plain(tensor):
-            raise ValueError(f"{path}: {name[:100]!r} is no plain tensor of numbers")
+    is_safetensors = file_kind(path) is FileKind.SAFETENSORS
+    with naming_file(path):
+        found = _read_safetensors(path) if is_safetensors else TorchFile(_read_saved(path), {})
+        for name, tensor in found.tensors.items():
+            if not _is_plain(tensor):
+                raise ValueError(f"{name[:100]!r} is no plain tensor of numbers")
     return found
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Dense, of real numbers, each of them stored: an expanded tensor has any size and a few bytes."""
+    """Tells whether a tensor is dense, real and stored in full: an expanded one has any size and a few bytes."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
         return False
     return (
@@ -79,38 +68,33 @@ def _read_safetensors(path: Path) -> TorchFile:
             found = TorchFile({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
         found.architecture  # noqa: B018  # it is JSON, or the file is damaged
     except (SafetensorError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: a damaged .safetensors file ({error})") from None
+        raise ValueError(f"a damaged .safetensors file ({error})") from error
     return found
 
 
 def _check_header(path: Path) -> None:
-    """Raises a ValueError for what the library doesn't mind: a header of any length, a name that comes twice."""
+    """Raises a ValueError for what the library accepts: a header of any length, a name that comes twice."""
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         parse_json(stream.read(min(length, LONGEST_JSON + 1)), "header")
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    expected = f"{path}: expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
+def _read_saved(path: Path) -> dict[str, Tensor]:
+    """Reads what `torch.save` wrote."""
     try:
-        with open(path, "rb") as stream:
-            if stream.read(4) != b"PK\x03\x04":
-                raise ValueError(
-                    "none of them, nor one of PyTorch's before 1.6, which aren't read: torch.save it again"
-                )
         archive = read_torch_archive(path)
         content = np.memmap(path, "u1", "c")
         stored = {key: content[start : start + length] for key, (start, length) in archive.storages.items()}
         return _map_tensors(read_pickle(archive.pickle), stored)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(f"{error}".split())[:200] or type(error).__name__
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200].removeprefix(f"{path}: ")
         raise ValueError(
-            f"{expected}. Received: {reason.removeprefix(f'{path}: ')} (only tensors are read, as with weights_only=True)"
-        ) from None
+            f"{EXPECTED}. Received: {reason} (only tensors are read, as with weights_only=True)"
+        ) from error
 
 
 def _map_tensors(entries: Mapping[str, TensorEntry], stored: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The tensors over the bytes of their storages, which are shared where they were, and copied only if misaligned.
+    """Makes tensors over the bytes of their storages, which are shared where they were, and copied only if misaligned.
 
     Raises:
         ValueError: a storage is missing, is of another length, or doesn't hold the whole tensor.
@@ -127,7 +111,8 @@ def _map_tensors(entries: Mapping[str, TensorEntry], stored: Mapping[str, np.nda
             aligned = content if content.ctypes.data % storage.dtype.itemsize == 0 else content.copy()
             storages[storage] = torch.from_numpy(aligned).view(storage.dtype)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= storage.length):
+        is_possible = max(offset, math.prod(max(n, 1) for n in size), *stride, 0) <= LARGEST
+        if not is_possible or min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= storage.length):
             raise ValueError(f"{name[:100]!r}: it reaches beyond the numbers that are stored")
         tensors[name] = storages[storage].as_strided(size, stride, offset)
     return tensors

@@ -1,11 +1,17 @@
-"""The pickle in a file that PyTorch wrote: which tensors there are, and where in which storage each of them lies."""
+"""An interpreter for the pickles that `torch.save` writes: which tensors there are, and where in which storage each lies.
+
+It calls no function: tensors are only described. Python's own unpickler, and PyTorch's, allocate what a pickle asks for,
+and hash its keys, which may take forever.
+"""
 
 from __future__ import annotations
 
 import pickletools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 _DTYPES = {
     "torch DoubleStorage": torch.float64,
@@ -22,15 +28,13 @@ _DTYPES = {
     "torch ComplexDoubleStorage": torch.complex128,
 }
 
-
 _DICT, _TENSOR, _PARAMETER = (
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
 )
-
-
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_DAMAGED, _NO_DICT = "a damaged pickle", "a pickle that isn't a dict of tensors"
 
 
 class StorageEntry(NamedTuple):
@@ -50,24 +54,47 @@ class TensorEntry(NamedTuple):
     stride: tuple[int, ...]
 
 
-def read_pickle(content: bytes) -> dict[str, TensorEntry]:
-    """Runs the opcodes that a pickled dict of tensors consists of. No function is called: tensors are only described.
+class _Stack:
+    """The stack of the interpreter. A ValueError tells of a pickle that takes what it hasn't put there."""
 
-    Python's own unpickler, and PyTorch's, allocate what a pickle asks for, and hash its keys, which may take forever.
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self.marks: list[int] = []
 
-    Raises:
-        ValueError: it isn't a dict of tensors, or names anything else. A damaged pickle leads to other errors too.
-    """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[Any, Any] = {}
+    def push(self, item: Any) -> None:
+        self.items.append(item)
 
-    def pop_from_mark() -> list[Any]:
-        start = marks.pop()
-        items = stack[start:]
-        del stack[start:]
+    def pop(self, count: int = 1) -> list[Any]:
+        """Takes the last items, down to the last mark at most."""
+        start = len(self.items) - count
+        if start < (self.marks[-1] if self.marks else 0):
+            raise ValueError(_DAMAGED)
+        items = self.items[start:]
+        del self.items[start:]
         return items
 
+    def pop_from_mark(self) -> list[Any]:
+        if not self.marks:
+            raise ValueError(_DAMAGED)
+        return self.pop(len(self.items) - self.marks.pop())
+
+    def top(self, kind: type[T], otherwise: str = _NO_DICT) -> T:
+        """Returns the last item, which has to be of that type."""
+        if not self.items:
+            raise ValueError(_DAMAGED)
+        if not isinstance(self.items[-1], kind):
+            raise ValueError(otherwise)
+        return self.items[-1]
+
+
+def read_pickle(content: bytes) -> dict[str, TensorEntry]:
+    """Interprets the opcodes that a pickled dict of tensors consists of.
+
+    Raises:
+        ValueError: the pickle is damaged, isn't a dict of tensors, or names anything else.
+    """
+    stack = _Stack()
+    memo: dict[Any, Any] = {}
     for opcode, argument, _ in pickletools.genops(content):
         match opcode.name:
             case "PROTO":
@@ -76,55 +103,49 @@ def read_pickle(content: bytes) -> dict[str, TensorEntry]:
             case "STOP":
                 pass
             case "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
-                stack.append(argument)
+                stack.push(argument)
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
-                stack.append(_CONSTANTS[opcode.name])
+                stack.push(_CONSTANTS[opcode.name])
             case "EMPTY_DICT":
-                stack.append({})
+                stack.push({})
             case "EMPTY_LIST":
-                stack.append([])
+                stack.push([])
             case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
+                memo[argument] = stack.top(object)
             case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
+                if argument not in memo:
+                    raise ValueError(_DAMAGED)
+                stack.push(memo[argument])
             case "MARK":
-                marks.append(len(stack))
+                stack.marks.append(len(stack.items))
             case "TUPLE":
-                stack.append(tuple(pop_from_mark()))
+                stack.push(tuple(stack.pop_from_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode.name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "APPEND":
-                value = stack.pop()
-                stack[-1].append(value)
-            case "APPENDS":
-                items = pop_from_mark()
-                stack[-1].extend(items)
+                stack.push(tuple(stack.pop(int(opcode.name[-1]))))
+            case "APPEND" | "APPENDS":
+                items = stack.pop() if opcode.name == "APPEND" else stack.pop_from_mark()
+                stack.top(list).extend(items)
             case "SETITEM" | "SETITEMS":
-                items = pop_from_mark() if opcode.name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-                if not all(isinstance(key, str | int) for key in items[::2]):
-                    raise ValueError("a pickle that isn't a dict of tensors")
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                items = stack.pop(2) if opcode.name == "SETITEM" else stack.pop_from_mark()
+                if len(items) % 2 or not all(isinstance(key, str | int) for key in items[::2]):
+                    raise ValueError(_NO_DICT)
+                stack.top(dict).update(zip(items[::2], items[1::2], strict=True))
             case "GLOBAL":
                 if argument not in (_DICT, _TENSOR, _PARAMETER, *_DTYPES):
                     raise ValueError(f"a pickle that names {str(argument).replace(' ', '.')}, which isn't run")
-                stack.append(argument)
+                stack.push(argument)
             case "BINPERSID":
-                stack.append(_describe_storage(stack.pop()))
+                stack.push(_describe_storage(*stack.pop()))
             case "REDUCE":
-                arguments = stack.pop()
-                stack.append(_describe(stack.pop(), arguments))
+                stack.push(_describe(*stack.pop(2)))
             case "BUILD":
                 stack.pop()  # what a state_dict notes of its modules' versions
-                if not isinstance(stack[-1], dict):
-                    raise ValueError("a pickle with a tensor that has a state of its own")
+                stack.top(dict, "a pickle with a tensor that has a state of its own")
             case name:
                 raise ValueError(f"a pickle with {name}, which isn't run")
-    found = stack.pop()
-    if not isinstance(found, dict) or not all(
-        isinstance(key, str) and isinstance(value, TensorEntry) for key, value in found.items()
-    ):
-        raise ValueError("a pickle that isn't a dict of tensors")
+    found = stack.top(dict)
+    if not all(isinstance(key, str) and isinstance(value, TensorEntry) for key, value in found.items()):
+        raise ValueError(_NO_DICT)
     return found
 
 
@@ -136,12 +157,15 @@ def _describe_storage(saved: object) -> StorageEntry:
 
 
 def _describe(called: object, arguments: object) -> dict[str, Any] | TensorEntry:
-    """What a pickle rebuilds: an empty dict, a tensor, or a parameter, which is read as its tensor."""
+    """Describes what a call in a pickle would make: an empty dict, a tensor, or a parameter, which is read as its tensor."""
     match called, arguments:
         case (str(name), ()) if name == _DICT:
             return {}
         case (str(name), (StorageEntry() as storage, int(offset), tuple(size), tuple(stride), _, _, *metadata)) if (
-            name == _TENSOR and not any(metadata)  # which says that the numbers are to be negated
+            name == _TENSOR
+            and len(size) == len(stride)
+            and all(type(number) is int for number in (offset, *size, *stride))
+            and not any(metadata)  # which says that the numbers are to be negated
         ):
             return TensorEntry(storage, offset, size, stride)
         case (str(name), (TensorEntry() as tensor, _, _)) if name == _PARAMETER:

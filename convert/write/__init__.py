@@ -1,4 +1,5 @@
-"""A `Network` → a file: `checked` writes it whole or not at all and checks it.
+"""Writes files: a network enters; a file in one of the forms leaves, whole or not at all.
 
-`pytorch` writes `.safetensors` and `.pt`, `keras` the way back; `naming_schemes` has torchvision's and timm's names.
+`checked` chooses the form and has the result checked. `pytorch` writes `.safetensors` and `.pt`, `keras` the files for
+Keras; `naming_schemes` has the names and shapes of torchvision's and timm's models.
 """

@@ -1,4 +1,4 @@
-"""A network → a file, in any of the forms that can be written, checked before it gets its name."""
+"""Writes a network in any form that can be written, and checks the file before it gets its name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..check import check_output, check_work
-from ..errors import explained_failure
+from ..check import Build, check_conversion, check_work
+from ..errors import explaining_failed_write
 from ..files import writing
 from ..network.from_file import Source
 from ..network.from_keras_weights import vgg_of_arrays
@@ -17,60 +17,59 @@ from ..options import KERAS_SUFFIXES, suffix_of
 from ..read.keras_file import open_keras_file
 from ..read.torch_file import read_torch_file
 from .keras import write_keras
-from .naming_schemes import check_house, from_house
+from .naming_schemes import check_scheme, from_scheme
 from .pytorch import metadata, tensors_on_disk, write_pickle, write_safetensors
 
 
 def write_checked(
-    source: Source, target: Path, layout: str, dtype: str, check: bool
+    source: Source, output: Path, naming_scheme: str, dtype: str, build: Build | None
 ) -> tuple[Network, float | None, str | None]:
-    """Writes `target`, whole or not at all.
+    """Writes `output`, whole or not at all.
 
     Args:
         source: the open file.
-        target: the file to write; its suffix says in which form.
-        layout: "torchvgg", or another house's.
+        output: the file to write; its suffix is its form.
+        naming_scheme: "torchvgg", or that of another project.
         dtype: of the numbers written.
-        check: whether the file is read again and checked.
+        build: builds the model for the check, from an architecture and its tensors; None leaves the check out.
 
     Returns:
-        The network as it was written, the largest relative error of any layer, and where it is: None if unchecked.
+        The network as it was written; the largest relative error of any layer, and that layer; None and None if unchecked.
 
     Raises:
         ValueError: the network can't be written in that form, or the check failed.
         OSError: the file can't be written.
     """
     network = source.network
-    suffix = suffix_of(target)
+    suffix = suffix_of(output)
     if suffix in KERAS_SUFFIXES:
         network = as_plain_vgg(network, f"{suffix}, the way back,")
-    elif layout != "torchvgg":
-        network = as_plain_vgg(network, f"--layout {layout}")
-        check_house(network, layout)
-    if check:
+    elif naming_scheme != "torchvgg":
+        network = as_plain_vgg(network, f"--layout {naming_scheme}")
+        check_scheme(network, naming_scheme)
+    if build:
         check_work(network)
-    with writing(target) as unfinished:
-        with explained_failure(target.parent):
+    with writing(output) as unfinished:
+        with explaining_failed_write(output.parent):
             if suffix in KERAS_SUFFIXES:
                 write_keras(network, unfinished, suffix, dtype)
             elif suffix == ".safetensors":
-                ours = metadata(network, source.path, source.keras_version, layout)
-                write_safetensors(network, unfinished, layout, dtype, ours, source.md5)
+                write_safetensors(network, unfinished, naming_scheme, dtype, metadata(network, source, naming_scheme))
             else:
-                write_pickle(network, unfinished, layout, dtype)
+                write_pickle(network, unfinished, naming_scheme, dtype)
         error, worst = None, None
-        if check:
-            with explained_failure(target.parent):
-                written = _read_back(unfinished, suffix, network, layout, dtype)
-            error, worst = check_output(network, written, dtype)
+        if build:
+            with explaining_failed_write(output.parent):
+                written = _read_back(unfinished, suffix, network, naming_scheme, dtype)
+            error, worst = check_conversion(network, written, dtype, build)
         source.check_unchanged()
     return network, error, worst
 
 
-def _read_back(path: Path, suffix: str, network: Network, layout: str, dtype: str) -> dict[str, Tensor]:
-    """The tensors of the written file under our names, by the way that any reader takes."""
+def _read_back(path: Path, suffix: str, network: Network, naming_scheme: str, dtype: str) -> dict[str, Tensor]:
+    """Reads the tensors of the written file as any reader does, and returns them under our own names."""
     if suffix not in KERAS_SUFFIXES:
-        return from_house(read_torch_file(path).tensors, network, layout)
+        return from_scheme(read_torch_file(path).tensors, network, naming_scheme)
     height, width, _ = network.input_shape
     with open_keras_file(path) as keras_file:
         size = (height, width) if height and width else None

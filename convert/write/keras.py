@@ -1,4 +1,4 @@
-"""The way back: a VGG's weights as the files that Keras 2 and 3 load into `keras.applications.VGG16(weights=path)`."""
+"""Writes a VGG's weights as the files that Keras 2 and 3 load into `keras.applications.VGG16(weights=path)`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def write_keras(network: Network, path: Path, suffix: str, dtype: str) -> None:
     """Writes the arrays of a plain VGG, in Keras's layout.
 
     Args:
-        network: the VGG; its arrays in Keras's own layout, not Theano's.
+        network: the VGG, whose arrays have Keras's own layout, not Theano's.
         path: the file.
         suffix: ".h5" for Keras 2's format, which Keras 3 reads too, or ".weights.h5" for Keras 3's, which 2 reads too.
         dtype: of the arrays.
     """
-    with h5py.File(path, "w", locking=False) as file:  # `files.writing` holds it
+    with h5py.File(path, "w", locking=False) as file:  # nobody else knows its name: `files.writing`
         (_write_numbered if suffix == ".weights.h5" else _write_named)(network, file, dtype)
 
 
 def _write_named(network: Network, file: h5py.File, dtype: str) -> None:
-    """A group for each layer, whose attribute names its arrays."""
+    """Writes a group for each layer, whose attribute names its arrays."""
     file.attrs["layer_names"] = np.array([layer.name for layer in network.layers], "S")
     file.attrs["backend"] = np.bytes_("tensorflow")
-    file.attrs["keras_version"] = np.bytes_("2.15.0")  # the format's; without it Keras would take it for version 1
+    file.attrs["keras_version"] = np.bytes_("2.15.0")  # that of the format; without it Keras assumes version 1
     for layer in network.layers:
         group = file.create_group(layer.name)
         names = []
@@ -43,7 +43,7 @@ def _write_named(network: Network, file: h5py.File, dtype: str) -> None:
 
 
 def _write_numbered(network: Network, file: h5py.File, dtype: str) -> None:
-    """A group for each layer, named by its class and number, its arrays numbered."""
+    """Writes a group for each layer, named by its class and number, with numbered arrays."""
     for place in ("", "layers/input_layer/"):
         file.create_group(f"{place}vars")  # Keras 2 looks for them
     for place, layer in zip(places(layer.class_name for layer in network.layers), network.layers, strict=True):

@@ -1,6 +1,6 @@
-"""Where torchvision's and timm's VGGs have the tensors of ours: other names, and in timm the dense layers as convolutions.
+"""The names and shapes of tensors in torchvision's and timm's VGGs; timm's dense layers are convolutions.
 
-The values are the same. Their models take images of Keras's preprocessing then, and return logits.
+The values are the same, so these models then take Keras's preprocessing; they return logits.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _TOPS: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
 }
 
 
-def to_house(tensors: Mapping[str, Tensor], network: Network, house: str) -> dict[str, Tensor]:
-    """The tensors of a plain VGG under the names, and in the shapes, of another house's model."""
-    if house == "torchvgg":
+def to_scheme(tensors: Mapping[str, Tensor], network: Network, naming_scheme: str) -> dict[str, Tensor]:
+    """Renames and reshapes the tensors of a plain VGG for another project's model."""
+    if naming_scheme == "torchvgg":
         return dict(tensors)
-    places = _places(network, house)
+    places = _places(network, naming_scheme)
     moved = {}
     for key, tensor in tensors.items():
         layer, parameter = key.split(".")
@@ -31,22 +31,22 @@ def to_house(tensors: Mapping[str, Tensor], network: Network, house: str) -> dic
     return moved
 
 
-def from_house(tensors: Mapping[str, Tensor], network: Network, house: str) -> dict[str, Tensor]:
-    """The inverse: the tensors of another house's model under our names, in our shapes."""
-    if house == "torchvgg":
+def from_scheme(tensors: Mapping[str, Tensor], network: Network, naming_scheme: str) -> dict[str, Tensor]:
+    """Renames and reshapes the tensors of another project's model back: the inverse of `to_scheme`."""
+    if naming_scheme == "torchvgg":
         return dict(tensors)
     back = {}
-    for layer, (name, window) in _places(network, house).items():
+    for layer, (name, window) in _places(network, naming_scheme).items():
         for parameter in ("weight", "bias"):
             tensor = tensors[f"{name}.{parameter}"]
             back[f"{layer}.{parameter}"] = tensor.flatten(1) if window and tensor.dim() == 4 else tensor
     return back
 
 
-def _places(network: Network, house: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Where each of our layers is there: a name, and the kernel sizes of a dense layer that is a convolution."""
+def _places(network: Network, naming_scheme: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Returns each layer's name in a scheme, and the kernel size of a dense layer that is a convolution there."""
     places: dict[str, tuple[str, tuple[int, ...]]] = {}
-    number = 0  # in `features`, where each convolution is followed by its ReLU
+    number = 0  # in `features`, where a ReLU follows each convolution
     for layer in network.layers:
         if layer.class_name == "Conv2D":
             places[layer.name] = (f"features.{number}", ())
@@ -54,15 +54,15 @@ def _places(network: Network, house: str) -> dict[str, tuple[str, tuple[int, ...
         elif layer.class_name == "MaxPooling2D":
             number += 1
         elif layer.class_name == "Dense":
-            places[layer.name] = _TOPS[house][layer.name]
+            places[layer.name] = _TOPS[naming_scheme][layer.name]
     return places
 
 
-def check_house(network: Network, house: str) -> None:
-    """Raises a ValueError unless the house's model can take the network: its top is made for 7×7 features."""
+def check_scheme(network: Network, naming_scheme: str) -> None:
+    """Raises a ValueError unless the scheme's model can take the network: its top is made for 7×7 features."""
     height, width, _ = network.input_shape
     if "fc1" in (layer.name for layer in network.layers) and (height, width) != (224, 224):
         raise ValueError(
-            f"{house}'s VGG has a top for images of 224×224. Received: one for {height}×{width}; "
+            f"{naming_scheme}'s VGG has a top for images of 224×224. Received: one for {height}×{width}; "
             "--base-only leaves it out"
         )

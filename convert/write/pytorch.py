@@ -1,6 +1,6 @@
-"""A network → PyTorch weights as a file: a `.safetensors` with its metadata, or a pickled dict of tensors.
+"""Writes a network's tensors for PyTorch: a `.safetensors` with its metadata, or a pickled dict of tensors.
 
-The arrays go from file to file in parts, so that little of them is in memory at a time.
+The arrays go from file to file in parts, so that few of them are in memory at a time.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
@@ -18,8 +16,9 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from ..network.from_file import Source
 from ..network.network import Network
-from .naming_schemes import to_house
+from .naming_schemes import to_scheme
 
 # The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
 _NAMES = {
@@ -36,47 +35,44 @@ _NAMES = {
 
 
 def write_safetensors(
-    network: Network, path: Path, layout: str, dtype: str, metadata: Mapping[str, str], md5: Callable[[], str]
+    network: Network, path: Path, naming_scheme: str, dtype: str, metadata: Mapping[str, str]
 ) -> None:
-    """Writes a `.safetensors`: the header's length in 8 bytes, the header as JSON, the tensors one after the other.
+    """Writes a `.safetensors`. The library's own `save_file` takes tensors in memory, all of them.
 
     Args:
         network: what is written.
         path: the file.
-        layout: the house whose names and shapes the tensors get.
-        dtype: of the numbers; whole ones stay whole.
-        metadata: strings that the header carries.
-        md5: waits for the MD5 of the source, which the header carries too.
+        naming_scheme: whose names and shapes the tensors get.
+        dtype: of the numbers; integers stay integers.
+        metadata: strings for the header.
     """
     forms = _forms(network, dtype)
-
-    def header(digest: str) -> bytes:
-        fields: dict[str, object] = {"__metadata__": {**metadata, "source_md5": digest}}
-        start = 0
-        for key, form in to_house(forms, network, layout).items():
-            end = start + form.nbytes
-            fields[key] = {"dtype": _NAMES[form.dtype], "shape": list(form.shape), "data_offsets": [start, end]}
-            start = end
-        text = json.dumps(fields, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
-
     with open(path, "wb") as stream:
-        stream.seek(len(header("0" * 32)))
-        with _one_thread():  # the MD5, which takes longer than all the rest, has a core to itself
-            _write_numbers(network, forms, stream)
-        stream.seek(0)
-        stream.write(header(md5()))
+        stream.write(_header(to_scheme(forms, network, naming_scheme), metadata))
+        _write_numbers(network, forms, stream)
 
 
-def write_pickle(network: Network, path: Path, layout: str, dtype: str) -> None:
+def _header(forms: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Makes the header of a `.safetensors`: its length in 8 bytes, then JSON; the tensors follow one after the other."""
+    fields: dict[str, object] = {"__metadata__": metadata}
+    start = 0
+    for key, form in forms.items():
+        end = start + form.nbytes
+        fields[key] = {"dtype": _NAMES[form.dtype], "shape": list(form.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_pickle(network: Network, path: Path, naming_scheme: str, dtype: str) -> None:
     """Writes a dict of tensors as `torch.save` does."""
     tensors = tensors_on_disk(network, path.with_name("numbers"), dtype)
-    torch.save(to_house(tensors, network, layout), path)
+    torch.save(to_scheme(tensors, network, naming_scheme), path)
 
 
 def tensors_on_disk(network: Network, path: Path, dtype: str) -> dict[str, Tensor]:
-    """The network's tensors, mapped from a file that is made for them."""
+    """Writes the network's tensors into a file, and returns them mapped from there."""
     forms = _forms(network, dtype)
     with open(path, "wb+") as stream:
         _write_numbers(network, forms, stream)
@@ -94,7 +90,7 @@ def tensors_on_disk(network: Network, path: Path, dtype: str) -> dict[str, Tenso
 
 
 def _forms(network: Network, dtype: str) -> dict[str, Tensor]:
-    """The tensors without their numbers, in the order of the file: larger types first, so that all are aligned."""
+    """Returns the tensors on the meta device, in the order of the file: larger types first, so that all are aligned."""
     forms = {}
     for key, weight in network.weights():
         own = weight.array.dtype
@@ -105,7 +101,7 @@ def _forms(network: Network, dtype: str) -> dict[str, Tensor]:
 
 def _write_numbers(network: Network, forms: Mapping[str, Tensor], stream: IO[bytes]) -> None:
     weights = dict(network.weights())
-    memory = torch.empty(0, dtype=torch.uint8)  # the same for all: fresh memory costs as much as the work in it
+    memory = torch.empty(0, dtype=torch.uint8)  # reused: fresh memory costs as much time as the work in it
     for key, form in forms.items():
         for units in weights[key].parts():
             part = form[units]
@@ -115,28 +111,20 @@ def _write_numbers(network: Network, forms: Mapping[str, Tensor], stream: IO[byt
             stream.write(memory[: part.nbytes].numpy().data)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Lets PyTorch compute in one thread; but not where other threads of Python's might take that over, and keep it."""
-    threads = torch.get_num_threads()
-    is_alone = threading.active_count() <= 2  # this one, and the MD5's
-    torch.set_num_threads(1 if is_alone else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def metadata(network: Network, path: Path, keras_version: str, layout: str) -> dict[str, str]:
-    """What a `.safetensors` file of ours says of itself; `path` is its source."""
-    ours = {"architecture": json.dumps(network.architecture())} if layout == "torchvgg" else {"layout": layout}
-    return {
+def metadata(network: Network, source: Source, naming_scheme: str) -> dict[str, str]:
+    """Returns the metadata of a `.safetensors`: where its tensors come from, and what `load_model` builds the model of."""
+    found = {
         "format": "pt",
-        "source": os.fsencode(path.name).decode("utf-8", "replace"),
-        "keras_version": keras_version,
+        "source": os.fsencode(source.path.name).decode("utf-8", "replace"),
+        "source_size": str(source.path.stat().st_size),
+        "keras_version": source.keras_version,
         "torchvgg_version": _our_version(),
-        **ours,
     }
+    if source.published_md5:
+        found["source_md5"] = source.published_md5
+    if naming_scheme == "torchvgg":
+        return found | {"architecture": json.dumps(network.architecture())}
+    return found | {"layout": naming_scheme}
 
 
 def _our_version() -> str:

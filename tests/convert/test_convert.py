@@ -1,7 +1,6 @@
 """The conversion: what it writes and reports, and the check that goes with it."""
 
 import dataclasses
-import hashlib
 import json
 import subprocess
 import sys
@@ -21,7 +20,9 @@ from torchvgg import VGG16, load_model
 from torchvgg.convert import check, convert, default_output
 from torchvgg.convert.demo import write_demo
 from torchvgg.convert.layout import DENSE_KERNEL
+from torchvgg.convert.network import from_file
 from torchvgg.convert.network.from_file import open_source
+from torchvgg.loading import build
 
 from ..helpers.command_line import run
 from ..helpers.keras_models import keras_model, write_twin
@@ -68,10 +69,15 @@ def test_metadata(headless: Path, tmp_path: Path) -> None:
     convert(headless, tmp_path / "out.safetensors", check=False)
     with safe_open(tmp_path / "out.safetensors", "pt") as file:
         metadata = file.metadata()
+    names = {"format", "source", "source_size", "keras_version", "torchvgg_version"}
+    assert metadata.keys() == names | {"architecture"}
     assert metadata["format"] == "pt"
     assert metadata["source"] == "headless.h5"
-    assert metadata["source_md5"] == hashlib.md5(headless.read_bytes()).hexdigest()
+    assert metadata["source_size"] == str(headless.stat().st_size)
     assert metadata["keras_version"] == "1"
+    convert(headless, tmp_path / "out.safetensors", check=False, layout="timm", force=True)
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        assert file.metadata() == {key: metadata[key] for key in names} | {"layout": "timm"}
 
 
 def test_command_line_prints_rows_and_totals(
@@ -199,6 +205,43 @@ def test_an_output_that_is_no_number_fails_the_check(where: str) -> None:
     assert check.relative_error(expected + 0.5, expected) == pytest.approx(0.5 / float(expected.max()))
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            KeyError("x"),
+            "a mistake in torchvgg (KeyError: 'x'), not in your file; TORCHVGG_DEBUG=1 shows the traceback",
+        ),
+        (RuntimeError("shapes\ndiffer"), "a mistake in torchvgg (RuntimeError: shapes differ), not in your file"),
+        (ValueError("its layers"), "{path}: its layers"),
+        (RuntimeError("can't allocate memory"), "can't allocate memory"),
+        (MemoryError(), "{path}: more than there is memory for"),
+    ],
+)
+def test_a_mistake_in_torchvgg_is_not_the_files_fault(
+    error: Exception,
+    line: str,
+    headless: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(from_file, "_check_order", fail)
+    assert run(headless, "-o", tmp_path / "out.pt") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {line.format(path=headless)}")
+    assert message.count("\n") == 1
+    monkeypatch.setenv("TORCHVGG_DEBUG", "1")
+    assert run(headless, "-o", tmp_path / "out.pt") == 1
+    assert capsys.readouterr().err.startswith("Traceback") == ("mistake" in line)
+    with pytest.raises(type(error)) as caught:
+        VGG16(weights=headless, include_top=False)
+    assert error in (caught.value, caught.value.__cause__)
+
+
 def test_base_only_leaves_the_top_out(topped: Path, tmp_path: Path) -> None:
     report = convert(topped, tmp_path / "base.safetensors", base_only=True)
     assert report.params == 14_714_688
@@ -216,7 +259,7 @@ def test_check_notices_a_swapped_tensor(headless: Path, tmp_path: Path) -> None:
         open_source(headless, None, base_only=False) as source,
         pytest.raises(ValueError, match=r"block5_conv1.weight isn't what"),
     ):
-        check.check_output(source.network, tensors, "float32")
+        check.check_conversion(source.network, tensors, "float32", build)
 
 
 def test_check_notices_a_wrong_layout(tmp_path: Path) -> None:
@@ -229,7 +272,7 @@ def test_check_notices_a_wrong_layout(tmp_path: Path) -> None:
                 layer.weights[0] = dataclasses.replace(layer.weights[0], layout=DENSE_KERNEL)
         written = {key: weight.tensor() for key, weight in network.weights()}
         with pytest.raises(ValueError, match="the relative error at fc1 is"):
-            check.check_output(network, written, "float32")
+            check.check_conversion(network, written, "float32", build)
 
 
 def test_a_conversion_takes_little_memory(tmp_path: Path) -> None:
@@ -270,6 +313,7 @@ def test_a_model_without_weights(suffix: str, tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     report = convert(tmp_path / "model.keras", output := tmp_path / f"out{suffix}")
     assert (report.params, report.max_relative_error) == (0, 0)
+    assert report.to_text().startswith("0 arrays, 0 parameters")
     assert (load_file(output) if suffix == ".safetensors" else torch.load(output)) == {}
 
 
@@ -289,40 +333,6 @@ def test_whole_numbers_of_any_type(kind: str, tmp_path: Path) -> None:
         tensors = load_file(output) if suffix == ".safetensors" else torch.load(output)
         assert tensors["normalization.count"] == 100
     assert torch.equal(load_model(tmp_path / "out.safetensors").normalization.mean, tensors["normalization.mean"])
-
-
-def test_other_threads_keep_as_many_threads_as_they_had(headless: Path, tmp_path: Path) -> None:
-    """PyTorch passes a number of threads that is set in one thread on to those that ask next."""
-    code = """
-import sys, threading, torch
-from torchvgg.convert import convert
-from torchvgg.convert.write import pytorch as writer
-
-write, begun, over, found = writer._write_numbers, threading.Event(), threading.Event(), []
-
-def write_slowly(*arguments):
-    found.append(torch.get_num_threads())
-    begun.set()
-    over.wait(0.2)
-    write(*arguments)
-
-def ask():
-    begun.wait()
-    found.append(torch.get_num_threads())
-
-writer._write_numbers = write_slowly
-torch.set_num_threads(3)
-convert(*sys.argv[1:], check=False)  # alone: in one thread
-print(*found, torch.get_num_threads(), end=" ")
-begun.clear()
-(other := threading.Thread(target=ask)).start()
-convert(*sys.argv[1:], check=False, force=True)
-other.join()
-print(*found[1:], torch.get_num_threads())
-"""
-    command = [sys.executable, "-c", code, str(headless), str(tmp_path / "out.safetensors")]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "3", "3", "3", "3"]
 
 
 def test_demo_in_a_subprocess(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from torchvgg import VGG16, convert
 from torchvgg.convert import published
@@ -25,6 +26,8 @@ def test_imagenet_is_fetched_once_and_converted_once(server: Server) -> None:
     first = VGG16(include_top=False)
     assert server.requests == [(f"/mirror/{FILENAME}", None)]
     assert contents() == {FILENAME, "vgg16-notop.safetensors"}
+    with safe_open(home("vgg16-notop.safetensors"), "pt") as file:
+        assert file.metadata()["source_md5"] == published.FILES["vgg16-notop"].md5
     home(FILENAME).unlink()
     second = VGG16(include_top=False, weights="imagenet")
     assert len(server.requests) == 1
@@ -57,12 +60,12 @@ def test_a_file_put_by_hand_is_checked(server: Server) -> None:
     assert server.requests == []
 
 
-def test_a_dropped_connection_is_gone_on_with(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dropped_connection_is_resumed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     server.fault = "cut off"
     assert main(["vgg16-notop"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: http://127.0.0.1")
-    assert "run it again to go on, or fetch it by hand and put it at" in error
+    assert "run it again to resume, or fetch it by hand and put it at" in error
     assert error.count("\n") == 1
     assert contents() == {f"{FILENAME}.part"}
     server.fault = ""

@@ -129,13 +129,14 @@ def test_no_other_file_is_opened_and_little_memory_taken(
 
 def test_no_other_code_opens_hdf5_or_zip_files() -> None:
     sources = {
-        path.name: path.read_text("utf-8").replace("from zipfile import BadZipFile\n", "")  # an error opens nothing
+        path.relative_to(ROOT).as_posix(): path.read_text("utf-8").replace("from zipfile import BadZipFile\n", "")
         for folder in ("convert", "torchvgg")
-        for path in (ROOT / folder).glob("*.py")
-    }
+        for path in (ROOT / folder).rglob("*.py")
+    }  # an error opens nothing
     pattern = re.compile(r"^\s*(?:import|from)\s.*\b(?:h5py|zipfile|tables|netCDF4)\b", re.MULTILINE)
     found = {name for name, source in sources.items() if pattern.search(source)}
-    writers = {"keras_writer.py", "demo.py"}
-    assert found == writers | {"hdf5.py", "hdf5_guard.py", "archive.py"}
+    writers = {"convert/write/keras.py", "convert/demo.py"}
+    readers = {f"convert/read/{name}.py" for name in ("hdf5_reader", "hdf5_guard", "archive")}
+    assert found == writers | readers
     assert all(re.findall(r"h5py\.File\([^,]+, (.)w\1", sources[name]) for name in writers)
-    assert not any("zipfile" in sources[name] for name in found - {"archive.py"})
+    assert not any("zipfile" in sources[name] for name in found - {"convert/read/archive.py"})

@@ -177,7 +177,7 @@ OLD: list[tuple[Change, str]] = [  # with names
     *((put(KERNEL, data=np.ones((96, 2), kind)), "trained.h5") for kind in ("i1", "u2", ">i4", "i8")),
     *((odd_type(*odd), "kernel:0: expected floating-point numbers") for odd in ODD_BITS),
     (put(KERNEL, data=h5py.Empty("f")), "kernel:0: an array of no shape"),
-    (unknown_filter, "kernel:0: packed by a filter that isn't known"),
+    (unknown_filter, "kernel:0: stored with a filter that isn't known"),
     (put(KERNEL, (10**9, 1000), "f"), "kernel:0: 4,000,000,000,000 bytes are declared"),
     (declared, "kernel:0: 800,000,000 bytes are declared|invalid dataset size"),
     (put(KERNEL, (10**9, 1000), "f", chunks=(1, 1)), "kernel:0: 4,000,000,000,000 bytes are declared"),
@@ -210,7 +210,7 @@ OLD += [  # what a reviewer found
     (short_chunk(b"1234"), "kernel:0: a chunk that isn't stored whole"),
     (short_chunk(zlib.compress(bytes(767)), compression="gzip"), "kernel:0: a chunk that isn't stored whole"),
     (short_chunk(zlib.compress(bytes(769)), compression="gzip"), "kernel:0: a chunk that isn't stored whole"),
-    *((put(KERNEL, data=np.ones((96, 2), "f"), **{k: v}), "packed by a filter") for k, v in PACKINGS.items()),
+    *((put(KERNEL, data=np.ones((96, 2), "f"), **{k: v}), "stored with a filter") for k, v in PACKINGS.items()),
     (half_float, "kernel:0: two bytes a number, and not said to be bfloat16"),
     (attribute("/", "keras_version", "2." * 30_000), "keras_version: none that Keras writes"),
     (config(lambda layers: layers[-1].update(config=None)), "it has no configuration"),
@@ -262,7 +262,7 @@ def test_hostile_hdf5(source: str, change: Change, message: str, tmp_path: Path,
     assert not watch.was_opened()
 
 
-def test_a_file_in_which_the_library_finds_no_end(
+def test_a_file_in_which_the_library_loops_endlessly(
     tmp_path: Path, check_refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its heap has free space (an object 0) of 0 bytes, over which HDF5 goes again and again."""
@@ -271,7 +271,7 @@ def test_a_file_in_which_the_library_finds_no_end(
     (path := tmp_path / "trained.h5").write_bytes(content[:place] + bytes(16) + content[place + 16 :])
     assert hdf5_process.SECONDS + 1 < 10
     monkeypatch.setattr(hdf5_process, "SECONDS", 1)
-    check_refused(path, "the HDF5 library finds no end", load_model)
+    check_refused(path, "the HDF5 library loops endlessly", load_model)
 
 
 def in_the_process(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -288,10 +288,10 @@ ENDS: list[tuple[str, type[Exception], str]] = [
     (
         "time.sleep(60)",
         TimeoutError,
-        r"trained.h5: took longer than 1 seconds to read; try again on a less busy machine",
+        r"trained.h5: took longer than 1 seconds to read; retry on a less busy machine",
     ),
     ("while True: time.process_time()", TimeoutError, "took longer than 1 seconds"),  # no limit is set yet
-    ("os.abort()", ValueError, "a damaged HDF5 file, on which the HDF5 library breaks off"),
+    ("os.abort()", ValueError, "a damaged HDF5 file, on which the HDF5 library crashes"),
     ("os.kill(os.getpid(), 9)", OSError, r"can't be read, as the process that reads HDF5 failed \(SIGKILL\)"),
     ("os._exit(3)", OSError, r"failed \(exit status 3\)"),
     ("raise ImportError('libhdf5.so is gone')", OSError, r"failed \(ImportError: libhdf5.so is gone\)"),
