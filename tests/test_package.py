@@ -161,7 +161,7 @@ ROOMS = {
         "commands",
         "*",
     ),
-    CONVERT: ("errors array layout options files download published", "read", "network", "write", "*"),
+    CONVERT: ("blocks errors array layout options files download published", "read", "network", "check", "write", "*"),
 }
 
 

@@ -94,7 +94,7 @@ def _add_extract(commands: Any) -> None:
     add("-o", dest="output", metavar="OUTPUT", type=Path, required=True, help="the file to write, .parquet or .npz")
     _add_model(add)
     add("--layer", default="block5_pool", help="layer whose output is written (block5_pool)")
-    add("--pooling", choices=("avg", "max", "none"), default="avg", help="of maps (avg); none flattens them")
+    add("--pooling", choices=("avg", "max", "none"), default="avg", help="pooling of maps (avg); none flattens them")
     add("--batch-size", metavar="N", type=_at_least(1), default=32, help="images computed at once (32)")
     add("--workers", metavar="N", type=_at_least(0), help="processes that decode (one per core, at most 8)")
     add("--half", action="store_true", help="half precision, on a GPU")
@@ -106,7 +106,14 @@ def _add_show(commands: Any) -> None:
     description = "Draw the feature maps of a layer, or where the network looks for a class (Grad-CAM)."
     add = _command(commands, "show", "draw feature maps or Grad-CAM", description, SHOW)
     add("image", metavar="IMAGE", help="a file")
-    add("-o", dest="output", metavar="OUTPUT", type=Path, required=True, help="the picture to write, as .png")
+    add(
+        "-o",
+        dest="output",
+        metavar="OUTPUT",
+        type=Path,
+        required=True,
+        help="the picture to write, as a .png for example",
+    )
     _add_model(add)
     add("--layer", help="layer whose maps are drawn (the last convolution)")
     add("--maps", metavar="N", type=_at_least(1), default=64, help="number of maps at most (64)")

@@ -1,4 +1,4 @@
-"""Keras's built-in activations by Keras's names, as functions of one tensor with the channels on axis 1."""
+"""Keras's built-in activations as functions of one channels-first tensor, by Keras's names."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -20,7 +20,7 @@ def leaky_relu(x: Tensor) -> Tensor:
 
 
 def keras2_hard_sigmoid(x: Tensor) -> Tensor:
-    """What Keras 2 called `hard_sigmoid`; Keras 3's is PyTorch's."""
+    """Computes Keras 2's `hard_sigmoid`; Keras 3's is PyTorch's."""
     return torch.clamp(0.2 * x + 0.5, 0, 1)
 
 
@@ -53,9 +53,9 @@ def sparse_sigmoid(x: Tensor) -> Tensor:
 
 
 def sparsemax(x: Tensor) -> Tensor:
-    """As Keras 3 computes it: with the sum of the support's cumulative sums, where the paper has the last of them.
+    """Computes Keras 3's sparsemax, whose threshold sums the support's cumulative sums instead of taking the last.
 
-    So only where one feature is far ahead of the others is it the projection on the simplex of arXiv 1602.02068.
+    So it is the projection onto the simplex of arXiv 1602.02068 only if one feature is far larger than the others.
     """
     ordered = x.sort(dim=1, descending=True).values
     rank = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
@@ -103,10 +103,10 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
 
 
 def get_activation(activation: Activation) -> ActivationFunction:
-    """The function for a Keras activation: its name, None for the identity, or any function of one tensor.
+    """Returns the function of a Keras activation, given by name, as a function of one tensor, or None for the identity.
 
     Raises:
-        ValueError: the name isn't known.
+        ValueError: Keras has no such activation.
     """
     if activation is None:
         return linear
@@ -119,7 +119,7 @@ def get_activation(activation: Activation) -> ActivationFunction:
 
 
 def fused(activation: Activation) -> ActivationFunction:
-    """The activation for a layer that calls it on its own fresh result, which ReLU may overwrite: no second buffer."""
+    """Returns the activation for a layer to call on its own fresh result, which ReLU overwrites to save a buffer."""
     return relu_in_place if activation == "relu" else get_activation(activation)
 
 

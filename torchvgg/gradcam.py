@@ -1,4 +1,4 @@
-"""Where a network looks: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391)."""
+"""Grad-CAM: where a network looks to tell a class (Selvaraju et al. 2017, arXiv 1610.02391)."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from .layers.core import Dense
 if TYPE_CHECKING:
     from .model import Model
 
-HEAD = 2  # layers at the end that have no maps to show: the last one, and the one that its scores are computed from
+HEAD = 2  # layers at the end without maps to show: the last one and the one that it scores
 
 
 def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str | None = None) -> Tensor:
-    """How much each place of the images speaks for a class.
+    """Computes how much each place of the images contributes to the score of a class.
 
-    The maps of a layer are weighted by the mean gradient of the class's score, before the softmax, with respect to each; what is
-    negative counts as 0.
+    The maps of a layer are summed, each weighted by the mean gradient of the class's score before the softmax; negative sums
+    become 0.
 
     Args:
-        model: one with a head, `(N, classes)`.
+        model: a model with an output `(N, classes)`.
         x: images as the model takes them, `(N, C, H, W)`.
         classes: the class of each image, `(N,)`; by default the likeliest.
-        layer: whose maps; by default those of the last convolution.
+        layer: the layer whose maps are used; by default the last convolution before the head.
 
     Returns:
-        `(N, h, w)`, of the layer's height and width, each image's largest value 1 (or all 0).
+        `(N, h, w)`, of the layer's height and width; each image's largest value is 1 (or all are 0).
 
     Raises:
-        ValueError: the model has no head, the layer no maps, a class isn't there, or `x` is refused, as by `forward`.
+        ValueError: the model has no classes, the layer has no maps, a class is out of range, or `x` isn't a valid input.
     """
     layer = layer or last_convolution(model, before=HEAD)
     *_, before, last = [name for name, _ in model.named_children()]
@@ -59,7 +59,7 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
 
 
 def last_convolution(model: Model, before: int = 0) -> str:
-    """The name of a model's last convolution, before the last few layers. Raises a ValueError if there is none."""
+    """Returns the name of the last convolution before the last `before` layers. Raises a ValueError if there is none."""
     layers = list(model.named_children())
     for name, layer in reversed(layers[: len(layers) - before]):
         if isinstance(layer, Conv2D):
@@ -68,7 +68,7 @@ def last_convolution(model: Model, before: int = 0) -> str:
 
 
 def _scores(model: Model, before: Tensor, output: Tensor) -> Tensor:
-    """What the last layer computes before its activation: of a softmax's own gradient the other classes are a part."""
+    """Returns the scores before the softmax, whose gradient would mix the classes."""
     *_, last = model.children()
     if isinstance(last, Dense):
         return F.linear(before, last.weight, last.bias)

@@ -1,4 +1,4 @@
-"""What goes before an ImageNet VGG and what comes after: `preprocess_input`, `decode_predictions`, the labels."""
+"""ImageNet pre- and post-processing: `preprocess_input`, `decode_predictions` and the labels."""
 
 from functools import cache
 from importlib.resources import files
@@ -9,22 +9,22 @@ import torch
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
-# The mean of the training images, B, G, R, in units of 0 to 255 (the authors' Caffe models, by way of Keras).
+# The mean of the training images, B, G, R, on a scale of 0 to 255 (from the authors' Caffe models, via Keras).
 MEAN_BGR = (103.939, 116.779, 123.68)
 
 
 def preprocess_input(x: Array, data_format: str = "channels_first") -> Array:
-    """Images as VGG was trained on them: RGB becomes BGR, and each channel is centred on ImageNet's mean.
+    """Preprocesses images as VGG was trained: RGB becomes BGR, and ImageNet's mean is subtracted from each channel.
 
     Args:
-        x: RGB in [0, 255], `(3, H, W)` or `(N, 3, H, W)`, a tensor or an ndarray. It isn't changed.
+        x: RGB images in [0, 255], `(3, H, W)` or `(N, 3, H, W)`, a tensor or an ndarray. It isn't changed.
         data_format: "channels_first", or "channels_last" for `(H, W, 3)` and `(N, H, W, 3)`.
 
     Returns:
-        As `x` in kind and shape. Integers become float32, floats keep their type.
+        A tensor or an ndarray, like `x`, of the same shape. Integers become float32, floats keep their type.
 
     Raises:
-        ValueError: `x` isn't such an array, or `data_format` is neither of the two.
+        ValueError: `x` isn't such an array, or `data_format` is neither.
     """
     if data_format not in ("channels_first", "channels_last"):
         raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
@@ -50,11 +50,11 @@ def preprocess_input(x: Array, data_format: str = "channels_first") -> Array:
 
 
 def decode_predictions(preds: torch.Tensor | np.ndarray, top: int = 5) -> list[list[tuple[str, str, np.floating]]]:
-    """The likeliest ImageNet classes of each sample.
+    """Returns the likeliest ImageNet classes of each sample.
 
     Args:
         preds: class scores `(N, 1000)`, a tensor or an ndarray.
-        top: how many classes to return.
+        top: the number of classes to return.
 
     Returns:
         For each sample a list of `(WordNet id, name, score)`, the highest score first.
@@ -76,10 +76,10 @@ def decode_predictions(preds: torch.Tensor | np.ndarray, top: int = 5) -> list[l
 
 @cache
 def labels() -> tuple[tuple[str, str], ...]:
-    """The 1,000 classes of ILSVRC 2012 in the order of the model's output: `(WordNet id, name)`.
+    """Returns the 1,000 classes of ILSVRC 2012 in the order of the model's output: `(WordNet id, name)`.
 
-    As JSON, `{"0": [id, name], …}`, they are Keras's `imagenet_class_index.json` byte for byte
-    (MD5 c2c37ea517e94d9795004a39431a14cb); a test holds this.
+    As JSON, `{"0": [id, name], …}`, they are byte for byte Keras's `imagenet_class_index.json`
+    (MD5 c2c37ea517e94d9795004a39431a14cb), as a test checks.
     """
     text = files(__package__).joinpath("imagenet_labels.txt").read_text("utf-8")
     return tuple((wnid, name) for wnid, name in map(str.split, text.splitlines()))

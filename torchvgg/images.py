@@ -1,4 +1,4 @@
-"""From an image file to what goes into a model, pixel for pixel as Keras's `load_img` and `img_to_array` read it."""
+"""Reading and preprocessing image files, pixel for pixel as Keras's `load_img` and `img_to_array` do."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from torch import Tensor
 
 from .extras import extra
 from .imagenet import preprocess_input
+from .layers.preprocessing import Normalization, PreprocessInput, Rescaling
 
 if TYPE_CHECKING:
     from .model import Model
 
 COLOR_MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}  # Keras's names, by the number of channels
 PREPROCESSING = ("vgg", "unit", "none")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # what is looked for in folders
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in folders
 
-# What Pillow may take a file for. Not EPS, say, which it gives to another program to run.
+# The formats that Pillow may detect; EPS isn't one, since it would run Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _PILLOW_MODES = {
-    "grayscale": ("L", ("L", "I;16", "I")),  # what is converted to, and what is left as it is
+    "grayscale": ("L", ("L", "I;16", "I")),  # the mode to convert to, and the modes to keep
     "rgb": ("RGB", ("RGB",)),
     "rgba": ("RGBA", ("RGBA",)),
 }
@@ -38,20 +39,20 @@ def load_image(
     interpolation: str = "nearest",
     exif: bool = False,
 ) -> Tensor:
-    """An image as a batch of one, the same pixels as `keras.utils.img_to_array(keras.utils.load_img(path, …))`.
+    """Loads an image as a batch of one, the same pixels as `keras.utils.img_to_array(keras.utils.load_img(path, …))`.
 
     Args:
-        path: BMP, GIF (its first frame), JPEG, PNG, PPM, TIFF or WebP.
-        size: `(height, width)` to resize it to, its proportions aside; None leaves it as it is.
-        color_mode: Keras's "rgb", "grayscale" or "rgba". Grey, palette, alpha and 16-bit images are converted as there.
+        path: a BMP, GIF (first frame), JPEG, PNG, PPM, TIFF or WebP file.
+        size: `(height, width)` to resize to, ignoring proportions; None keeps the size.
+        color_mode: "rgb", "grayscale" or "rgba". Grey, palette, alpha and 16-bit images are converted as in Keras.
         interpolation: "nearest", Keras's default, or "bilinear", "bicubic", "lanczos", "box", "hamming".
-        exif: turn the image as its EXIF orientation says. Keras doesn't.
+        exif: rotate the image by its EXIF orientation, which Keras ignores.
 
     Returns:
-        `(1, C, H, W)`, float32, 0 to 255 (a 16-bit greyscale image keeps its own range): what `preprocess_input` takes.
+        `(1, C, H, W)`, float32, 0 to 255 (16-bit greyscale images keep their range), ready for `preprocess_input`.
 
     Raises:
-        ValueError: the file is no such image, or is damaged; or an argument isn't one of those above.
+        ValueError: the file is no such image, or damaged; or an argument is invalid.
         OSError: it can't be read.
         ImportError: Pillow isn't installed.
     """
@@ -66,7 +67,7 @@ def read_pixels(
     interpolation: str = "nearest",
     exif: bool = False,
 ) -> np.ndarray:
-    """As `load_image`, but `(H, W, C)` and of the file's own type, uint8 for most."""
+    """Reads an image like `load_image`, but as `(H, W, C)` in the file's own type, mostly uint8."""
     with extra("images"):
         from PIL import Image, ImageOps, UnidentifiedImageError
     if color_mode not in _PILLOW_MODES:
@@ -89,7 +90,7 @@ def read_pixels(
             pixels = np.array(image)
         except MemoryError:
             raise
-        except Exception as error:  # Pillow's decoders raise of every kind over a damaged file
+        except Exception as error:  # Pillow's decoders raise any kind of exception for a damaged file
             reason = "it isn't one that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
             raise ValueError(f"{os.fspath(path)}: can't be read as an image ({reason})") from None
     return pixels.reshape(*pixels.shape[:2], -1)
@@ -98,13 +99,13 @@ def read_pixels(
 def load_for(
     model: Model, path: str | os.PathLike[str], preprocessing: str | None = None, exif: bool = False
 ) -> Tensor:
-    """An image file as a model takes it: its size, its channels, preprocessed, `(1, C, H, W)`.
+    """Loads an image for a model: in its size and channels, preprocessed, `(1, C, H, W)`.
 
     Args:
-        model: what `VGG16`, `VGG19` or `load_model` made.
+        model: a model from `VGG16`, `VGG19` or `load_model`.
         path: the image, as for `load_image`.
-        preprocessing: "vgg", "unit" or "none"; by default what the model needs, unless it was trained in another way.
-        exif: turn the image as its EXIF orientation says.
+        preprocessing: "vgg", "unit" or "none", see `preprocess`; by default `preprocessing_of(model)`.
+        exif: rotate the image by its EXIF orientation.
 
     Raises:
         ValueError, OSError, ImportError: as `load_image`.
@@ -114,7 +115,7 @@ def load_for(
 
 
 def color_mode(model: Model) -> str:
-    """Keras's name for the images that a model takes, by their channels. Raises a ValueError if it has none."""
+    """Returns Keras's color mode for a model's number of input channels. Raises a ValueError if there is none."""
     channels = model.input_shape[1]
     if channels not in COLOR_MODES:
         raise ValueError(f"expected a model of images with 1, 3 or 4 channels. Received: one with {channels}")
@@ -122,14 +123,14 @@ def color_mode(model: Model) -> str:
 
 
 def find_images(patterns: Iterable[str]) -> list[str]:
-    """The image files that names, globs (`**` goes down) and folders (with all that is in them) stand for, each once.
+    """Lists the image files of some paths, globs (`**` matches subfolders) and folders (with subfolders), each once.
 
-    Folders and globs give them in alphabetical order; links to folders in folders aren't followed. A file that is named is
-    taken whatever its suffix.
+    The files of a folder or a glob are sorted; links to folders inside folders aren't followed. A file given by its path may
+    have any suffix.
 
     Raises:
-        ValueError: there is no image in a folder, no file for a glob, or nothing at all.
-        OSError: a name isn't there, or a folder can't be read.
+        ValueError: a folder has no images, a glob matches no file, or no patterns are given.
+        OSError: a path doesn't exist, or a folder can't be read.
     """
     found = list(dict.fromkeys(path for pattern in patterns for path in _images_of(os.fspath(pattern))))
     if not found:
@@ -138,14 +139,14 @@ def find_images(patterns: Iterable[str]) -> list[str]:
 
 
 def _images_of(pattern: str) -> list[str]:
-    if os.path.isdir(pattern):  # noqa: PTH112  # as text all through: these are hundreds of thousands
+    if os.path.isdir(pattern):  # noqa: PTH112  # strings, not Paths: there may be hundreds of thousands
         if found := sorted(_images_below(pattern)):
             return found
-        raise ValueError(f"{pattern}: no image there; expected files that end in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{pattern}: no images in it; expected files that end in {', '.join(SUFFIXES)}")
     if glob.has_magic(pattern) and not os.path.lexists(pattern):
         if found := sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path)):  # noqa: PTH207, PTH113
             return found
-        raise ValueError(f"{pattern}: no file has such a name")
+        raise ValueError(f"{pattern}: no file matches")
     if not os.path.exists(pattern):  # noqa: PTH110
         raise FileNotFoundError(f"{pattern}: no such file or folder")
     return [pattern]
@@ -158,31 +159,31 @@ def _images_below(folder: str) -> Iterator[str]:
     for parent, _, names in os.walk(folder, onerror=fail):
         for name in names:
             path = os.path.join(parent, name)  # noqa: PTH118
-            if name.lower().endswith(SUFFIXES) and os.path.isfile(path):  # noqa: PTH113  # not a pipe, say
+            if name.lower().endswith(SUFFIXES) and os.path.isfile(path):  # noqa: PTH113  # a pipe isn't a file
                 yield path
 
 
 def image_size(model: Model) -> tuple[int, int]:
-    """`(height, width)` of the images that a model takes; 224 where any will do."""
+    """Returns the `(height, width)` of a model's images, 224 for an open size."""
     _, _, height, width = model.input_shape
     return height or 224, width or 224
 
 
 def preprocessing_of(model: Model) -> str:
-    """What the images of a model go through before: "none" where its own first layer sees to it, else "vgg"."""
+    """Returns how to preprocess a model's images: "none" if its first layer does it or they aren't RGB, else "vgg"."""
     first = next(model.children(), None)
-    does_it_itself = type(first).__name__ in ("Normalization", "PreprocessInput", "Rescaling")
-    return "none" if does_it_itself or model.input_shape[1] != 3 else "vgg"
+    is_built_in = isinstance(first, Normalization | PreprocessInput | Rescaling)
+    return "none" if is_built_in or model.input_shape[1] != 3 else "vgg"
 
 
 def preprocess(x: Tensor, how: str) -> Tensor:
-    """Images in [0, 255] as a model was trained on them: "vgg" for `preprocess_input`, "unit" for [0, 1], or "none"."""
+    """Preprocesses images in [0, 255]: "vgg" calls `preprocess_input`, "unit" scales to [0, 1], "none" does nothing."""
     check_preprocessing(how)
     return preprocess_input(x) if how == "vgg" else x / 255 if how == "unit" else x
 
 
 def check_preprocessing(how: str) -> str:
-    """Raises a ValueError unless `how` is one of those that `preprocess` takes."""
+    """Returns `how` if `preprocess` knows it, else raises a ValueError."""
     if how not in PREPROCESSING:
         raise ValueError(f"preprocessing: expected one of {', '.join(PREPROCESSING)}. Received: {how!r}")
     return how

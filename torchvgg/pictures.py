@@ -1,4 +1,4 @@
-"""Pictures of what a network sees: the maps of a layer, and where it looks."""
+"""Drawing feature maps and Grad-CAM maps with matplotlib."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .extras import extra
 
 
 def draw_maps(image: np.ndarray, maps: Tensor, title: str, path: Path, most: int = 64) -> None:
-    """The maps of a layer beside the image, in a grid, each by itself from its least (dark) to its largest value.
+    """Draws the maps of a layer in a grid beside the image, each scaled from its least (dark) to its largest value.
 
     Args:
         image: `(H, W, 3)`, uint8.
         maps: `(C, h, w)`.
-        title: of the grid.
-        path: the picture; its suffix says of what kind.
-        most: how many maps are shown, the first ones.
+        title: the title of the grid.
+        path: the file to write; its suffix says the format.
+        most: the number of maps drawn at most, the first ones.
     """
     shown = maps[:most].float().cpu()
     columns = math.ceil(math.sqrt(len(shown)))
@@ -36,24 +36,24 @@ def draw_maps(image: np.ndarray, maps: Tensor, title: str, path: Path, most: int
 
 
 def draw_cam(image: np.ndarray, cam: Tensor, title: str, path: Path) -> None:
-    """A class's map laid over the image, red where the network looks, beside the image.
+    """Draws a class's map over the image, red where the network looks, beside the image itself.
 
     Args:
         image: `(H, W, 3)`, uint8.
         cam: `(h, w)`, 0 to 1.
-        title: of the map.
-        path: the picture; its suffix says of what kind.
+        title: the title of the map.
+        path: the file to write; its suffix says the format.
     """
     (large,) = F.interpolate(cam[None, None].float().cpu(), image.shape[:2], mode="bicubic")[0].clamp(0, 1).numpy()
     with extra("plot"):
         from matplotlib import colormaps
-    laid_over = 0.55 * image / 255 + 0.45 * colormaps["turbo"](large)[..., :3]
-    _draw([(image, "the image", {}), (laid_over, title, {})], path)
+    overlay = 0.55 * image / 255 + 0.45 * colormaps["turbo"](large)[..., :3]
+    _draw([(image, "the image", {}), (overlay, title, {})], path)
 
 
 def _draw(panels: list[tuple[np.ndarray, str, dict[str, str]]], path: Path) -> None:
     with extra("plot"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # without a window
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display
         from matplotlib.figure import Figure
     from .convert.files import writing
 

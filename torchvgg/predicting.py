@@ -1,4 +1,4 @@
-"""From an image to the names of what is on it."""
+"""Class scores by name: what a model predicts for an image, and how to pick a class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Score(NamedTuple):
-    """A class: its number in the model's output, its name, its WordNet id where it is ImageNet's, what the model says."""
+    """A class, its index in the model's output, its WordNet id if it is ImageNet's, and its score."""
 
     number: int
     name: str
@@ -27,15 +27,15 @@ class Score(NamedTuple):
 
 @torch.no_grad()
 def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> list[Score]:
-    """Every class with its score, in the order of the model's output.
+    """Computes the score of every class, in the order of the model's output.
 
     Args:
-        model: one with a head, `(N, classes)`.
+        model: a model with an output `(N, classes)`.
         x: one image, as the model takes it, `(1, C, H, W)`.
-        names: of the model's classes; by default ImageNet's where there are 1000, else "class 0" and so on.
+        names: the names of the classes; by default ImageNet's if there are 1000, else "class 0" and so on.
 
     Raises:
-        ValueError: the model ends in no classes, or there are more or fewer names.
+        ValueError: the model's output has another shape, or the number of names is wrong.
     """
     if len(model.output_shape) != 2:
         raise ValueError(
@@ -50,12 +50,12 @@ def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> li
 
 
 def likeliest(scores: Sequence[Score], top: int) -> list[Score]:
-    """The classes with the highest scores, the highest first."""
+    """Returns the classes with the highest scores, the highest first."""
     return sorted(scores, key=lambda score: -score.score)[:top]
 
 
 def by_name(scores: Sequence[Score], wanted: str) -> Score:
-    """The class with a name, a WordNet id or a number. Raises a ValueError unless there is just one."""
+    """Finds a class by its name, WordNet id or number. Raises a ValueError unless there is exactly one."""
     if wanted.isdecimal() and int(wanted) < len(scores):
         return scores[int(wanted)]
     found = [score for score in scores if wanted in (score.name, score.wnid)]
@@ -63,20 +63,20 @@ def by_name(scores: Sequence[Score], wanted: str) -> Score:
         raise ValueError(f"{wanted}: no such class; expected a name, or a number from 0 to {len(scores) - 1}")
     if len(found) > 1:
         raise ValueError(
-            f"{wanted}: the name of several classes; give a number, {', '.join(str(s.number) for s in found)}"
+            f"{wanted}: several classes have this name; give a number, {', '.join(str(s.number) for s in found)}"
         )
     return found[0]
 
 
 def gives_probabilities(model: Model) -> bool:
-    """Whether a model ends in a softmax or a sigmoid."""
+    """Tells whether a model ends in a softmax or a sigmoid."""
     *_, last = model.children()
     activation = getattr(last, "activation", None)
     return isinstance(last, Softmax) or activation in (get_activation("softmax"), get_activation("sigmoid"))
 
 
 def _class_names(model: Model, names: Sequence[str] | None = None) -> list[tuple[str, str | None]]:
-    """Each class's name, and its WordNet id. Raises a ValueError if there are more or fewer `names` than classes."""
+    """Returns each class's name and WordNet id. Raises a ValueError if the number of `names` is wrong."""
     classes = model.output_shape[-1] or 0
     if names is None and classes == len(labels()):
         return [(name, wnid) for wnid, name in labels()]

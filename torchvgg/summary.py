@@ -1,4 +1,4 @@
-"""The table that Keras 3 prints for a model, drawn in the same characters and at the same width."""
+"""Keras 3's summary table of a model, with the same characters and width."""
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 COLUMNS = ("Layer (type)", "Output Shape", "Param #")
-WIDTHS = (36, 27, 15)  # of the text, at Keras's own width of 88 characters
+WIDTHS = (36, 27, 15)  # of the columns' text, in Keras's default width of 88
 
 
 class Row(NamedTuple):
-    """One layer."""
+    """A layer's row in the table."""
 
     name: str
     type: str
@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 def summary_table(title: str, rows: Sequence[Row], weights: Sequence[Tensor]) -> Iterator[str]:
-    """Yields the lines of the summary. A text too long for its column is wrapped, as Keras wraps it."""
+    """Yields the lines of the summary; texts too long for their column are wrapped as in Keras."""
 
     def rule(left: str, line: str, joint: str, right: str) -> str:
         return left + joint.join(line * (width + 2) for width in WIDTHS) + right

@@ -1,4 +1,4 @@
-"""The networks of Simonyan and Zisserman (2014, arXiv 1409.1556) as Keras builds them: the table, and the model."""
+"""The networks of Simonyan and Zisserman (2014, arXiv 1409.1556) as Keras builds them, and their arguments."""
 
 import os
 from contextlib import nullcontext
@@ -18,10 +18,10 @@ IMAGENET_CLASSES = 1000
 
 
 class VGG(Model):
-    """What `VGG16` and `VGG19` have in common; their docstrings tell the arguments."""
+    """Base class of `VGG16` and `VGG19`, which document the arguments."""
 
     network: ClassVar[str]
-    min_size = 32  # five pools halve it to 1
+    min_size = 32  # halved to 1 by five pools
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class VGG(Model):
         check_weights(weights, include_top, classes, classifier_activation)
         shape = resolve_input_shape(input_shape, include_top, weights == "imagenet")
         pool = global_pooling(pooling)
-        # Weights that are about to be replaced are never allocated, let alone drawn.
+        # Weights that are about to be replaced are neither allocated nor initialised.
         with nullcontext() if weights is None else torch.device("meta"):
             layers = convolutional_base(self.network, shape)
             layers |= classifier(shape, classes, classifier_activation) if include_top else pool
@@ -46,7 +46,7 @@ class VGG(Model):
 
 
 def convolutional_base(network: str, input_shape: Shape) -> dict[str, nn.Module]:
-    """`block1_conv1` … `block5_pool` for images of `(channels, height, width)`."""
+    """Make the layers `block1_conv1` … `block5_pool` for images of `(channels, height, width)`."""
     from .convert.blocks import BLOCKS  # the table, which the conversion reads too
 
     layers: dict[str, nn.Module] = {}
@@ -60,7 +60,7 @@ def convolutional_base(network: str, input_shape: Shape) -> dict[str, nn.Module]
 
 
 def classifier(input_shape: tuple[int, Any, Any], classes: int, activation: Activation) -> dict[str, nn.Module]:
-    """The top: `flatten`, `fc1`, `fc2`, `predictions`, for images of a fixed `(channels, height, width)`."""
+    """Makes the top, `flatten`, `fc1`, `fc2`, `predictions`, for images of a fixed `(channels, height, width)`."""
     _, height, width = input_shape
     return {
         "flatten": Flatten(),
@@ -71,7 +71,7 @@ def classifier(input_shape: tuple[int, Any, Any], classes: int, activation: Acti
 
 
 def global_pooling(pooling: str | None) -> dict[str, nn.Module]:
-    """The end of a model without the top, if it has one."""
+    """Makes the global pooling layer at the end of a model without the top, if there is one."""
     if pooling is None:
         return {}
     if pooling == "avg":
@@ -82,9 +82,9 @@ def global_pooling(pooling: str | None) -> dict[str, nn.Module]:
 
 
 def check_weights(weights: Any, include_top: bool, classes: Any, activation: Activation) -> None:
-    """Raises a ValueError for what Keras refuses of `weights`, and of the classifier that would go with them."""
+    """Raises a ValueError if Keras refuses `weights`, or the classifier with these weights."""
     known = weights is None or weights == "imagenet"
-    # (To Path a name that is too long is an error.)
+    # Path.is_file raises an OSError for a name that is too long.
     if not known and not (isinstance(weights, str | os.PathLike) and os.path.isfile(weights)):  # noqa: PTH113
         raise ValueError(
             "weights: expected None (random initialisation), 'imagenet', or the path of a weights file. "
@@ -106,10 +106,10 @@ def _is_whole(number: Any) -> bool:
 
 
 def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> tuple[int, int | None, int | None]:
-    """`input_shape` as `(channels, height, width)`, from what the user gave: that, Keras's order, or None.
+    """Resolves the argument `input_shape`, which may be None or in Keras's order, to `(channels, height, width)`.
 
     Raises:
-        ValueError: Keras refuses it, or it is no such shape.
+        ValueError: it isn't a shape, or Keras refuses it.
     """
     if input_shape is None:
         size = DEFAULT_SIZE if include_top else None

@@ -1,4 +1,4 @@
-"""VGG16, as `keras.applications.vgg16` offers it."""
+"""VGG16 with the functions of `keras.applications.vgg16`."""
 
 import os
 
@@ -16,19 +16,19 @@ class VGG16(VGG):
     features `(N, 512, H // 32, W // 32)`, or `(N, 512)` with a `pooling`.
 
     Args:
-        include_top: with the three dense layers. They fix the size of the images; without them any size goes in.
-        weights: "imagenet" (Keras's published weights: fetched and converted once), None (Keras's random
-            initialisation), or a path: a file that `convert` wrote, or a Keras file.
+        include_top: include the three dense layers. They fix the size of the images; without them any size goes in.
+        weights: "imagenet" (Keras's published weights, downloaded and converted once), None (Keras's random
+            initialisation), or the path of a file that `convert` wrote or of a Keras file.
         input_shape: `(channels, height, width)` of an image, None for an open size; Keras's `(height, width, channels)`
             is understood. By default `(3, 224, 224)` with the top, `(3, None, None)` without.
-        pooling: None, "avg" or "max": a global pooling at the end of a model without the top.
-        classes: the length of the output with the top.
-        classifier_activation: of the last layer: "softmax", None for logits, or another of Keras's activations.
+        pooling: "avg" or "max" adds a global pooling at the end of a model without the top, None doesn't.
+        classes: the number of classes, with the top.
+        classifier_activation: the last layer's activation: "softmax", None for logits, or another of Keras's.
         name: the title of the summary.
 
     Raises:
-        ValueError: an argument is one that Keras refuses, or the weights don't fit.
-        OSError: the published weights can't be fetched, or a file can't be read.
+        ValueError: Keras refuses an argument, or the weights don't fit.
+        OSError: the published weights can't be downloaded, or a file can't be read.
     """
 
     network = "vgg16"

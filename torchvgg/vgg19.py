@@ -1,4 +1,4 @@
-"""VGG19, as `keras.applications.vgg19` offers it."""
+"""VGG19 with the functions of `keras.applications.vgg19`."""
 
 import os
 

@@ -133,6 +133,18 @@ def convolutions_of_every_kind() -> Any:
 
 
 @head
+def separable_and_upsampled() -> Any:
+    depthwise = [L.DepthwiseConv2D((3, 2), 2, "same", depth_multiplier=2), L.DepthwiseConv2D(2, activation="relu")]
+    separable = [L.SeparableConv2D(5, (2, 3), padding="same", depth_multiplier=3, activation="gelu")]
+    larger = [L.UpSampling2D((2, 3)), L.UpSampling2D((3, 2), interpolation="bilinear")]
+    bare = [
+        L.SeparableConv2D(4, 3, 2, dilation_rate=1, use_bias=False),
+        L.DepthwiseConv2D(2, use_bias=False, dilation_rate=2),
+    ]
+    return chain(base(128, 192, last="block4_pool"), *depthwise, *separable, *larger, *bare, L.Flatten(), L.Dense(3))
+
+
+@head
 def activation_layers() -> Any:
     layers: list[Any] = [base(), L.Flatten()]
     for activation in (L.LeakyReLU(), L.ReLU(6, 0.1, 0.2), L.ELU(0.7), L.PReLU(), L.Softmax()):

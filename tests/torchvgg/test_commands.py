@@ -178,7 +178,7 @@ def test_scores_that_are_no_probabilities_have_no_bars(
 def test_a_class_by_its_name() -> None:
     scores = [Score(0, "crane", "n1", 0.0), Score(1, "2", None, 0.0), Score(2, "crane", "n3", 0.0)]
     assert [by_name(scores, wanted).number for wanted in ("n3", "2", "0")] == [2, 2, 0]
-    with pytest.raises(ValueError, match="crane: the name of several classes; give a number, 0, 2"):
+    with pytest.raises(ValueError, match="crane: several classes have this name; give a number, 0, 2"):
         by_name(scores, "crane")
     with pytest.raises(ValueError, match="3: no such class; expected a name, or a number from 0 to 2"):
         by_name(scores, "3")
@@ -247,12 +247,12 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "no weights": (["summary", "{cat}"], "cat.jpg: "),
     "no such image": (["predict", "{tmp}/no.jpg", "--weights", "{weights}"], "no.jpg: no such file or folder"),
     "no image": (["predict", "{weights}", "--weights", "{weights}"], "can't be read as an image"),
-    "empty folder": (["predict", "{tmp}", "--weights", "{weights}"], "no image there; expected files that end in"),
+    "empty folder": (["predict", "{tmp}", "--weights", "{weights}"], "no images in it; expected files that end in"),
     "too few labels": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{labels}"], "expected a name for each of the 4 classes. Received: 1"),
     "labels not in UTF-8": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{cat}"], "cat.jpg: expected names in UTF-8, a line each"),
     "onto the image": (["show", "{labels}", "-o", "{labels}", "--weights", "{weights}", "--force"], "labels.txt is the image itself"),
     "no such folder": (["extract", "{tmp}/photoss/", "-o", "{tmp}/f.npz", "--weights", "{weights}"], "photoss/: no such file or folder"),
-    "no such file": (["extract", "{tmp}/*.jpg", "-o", "{tmp}/f.npz"], "*.jpg: no file has such a name"),
+    "no such file": (["extract", "{tmp}/*.jpg", "-o", "{tmp}/f.npz"], "*.jpg: no file matches"),
     "no such labels": (["predict", "{cat}", "--weights", "{weights}", "--labels", "{tmp}/l"], "/l: No such file"),
     "a file and options": (["summary", "{weights}", "--no-top"], "the file defines the model; drop --no-top, --input-shape and --pooling"),
     "open size with the top": (["summary", "--input-shape", "20,20"], "expected a height and width of 32 or more"),
@@ -304,11 +304,11 @@ def test_a_wrong_command_line(arguments: list[str], message: str, capsys: pytest
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
-        ("PIL", ["predict", "{cat}"], "error: PIL is missing; pip install 'torchvgg[images]' brings it\n"),
-        ("tqdm", ["extract", "{cat}", "-o", "{tmp}/f.npz"], "error: tqdm is missing; pip install 'torchvgg[images]' brings it\n"),
-        ("pyarrow", ["extract", "{cat}", "-o", "{tmp}/f.parquet"], "error: pyarrow is missing; pip install 'torchvgg[ray]' brings it\n"),
-        ("ray", ["extract", "{cat}", "-o", "{tmp}/f.parquet", "--ray"], "error: ray is missing; pip install 'torchvgg[ray]' brings it\n"),
-        ("matplotlib", ["show", "{cat}", "-o", "{tmp}/f.png"], "error: matplotlib is missing; pip install 'torchvgg[plot]' brings it\n"),
+        ("PIL", ["predict", "{cat}"], "error: PIL is missing; pip install 'torchvgg[images]'\n"),
+        ("tqdm", ["extract", "{cat}", "-o", "{tmp}/f.npz"], "error: tqdm is missing; pip install 'torchvgg[images]'\n"),
+        ("pyarrow", ["extract", "{cat}", "-o", "{tmp}/f.parquet"], "error: pyarrow is missing; pip install 'torchvgg[ray]'\n"),
+        ("ray", ["extract", "{cat}", "-o", "{tmp}/f.parquet", "--ray"], "error: ray is missing; pip install 'torchvgg[ray]'\n"),
+        ("matplotlib", ["show", "{cat}", "-o", "{tmp}/f.png"], "error: matplotlib is missing; pip install 'torchvgg[plot]'\n"),
     ],
 )  # fmt: skip
 def test_a_missing_extra_is_named(

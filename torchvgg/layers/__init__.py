@@ -1,6 +1,6 @@
 """Keras's layers as PyTorch modules: one class for each, in the module of its family in Keras's own documentation.
 
-`core` has Dense; `convolutional` Conv2D; `pooling` windowed and global pooling; `reshaping` Flatten, Reshape and padding;
+`core` has Dense; `convolutional` Conv2D, depthwise and separable; `pooling` windowed and global pooling; `reshaping` Flatten, Reshape, padding and upsampling;
 `normalization` batch and layer normalization; `regularization` dropout and noise; `activations` activations as layers;
 `preprocessing` what may stand in front of a model. `shared` has helpers.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Flatten", "Reshape", "ZeroPadding2D"]
+__all__ = ["Flatten", "Reshape", "UpSampling2D", "ZeroPadding2D"]
 
 
 class ZeroPadding2D(nn.ZeroPad2d):
@@ -14,6 +14,13 @@ class ZeroPadding2D(nn.ZeroPad2d):
     def __init__(self, padding: Sequence[Sequence[int]] = ((1, 1), (1, 1))) -> None:
         (top, bottom), (left, right) = padding
         super().__init__((left, right, top, bottom))
+
+
+class UpSampling2D(nn.Upsample):
+    """`keras.layers.UpSampling2D`: `(N, C, H, W)` → `(N, C, H * size[0], W * size[1])`, "nearest" or "bilinear"."""
+
+    def __init__(self, size: Sequence[int] = (2, 2), interpolation: str = "nearest") -> None:
+        super().__init__(scale_factor=tuple(size), mode=interpolation)
 
 
 class Flatten(nn.Flatten):

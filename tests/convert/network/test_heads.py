@@ -58,9 +58,11 @@ def test_every_layer_gives_what_keras_gives(built: tuple[str, Any], suffix: str,
         assert report.max_relative_error is not None
         assert report.max_relative_error <= TOLERANCE
         again = load_model(tmp_path / "model.safetensors")
-        assert torch.equal(again(x.permute(0, 3, 1, 2)), received)
+        # The same numbers at other addresses: alignment changes the last bits of a matrix product.
+        assert relative_error(again(x.permute(0, 3, 1, 2)), received) <= 1e-6
     assert str(again) == str(ours)
     assert again.state_dict().keys() == ours.state_dict().keys()
+    assert all(torch.equal(tensor, ours.state_dict()[key]) for key, tensor in again.state_dict().items())
 
 
 def compare_layers(ours: Any, theirs: Any, x: Tensor) -> None:
