@@ -115,8 +115,8 @@ def _is_abandoned(path: Path) -> bool:
         return False
 
 
-def is_own(path: Path) -> bool:
-    """Tells whether a path is this user's own folder or plain file, no link, to which nobody else can write."""
+def is_own(path: Path, others: int = stat.S_IWGRP | stat.S_IWOTH) -> bool:
+    """Tells whether a path is this user's own folder or plain file, no link, to which none of the `others` can write."""
     try:
         found = path.lstat()
     except OSError:
@@ -125,7 +125,7 @@ def is_own(path: Path) -> bool:
         return False
     if not hasattr(os, "getuid"):  # a system without users
         return True
-    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return found.st_uid == os.getuid() and not found.st_mode & others
 
 
 def open_own(path: str, flags: int) -> int:

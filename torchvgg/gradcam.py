@@ -39,7 +39,11 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
     layer = layer or last_convolution(model, before=HEAD)
     *_, before, last = [name for name, _ in model.named_children()]
     with torch.inference_mode(False), torch.enable_grad():
-        outputs = model.extract(x.clone().detach().requires_grad_(x.is_floating_point()), [layer, before, last])
+        model._check_names([layer])
+        model._check_input(x)
+        y, outputs = x.clone().detach().requires_grad_(x.is_floating_point()), {}
+        for name, child in model.named_children():  # `extract` would put flattened features into Keras's order
+            y = outputs[name] = child(y)
         maps, scores = outputs[layer], _scores(model, outputs[before], outputs[last])
         if maps.dim() != 4 or layer in (before, last):
             raise ValueError(f"layer: expected one with maps, (N, C, H, W), before the head. Received: {layer!r}")

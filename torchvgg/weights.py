@@ -70,7 +70,7 @@ def read_weights(path: Path, image_size: tuple[int, int] | None, base_only: bool
     Args:
         path: the file.
         image_size: `(height, width)` of the images, if a Keras file has a top.
-        base_only: leave out the top of a Keras file.
+        base_only: leave out the top of a Keras file, or its head of another kind.
 
     Raises:
         ValueError: the file is of another kind, or is damaged, or has other arrays.
@@ -80,10 +80,10 @@ def read_weights(path: Path, image_size: tuple[int, int] | None, base_only: bool
     from .convert.read.file_kind import file_kind
     from .convert.read.torch_file import read_torch_file
 
-    if file_kind(path).is_keras:
-        with open_source(path, image_size, base_only, weights_only=True) as source:
-            return _tensors(source)
-    return read_torch_file(path).tensors
+    if not file_kind(path).is_keras:
+        return read_torch_file(path).tensors
+    with open_source(path, image_size, base_only, weights_only=True) as source:
+        return _tensors(source)
 
 
 def _tensors(source: Source) -> dict[str, Tensor]:

@@ -127,7 +127,7 @@ def _network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None,
     """Makes the network of a file that PyTorch wrote."""
     if base_only:
         return base_of(network_of_torch_file(file, input_shape, base_only))
-    with _advising_base_only(lambda: _network_of_torch_file(file, input_shape, base_only=True)):
+    with _advising("--base-only", lambda: _network_of_torch_file(file, input_shape, base_only=True)):
         return network_of_torch_file(file, input_shape, base_only)
 
 
@@ -138,7 +138,8 @@ def _network_of_keras_file(
     if base_only:
         _check_order(keras_file, base_only)
         return base_of_keras_file(keras_file)
-    with _advising_base_only(lambda: _network_of_keras_file(keras_file, input_shape, True, weights_only)):
+    advice = "--base-only, or include_top=False"
+    with _advising(advice, lambda: _network_of_keras_file(keras_file, input_shape, True, weights_only)):
         if keras_file.config is None:
             _check_order(keras_file, base_only)
             arrays = [array for array in keras_file.arrays if array.dtype.is_floating_point]
@@ -149,8 +150,8 @@ def _network_of_keras_file(
 
 
 @contextmanager
-def _advising_base_only(base: Callable[[], Network]) -> Iterator[None]:
-    """Adds to an error about a network that the VGG in it can be converted alone, if it can."""
+def _advising(way: str, base: Callable[[], Network]) -> Iterator[None]:
+    """Adds to an error about a network that the VGG in it can be converted alone, and the way, if it can."""
     try:
         yield
     except ValueError as error:
@@ -158,8 +159,7 @@ def _advising_base_only(base: Callable[[], Network]) -> Iterator[None]:
             name = base().name
         except ValueError:
             raise error from None
-        advice = f"the {name} in it can be converted alone: --base-only, or include_top=False"
-        raise ValueError(f"{error}; {advice}") from None
+        raise ValueError(f"{error}; the {name} in it can be converted alone: {way}") from None
 
 
 def _with_activation(

@@ -25,8 +25,9 @@ from ..helpers.server import FILENAME, Server
 
 ROOT = Path(__file__).parents[2]
 
-# Runs the command line again and again, and kills each run at a random moment of its first `seconds`. It prints how each
-# ended. A fork starts in no time; and it has no threads, since nothing was computed before.
+# Runs the command line again and again, and kills each run at a random moment of its first `seconds`; or, if a file is
+# `watched`, each second run when that has grown by a random number of bytes. It prints how each ended. A fork starts in no
+# time; and it has no threads, since nothing was computed before.
 KILLER = """
 import os, random, signal, sys, time
 import torch
@@ -34,14 +35,23 @@ import torchvgg.loading, torchvgg.convert.network.from_file, torchvgg.convert.wr
 from torchvgg.convert import published
 from torchvgg.convert.__main__ import main
 
-md5, seconds, *arguments = sys.argv[1:]
+md5, seconds, watched, *arguments = sys.argv[1:]
 published.FILES["vgg16-notop"] = published.FILES["vgg16-notop"]._replace(md5=md5)
 moments = random.Random(0)
-for line in sys.stdin:
+
+def size():
+    return os.path.getsize(watched) if os.path.exists(watched) else 0
+
+for number, line in enumerate(sys.stdin):
+    wanted = size() + 2_000_000 * moments.random()
     child = os.fork()
     if not child:
         os._exit(main(arguments))
-    time.sleep(float(seconds) * moments.random())
+    if watched and number % 2:
+        while size() < wanted and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.001)
+    else:
+        time.sleep(float(seconds) * moments.random())
     os.kill(child, signal.SIGKILL)
     print(os.waitpid(child, 0)[1], flush=True)
 """
@@ -79,7 +89,7 @@ def test_kill_9_in_a_conversion(headless: Path, tmp_path: Path, temporary: Path)
     convert(headless, output)
     before = new = content_of(output)
     ends = []
-    for number, was_killed in enumerate(killed_runs("", 1.2, headless, "-o", output, "--force", "-q")):
+    for number, was_killed in enumerate(killed_runs("", 1.2, "", headless, "-o", output, "--force", "-q")):
         after = content_of(output)
         assert after in (before, new)
         ends.append((was_killed, after == new))
@@ -98,7 +108,8 @@ def test_kill_9_in_a_download(server: Server, tmp_path: Path, temporary: Path) -
     server.pause = 0.003
     md5 = hashlib.md5(server.content).hexdigest()
     parts = set()
-    for _ in killed_runs(md5, 0.5, "vgg16-notop", "-o", tmp_path / "out.pt", "--no-check", "--force", "-q"):
+    part, output = home / f"{FILENAME}.part", tmp_path / "out.pt"
+    for _ in killed_runs(md5, 0.5, part, "vgg16-notop", "-o", output, "--no-check", "--force", "-q"):
         for path in home.iterdir():
             assert path.name in (FILENAME, f"{FILENAME}.part")
             size = path.stat().st_size

@@ -173,3 +173,15 @@ def test_a_layer_may_have_any_name(name: str, suffix: str) -> None:
     lines: list[str] = []
     model.summary(print_fn=lines.append)
     assert any(line.startswith(f"│ {first} (Conv2D)") for line in lines)
+
+
+def test_the_base_of_tensors_with_a_head_of_their_own(tmp_path: Path) -> None:
+    """What the refusal of such a file advises works."""
+    model = VGG16(weights=None, include_top=False)
+    path = tmp_path / "trained.pt"
+    torch.save(model.state_dict() | {"head.weight": torch.ones(3, 512)}, path)
+    with pytest.raises(ValueError, match=r"head.weight; the vgg16 in it can be converted alone: --base-only$"):
+        convert(path, check=False)
+    convert(path, base_only=True, check=False)
+    ours = VGG16(weights=path.with_suffix(".safetensors"), include_top=False)
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in ours.state_dict().items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -153,7 +154,7 @@ class Parts:
     def files(self) -> list[Path]:
         from ..convert.files import is_own
 
-        return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path))
+        return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path, stat.S_IWOTH))
 
     def places(self) -> dict[str, tuple[Path, int]]:
         """Finds the part and the row in it of each finished path. Parts that a killed writer left damaged are deleted."""

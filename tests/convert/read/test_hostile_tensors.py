@@ -97,12 +97,14 @@ def test_a_hostile_architecture(
     check_refused(path, "ours.safetensors", load_model)
 
 
-@pytest.mark.parametrize("name", ["training", "a.b", "block1_conv1", "__class__"])
+@pytest.mark.parametrize("name", ["", "a.b", "block1_conv1"])
 def test_names_that_a_module_cannot_have(name: str, ours: Path, tmp_path: Path, check_refused: Refused) -> None:
     header, data = parts(ours)
     hostile = header.replace(b'\\"dense\\"', rf"\"{name}\"".encode())
     write_safetensors(path := tmp_path / "ours.safetensors", hostile, data)
-    check_refused(path, f"names that no layers can have: {re.escape(name)}", load_model)
+    check_refused(
+        path, f"an architecture that `convert` didn't write: expected other names than {re.escape(name)}", load_model
+    )
 
 
 def test_images_that_are_too_large_for_the_check(headless: Path, tmp_path: Path, check_refused: Refused) -> None:
@@ -292,6 +294,7 @@ FORGED: list[tuple[object, str]] = [
     (Pickled(size=(2**70, 0), stride=(1, 1)), "Received"),
     (Pickled(size=(4.0,)), "Received"),
     (Pickled(size="4"), "a tensor that torch.save doesn't write"),
+    (Pickled(size=(10**8,), stride=("a" * 100,)), "a tensor that torch.save doesn't write"),  # 10 GB, if multiplied
     (Pickled(metadata={"neg": True}), "a negated or conjugated one"),
     (Pickled(size=(10**9,), stride=(0,)), "no plain tensor"),
 ]

@@ -414,6 +414,14 @@ def test_nothing_of_other_users_is_opened(model: Any, photos: Path, tmp_path: Pa
     assert not parts.exists()
 
 
+def test_a_umask_that_lets_the_group_write(model: Any, photos: Path, tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        assert extract_features(model, str(photos / "000.jpg"), tmp_path / "f.npz").bad == 0
+    finally:
+        os.umask(before)
+
+
 def test_the_parts_are_this_users_alone(model: Any, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InterruptedError):
         _interrupted(model, photos, tmp_path / "f.npz", after=2)
