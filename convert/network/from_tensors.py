@@ -98,7 +98,7 @@ def read_architecture(architecture: Mapping[str, Any]) -> Chain:
         case _:
             raise _not_ours("a name, an input_shape and layers")
     if wrong := [a.name for a, b in zip(layers, uniquely_named(layers), strict=True) if a != b or not a.name]:
-        raise _not_ours(f"other names than {', '.join(wrong)}")
+        raise _not_ours(f"other names than {', '.join(map(repr, wrong))}")
     return Chain(name, (height, width, channels), layers)
 
 
