@@ -1,7 +1,5 @@
 """The command line of the conversion: `python -m convert` in a checkout, `torchvgg-convert` once installed."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import warnings

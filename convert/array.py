@@ -1,7 +1,5 @@
 """The interface of an array in a file, whatever kind of file it is."""
 
-from __future__ import annotations
-
 from types import EllipsisType
 from typing import Protocol
 

@@ -2,8 +2,6 @@
 model against a channels-last computation from the Keras arrays, the `reference` of the layer's kind.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -58,7 +56,7 @@ def check_conversion(network: Network, written: dict[str, Tensor], dtype: str, b
 
 
 def check_work(network: Network) -> None:
-    """Raise a ValueError if the check would take more time or memory than a conversion may: any file declares any size."""
+    """Raises a ValueError if the check would take more time or memory than a conversion may: any file declares any size."""
     height, width, channels = network.input_shape
     shape: Shape = (height or OPEN_SIZE[0], width or OPEN_SIZE[1], channels)
     work = 0
@@ -77,7 +75,7 @@ def check_work(network: Network) -> None:
 
 
 def _padded(settings: Settings, shape: Shape) -> int:
-    """Count the numbers of a map with the padding that its layer may put around it."""
+    """Counts the numbers of a map with the padding that its layer may put around it."""
     if len(shape) != 3:
         return 0
     size = settings.get("kernel_size") or settings.get("pool_size") or (1, 1)
@@ -86,7 +84,7 @@ def _padded(settings: Settings, shape: Shape) -> int:
 
 
 def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> None:
-    """Raise a ValueError unless each tensor, in Keras's layout, is its source bit for bit."""
+    """Raises a ValueError unless each tensor, in Keras's layout, is its source bit for bit."""
     left = dict(written)
     for key, weight in network.weights():
         tensor = left.pop(key, torch.empty(0))
@@ -100,7 +98,7 @@ def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> N
 
 
 def layer_errors(network: Network, model: Any, image: Tensor) -> Iterator[tuple[str, float]]:
-    """Yield each layer's name and the relative error of the module's output, for a channels-last `image`.
+    """Yields each layer's name and the relative error of the module's output, for a channels-last `image`.
 
     The two computations are independent, but for steep activations, which get the model's own scores.
     """
@@ -140,13 +138,13 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _flattened_in_keras_order(before: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the function that puts what was flattened from `before`, channels-last, into Keras's order."""
+    """Returns the function that puts what was flattened from `before`, channels-last, into Keras's order."""
     _, height, width, channels = before.shape
     return lambda x: x.unflatten(1, (channels, height, width)).movedim(1, -1).flatten(1)
 
 
 def relative_error(computed: Tensor, expected: Tensor) -> float:
-    """Return the largest absolute difference over the largest absolute value expected.
+    """Returns the largest absolute difference over the largest absolute value expected.
 
     Values that aren't finite don't count where that is expected; elsewhere they are an infinite error, and so is another
     number of values.
@@ -164,7 +162,7 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
 
 
 def _arrays(layer: Layer, kernels: Layout) -> list[Tensor]:
-    """Read a layer's arrays in the layout of Keras on TensorFlow, as float32."""
+    """Reads a layer's arrays in the layout of Keras on TensorFlow, as float32."""
     arrays = [weight.array.read().float() for weight in layer.weights]
     if layer.class_name == "Conv2D" and kernels is THEANO_KERNEL:
         arrays[0] = arrays[0].flip(2, 3).permute(2, 3, 1, 0)
@@ -174,7 +172,7 @@ def _arrays(layer: Layer, kernels: Layout) -> list[Tensor]:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Compare bits: NaN equals itself, and -0.0 isn't 0.0."""
+    """Compares bits: NaN equals itself, and -0.0 isn't 0.0."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]

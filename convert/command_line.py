@@ -1,7 +1,5 @@
 """Helpers for command lines: a parser whose errors are one line, and exit statuses."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import os

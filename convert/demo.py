@@ -1,7 +1,5 @@
 """The demo file: VGG16's published Keras file in structure and size, with random numbers, so that no network is needed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import h5py

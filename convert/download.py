@@ -1,7 +1,5 @@
 """Downloads: resumed if they were interrupted, checked by their MD5, one process at a time."""
 
-from __future__ import annotations
-
 import errno
 import sys
 import urllib.error

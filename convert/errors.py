@@ -1,7 +1,5 @@
 """Error messages in one line that a terminal can show, with the file that they are about."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writing files safely: what may be written, whole or not at all; locks, other users' files, hashes."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import os

@@ -4,8 +4,6 @@ All take a tensor and return one, a view where that is possible. Rows of a kerne
 transposed, which is faster by far.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -119,12 +117,12 @@ FEATURES = Layout(features_to_torch, features_to_keras)
 
 
 def depthwise_kernel(multiplier: int) -> Layout:
-    """Make the layout of a depthwise convolution's kernel, with so many filters for each channel."""
+    """Makes the layout of a depthwise convolution's kernel, with so many filters for each channel."""
     return Layout(depthwise_kernel_to_torch, lambda weight: depthwise_kernel_to_keras(weight, multiplier))
 
 
 def flattened(height: int, width: int) -> Layout:
-    """Make the layout of an array with one number for each feature of a flattened `(height, width, channels)`."""
+    """Makes the layout of an array with one number for each feature of a flattened `(height, width, channels)`."""
     return Layout(
         lambda array: flattened_to_torch(array, height, width),
         lambda array: flattened_to_keras(array, height, width),
@@ -132,7 +130,7 @@ def flattened(height: int, width: int) -> Layout:
 
 
 def flattened_dense_kernel(height: int, width: int) -> Layout:
-    """Make the layout of the kernel of a Dense on a flattened `(height, width, channels)`."""
+    """Makes the layout of the kernel of a Dense on a flattened `(height, width, channels)`."""
     return Layout(
         lambda kernel: flattened_dense_kernel_to_torch(kernel, height, width),
         lambda weight: flattened_dense_kernel_to_keras(weight, height, width),

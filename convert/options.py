@@ -1,7 +1,5 @@
 """The options of a conversion, their values, and which go together."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The ImageNet weights that Keras publishes: their names and hashes, where they are looked for, fetching them."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The command line `torchvgg`, also `python -m torchvgg`: options, help and exit status."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The commands of `torchvgg`: each calls the library and prints the result."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

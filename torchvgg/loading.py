@@ -1,7 +1,5 @@
 """Building models from files: `load_model` from any, `open_model` also published ones, `build` from what a file holds."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +34,7 @@ def from_config(class_name: str, config: Mapping[str, Any], shapes: Shapes) -> n
 
 
 def _with_activation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the layer that stands as an activation, if one does."""
+    """Builds the layer that stands as an activation, if one does."""
     return {
         key: from_config(value["class_name"], value["config"], {}) if isinstance(value, Mapping) else value
         for key, value in config.items()

@@ -1,7 +1,5 @@
 """Drawing feature maps and Grad-CAM maps with matplotlib."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

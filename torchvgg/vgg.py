@@ -46,7 +46,7 @@ class VGG(Model):
 
 
 def convolutional_base(network: str, input_shape: Shape) -> dict[str, nn.Module]:
-    """Make the layers `block1_conv1` … `block5_pool` for images of `(channels, height, width)`."""
+    """Makes the layers `block1_conv1` … `block5_pool` for images of `(channels, height, width)`."""
     from .convert.blocks import BLOCKS  # the table, which the conversion reads too
 
     layers: dict[str, nn.Module] = {}

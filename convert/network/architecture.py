@@ -1,7 +1,5 @@
 """A model's architecture → its layers as one chain, nested models unfolded."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -61,7 +59,7 @@ class Chain(NamedTuple):
 
 
 def read_chain(model: Entry, keras_version: str = "3") -> Chain:
-    """Read a model, as written by that version of Keras, as a chain.
+    """Reads a model, as written by that version of Keras, as a chain.
 
     Raises:
         ValueError: it isn't a chain on images; the message names the layer at fault.
@@ -79,7 +77,7 @@ def read_chain(model: Entry, keras_version: str = "3") -> Chain:
 
 
 def _input_shape(model: Entry) -> Any:
-    """Find the shape of a model's input, batch first, wherever this version of Keras has written it."""
+    """Finds the shape of a model's input, batch first, wherever this version of Keras has written it."""
     first = next(iter(in_order(model)), model)
     if first.layers and first is not model:
         return _input_shape(first)
@@ -94,7 +92,7 @@ def _input_shape(model: Entry) -> Any:
 
 
 def unfolded(model: Entry, keras_version: str, outer: Described | None = None) -> Iterator[Described]:
-    """Yield a model's layers in order, those of the models in it among them; `outer` is that model as a layer."""
+    """Yields a model's layers in order, those of the models in it among them; `outer` is that model as a layer."""
     place_of = places_of(model)
     for entry in in_order(model):
         if not entry.has_config:
@@ -109,7 +107,7 @@ def unfolded(model: Entry, keras_version: str, outer: Described | None = None) -
 
 
 def in_order(model: Entry) -> list[Entry]:
-    """Sort a model's layers from its input to its output.
+    """Sorts a model's layers from its input to its output.
 
     Raises:
         LayerError: they aren't one chain.
@@ -131,7 +129,7 @@ def in_order(model: Entry) -> list[Entry]:
 
 
 def path_to(name: str, by_name: Mapping[str, Entry]) -> Iterator[Entry]:
-    """Yield the layers that lead to one, backwards from it, operations as the layers that they amount to.
+    """Yields the layers that lead to one, backwards from it, operations as the layers that they amount to.
 
     Raises:
         LayerError: one of them has several inputs, or is called more than once, or in a way of its own.
@@ -155,7 +153,7 @@ def path_to(name: str, by_name: Mapping[str, Entry]) -> Iterator[Entry]:
 
 
 def _check_calls(ends: list[Operand], by_name: Mapping[str, Entry]) -> None:
-    """Raise a LayerError for a layer that is called as it can't be, or that doesn't lead from input to output."""
+    """Raises a LayerError for a layer that is called as it can't be, or that doesn't lead from input to output."""
     found, left = set(), list(ends)
     while left:
         call = left.pop()
@@ -173,7 +171,7 @@ def _check_calls(ends: list[Operand], by_name: Mapping[str, Entry]) -> None:
 
 
 def described(entry: Entry, place: str, keras_version: str, outer: Described | None = None) -> Described:
-    """Describe a layer in its place in a model; `outer` is that model as a layer, if it lies in another."""
+    """Describes a layer in its place in a model; `outer` is that model as a layer, if it lies in another."""
     outer = outer or Described("", "")
     inherits = keras_version.split(".")[0] in ("1", "2")
     own = entry.config.get("trainable", True) is not False
@@ -189,13 +187,13 @@ def described(entry: Entry, place: str, keras_version: str, outer: Described | N
 
 
 def places_of(model: Entry) -> dict[str, str]:
-    """Map each layer's name to its group in a `.weights.h5`."""
+    """Maps each layer's name to its group in a `.weights.h5`."""
     numbered = places(entry.class_name for entry in model.layers)
     return dict(zip((entry.name for entry in model.layers), numbered, strict=True))
 
 
 def places(class_names: Iterable[str]) -> Iterator[str]:
-    """Yield the groups that a `.weights.h5` has for layers of these classes, in snake case, each class numbered by itself."""
+    """Yields the groups that a `.weights.h5` has for layers of these classes, in snake case, each class numbered by itself."""
     counts: Counter[str] = Counter()
     for class_name in class_names:
         kind = _snake_case(class_name)
@@ -204,13 +202,13 @@ def places(class_names: Iterable[str]) -> Iterator[str]:
 
 
 def _snake_case(class_name: str) -> str:
-    """Turn a class into a name as Keras does: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`."""
+    """Turns a class into a name as Keras does: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def uniquely_named(layers: list[Described]) -> list[Described]:
-    """Rename layers of nested models whose names come twice, and those with a dot, which PyTorch's modules can't have."""
+    """Renames layers of nested models whose names come twice, and those with a dot, which PyTorch's modules can't have."""
     named: dict[str, Described] = {}
     for layer in layers:
         short, full = (name.replace(".", "_") for name in (layer.name, "_".join(layer.path) or layer.name))

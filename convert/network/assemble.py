@@ -1,7 +1,5 @@
 """A chain of layers, and the arrays that they ask for → a `Network`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -26,7 +24,7 @@ class Planned(NamedTuple):
 
 
 def plan(chain: Chain, keras_version: str = "3", kernels: Layout = CONV2D_KERNEL) -> list[Planned]:
-    """Find the settings and the arrays of a chain's layers, one fed by the other.
+    """Finds the settings and the arrays of a chain's layers, one fed by the other.
 
     Args:
         chain: the layers.
@@ -58,7 +56,7 @@ def assemble(
     keras_version: str = "3",
     kernels: Layout = CONV2D_KERNEL,
 ) -> Network:
-    """Make the network of a chain, with the arrays that `hand_out` returns for each of the planned layers.
+    """Makes the network of a chain, with the arrays that `hand_out` returns for each of the planned layers.
 
     Raises:
         ValueError: a layer can't be converted, or an array isn't its own; the message names it.
@@ -91,7 +89,7 @@ def _settings(described: Described, x: Features, following: list[str], keras_ver
 
 
 def _order_of_flatten(following: list[str]) -> str:
-    """Choose PyTorch's order if a Dense comes next to meet it, so that it costs nothing; Keras's if the output is seen."""
+    """Chooses PyTorch's order if a Dense comes next to meet it, so that it costs nothing; Keras's if the output is seen."""
     meets = next((name for name in following if name not in KINDS or not KINDS[name].any_order), None)
     return "channels_first" if meets == "Dense" else "channels_last"
 
@@ -111,7 +109,7 @@ def _output(class_name: str, settings: Settings, x: Features, kernels: Layout) -
 
 
 def _check_shape(shape: Shape) -> None:
-    """Raise a ValueError for an array whose size is open, or beyond any memory."""
+    """Raises a ValueError for an array whose size is open, or beyond any memory."""
     if None in shape or math.prod(size or 0 for size in shape) > LARGEST:
         raise ValueError(
             f"an array of shape {shape} can't be converted; a layer with weights takes images of a fixed size"
@@ -119,7 +117,7 @@ def _check_shape(shape: Shape) -> None:
 
 
 def _with_layout(spec: Spec, kernels: Layout) -> Spec:
-    """Give a convolution's kernel the layout of the file's kernels; leave other arrays as they are."""
+    """Gives a convolution's kernel the layout of the file's kernels; leave other arrays as they are."""
     if spec.layout is not CONV2D_KERNEL:
         return spec
     height, width, channels, filters = spec.shape

@@ -1,7 +1,5 @@
 """A Keras file with an architecture → its `Network`: each array to the layer that it belongs to."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from .network import Network
 
 
 def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Network:
-    """Make the network of a Keras file with an architecture, `config`.
+    """Makes the network of a Keras file with an architecture, `config`.
 
     A `.weights.h5` has a place for each layer. The older format has one group for each of the model's own layers; where
     that is a nested model, the arrays of all its layers lie in it.
@@ -55,7 +53,7 @@ def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Net
 
 
 def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[str, ...], list[KerasArray]]:
-    """Distribute a group's arrays over its layers.
+    """Distributes a group's arrays over its layers.
 
     Keras itself goes by order: first what is trained, of all layers, then the rest. (What a frozen model holds counts in
     Keras 3 as not trained, if the model is one of the file's own layers; in Keras 2 if it is not.) The names have to

@@ -4,8 +4,6 @@ They are matched as Keras matches them, by order and shape: a VGG is a row of 3Ã
 dense layers or none. Names come from Keras's VGG, not from the file.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -26,7 +24,7 @@ def vgg_of_arrays(
     kernels: Layout = CONV2D_KERNEL,
     in_order: bool = True,
 ) -> Network:
-    """Make the network of the VGG that the arrays of a file belong to.
+    """Makes the network of the VGG that the arrays of a file belong to.
 
     Args:
         arrays: all arrays, in the file's order.
@@ -58,7 +56,7 @@ _units_before_predictions = [units for units, _ in TOP.values() if units]
 
 
 def vgg_of_convolutions(convolutions: Sequence[Pair], kernels: Layout = CONV2D_KERNEL) -> Network:
-    """Make the network of the VGG without a top that has these convolutions, in order.
+    """Makes the network of the VGG without a top that has these convolutions, in order.
 
     Raises:
         ValueError: a VGG's have other shapes.
@@ -81,12 +79,12 @@ def _assembled(
 
 
 def _is_channels_first(kernel: tuple[int, ...]) -> bool:
-    """Tell whether a first convolution's kernel is one of the release's Theano files, `(64, 3, 3, 3)`."""
+    """Tells whether a first convolution's kernel is one of the release's Theano files, `(64, 3, 3, 3)`."""
     return kernel[0] == filters_of(min(NETWORKS))[0] and kernel[2:] == (3, 3)
 
 
 def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
-    """Find the VGG's own convolutions among all arrays, each with its bias.
+    """Finds the VGG's own convolutions among all arrays, each with its bias.
 
     Raises:
         ValueError: there is no VGG, or more than one, or there may be normalizations between its convolutions.
@@ -108,7 +106,7 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
 
 
 def _is_convolution(kernel: Array, bias: Array) -> bool:
-    """Tell whether two arrays are one layer's kernel and bias."""
+    """Tells whether two arrays are one layer's kernel and bias."""
     return (len(kernel.shape), len(bias.shape)) == (4, 1) and _owner(kernel) == _owner(bias)
 
 
@@ -118,7 +116,7 @@ def _owner(array: Array) -> str:
 
 
 def _is_vgg(convolutions: Sequence[Pair]) -> bool:
-    """Tell whether convolutions have the shapes of a VGG's."""
+    """Tells whether convolutions have the shapes of a VGG's."""
     filters = filters_of(len(convolutions))
     shapes = [kernel.shape for kernel, _ in convolutions]
     if _is_channels_first(shapes[0]):
@@ -128,7 +126,7 @@ def _is_vgg(convolutions: Sequence[Pair]) -> bool:
 
 
 def _check_between(arrays: Sequence[Array], base: Sequence[Pair], in_order: bool) -> None:
-    """Raise a ValueError for arrays that may belong to a normalization, or a slope, between the VGG's convolutions.
+    """Raises a ValueError for arrays that may belong to a normalization, or a slope, between the VGG's convolutions.
 
     In a file that is in order they lie between the convolutions' arrays. Else they are as wide as a convolution, and no layer of
     the head is.
@@ -164,7 +162,7 @@ def _between(array: Array) -> str:
 
 
 def _in_order_of_names(pairs: list[Pair]) -> list[Pair]:
-    """Sort convolutions under Keras's own names by these: the file of a half-frozen model has another order."""
+    """Sorts convolutions under Keras's own names by these: the file of a half-frozen model has another order."""
     return sorted(pairs, key=lambda pair: _block(pair[0].name))
 
 
@@ -175,7 +173,7 @@ def _block(name: str) -> tuple[int, int]:
 
 
 def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
-    """Say what is wrong with arrays that aren't a plain VGG's, and what to do."""
+    """Says what is wrong with arrays that aren't a plain VGG's, and what to do."""
     try:
         _base(arrays, in_order)
     except ValueError as error:

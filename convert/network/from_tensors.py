@@ -1,7 +1,5 @@
 """PyTorch tensors → a `Network`: those of a file that `convert` wrote, or of any VGG's `state_dict`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +40,7 @@ class TorchArray:
 
 
 def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
-    """Make the network of a file of tensors.
+    """Makes the network of a file of tensors.
 
     Args:
         file: the tensors.
@@ -59,7 +57,7 @@ def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, 
 
 
 def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
-    """Make the network of a chain whose arrays are PyTorch tensors, `block1_conv1.weight` and so on.
+    """Makes the network of a chain whose arrays are PyTorch tensors, `block1_conv1.weight` and so on.
 
     Raises:
         ValueError: a tensor is missing, left over, or of another shape.
@@ -85,7 +83,7 @@ def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
 
 
 def read_architecture(architecture: Mapping[str, Any]) -> Chain:
-    """Read an architecture as `Network.architecture` describes one.
+    """Reads an architecture as `Network.architecture` describes one.
 
     Raises:
         ValueError: `convert` didn't write it.
@@ -116,7 +114,7 @@ def _not_ours(expected: str) -> ValueError:
 
 
 def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, int] | None) -> Chain:
-    """Find the VGG that a `state_dict` belongs to."""
+    """Finds the VGG that a `state_dict` belongs to."""
     kernels = [tensor for key, tensor in tensors.items() if CONVOLUTION_NAME.match(key) and tensor.dim() == 4]
     if len(kernels) not in NETWORKS:
         shown = ", ".join(list(tensors)[:3]) or "no tensors"
@@ -134,7 +132,7 @@ def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, 
 
 
 def renamed(layers: Iterable[Layer], chain: Chain) -> dict[str, Tensor]:
-    """Read the tensors of layers, each under the name of the chain's layer in its place, among those with weights."""
+    """Reads the tensors of layers, each under the name of the chain's layer in its place, among those with weights."""
     own = [layer for layer in layers if layer.weights]
     places = [plain for plain in chain.layers if plain.class_name in ("Conv2D", "Dense")]
     return {

@@ -72,7 +72,7 @@ class Entry:
 
 
 def read_entry(found: Any, depth: int = 0) -> Entry:
-    """Read a layer or a model, with all that lies in it.
+    """Reads a layer or a model, with all that lies in it.
 
     Raises:
         ValueError: it isn't as Keras writes it, or larger than a network is.
@@ -116,7 +116,7 @@ def _malformed(expected: str, received: Any) -> ValueError:
 
 
 def _check_references(model: Entry) -> None:
-    """Raise a ValueError if a model's graph has a name twice, or names a layer that isn't there."""
+    """Raises a ValueError if a model's graph has a name twice, or names a layer that isn't there."""
     names = {layer.name for layer in model.layers}
     if len(names) < len(model.layers) and model.class_name != "Sequential":
         raise ValueError(f"{model.name}: two layers of one name")
@@ -127,14 +127,14 @@ def _check_references(model: Entry) -> None:
 
 
 def counted(layers: list[Any]) -> list[Any]:
-    """Raise a ValueError if there are more layers than a network has: some work takes the square of their number."""
+    """Raises a ValueError if there are more layers than a network has: some work takes the square of their number."""
     if len(layers) > MOST_LAYERS:
         raise ValueError(f"{len(layers):,} layers; a chain of up to {MOST_LAYERS:,} can be converted")
     return layers
 
 
 def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
-    """Yield the operands of one call, in order."""
+    """Yields the operands of one call, in order."""
     match node:
         case {"args": list(arguments), "kwargs": dict(keywords)}:  # Keras 3
             for value in (*arguments, *keywords.values()):
@@ -158,14 +158,14 @@ def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
 
 
 def _keywords(rest: list[Any], depth: int) -> Iterator[Operand]:
-    """Yield the other arguments of a function, `{"y": …}`, at the end of a call of Keras 2's."""
+    """Yields the other arguments of a function, `{"y": …}`, at the end of a call of Keras 2's."""
     for key, value in rest[0].items() if rest and isinstance(rest[0], Mapping) else ():
         if key not in ("name", "dtype", "data_format", "training", "mask"):
             yield from _operands(value, depth)
 
 
 def _operands(value: Any, depth: int) -> Iterator[Operand]:
-    """Yield what an argument consists of: tensors, in a list or alone, or a constant."""
+    """Yields what an argument consists of: tensors, in a list or alone, or a constant."""
     match value:
         case {
             "class_name": "__keras_tensor__",
@@ -182,12 +182,12 @@ def _operands(value: Any, depth: int) -> Iterator[Operand]:
 
 
 def _is_index(value: list[Any]) -> bool:
-    """Tell whether an argument is the index of `x[..., i]`: constants."""
+    """Tells whether an argument is the index of `x[..., i]`: constants."""
     return any(isinstance(item, Mapping) and item.get("class_name") in ("__ellipsis__", "__slice__") for item in value)
 
 
 def _is_in_training(node: Any) -> bool:
-    """Tell whether a call of Keras 2's, `[["layer", 0, 0, {"training": true}]]`, fixes that."""
+    """Tells whether a call of Keras 2's, `[["layer", 0, 0, {"training": true}]]`, fixes that."""
     return isinstance(node, list) and any(
         isinstance(part, list) and len(part) > 3 and isinstance(part[3], Mapping) and part[3].get("training") is True
         for part in (node, *node)
@@ -195,6 +195,6 @@ def _is_in_training(node: Any) -> bool:
 
 
 def _ends(ends: Any) -> list[Operand]:
-    """Read `["dense", 0, 0]` (Keras 3, where there is one), `[["dense", 0, 0], …]`, or a mapping to such."""
+    """Reads `["dense", 0, 0]` (Keras 3, where there is one), `[["dense", 0, 0], …]`, or a mapping to such."""
     ends = list(ends.values()) if isinstance(ends, Mapping) else ends or []
     return [operand for operand in _operands_of_call(ends, 0) if operand.layer is not None]

@@ -36,7 +36,7 @@ class Weight:
         return tuple(self.layout.to_torch(torch.empty(self.array.shape, device="meta")).shape)
 
     def parts(self) -> list[Units]:
-        """Split a large kernel by its units, the tensor's first axis; other arrays are one part."""
+        """Splits a large kernel by its units, the tensor's first axis; other arrays are one part."""
         numbers = math.prod(self.shape)
         if not self.layout.by_units or numbers <= PART:
             return [...]
@@ -45,25 +45,25 @@ class Weight:
         return [slice(first, first + step) for first in range(0, units, step)]
 
     def tensor(self) -> Tensor:
-        """Make the tensor, in memory of its own."""
+        """Makes the tensor, in memory of its own."""
         tensor = torch.empty(self.shape, dtype=self.array.dtype)
         for units in self.parts():
             self.copy_to(tensor[units], units)
         return tensor
 
     def copy_to(self, tensor: Tensor, units: Units = ...) -> None:
-        """Fill a tensor, which may be of a shorter type, with the numbers for some units, or with all."""
+        """Fills a tensor, which may be of a shorter type, with the numbers for some units, or with all."""
         own = self.layout.to_torch(self.array.read(units))
         self._check(tensor.copy_(own), own)
 
     def keras_array(self, dtype: torch.dtype) -> Tensor:
-        """Read the array as Keras lays it out, in another type."""
+        """Reads the array as Keras lays it out, in another type."""
         own = self.array.read()
         self._check(numbers := own.to(dtype).contiguous(), own)
         return numbers
 
     def _check(self, numbers: Tensor, own: Tensor) -> None:
-        """Raise a ValueError for values that aren't allowed, or that are lost in the other type."""
+        """Raises a ValueError for values that aren't allowed, or that are lost in the other type."""
         if not self.allows_nonfinite and own.is_floating_point() and own.numel():
             source = numbers if numbers.dtype == own.dtype else own  # the copy lies in one piece, which is faster
             if not all(bound.isfinite() for bound in source.aminmax()):
@@ -85,7 +85,7 @@ class Layer:
     trainable: bool = True
 
     def description(self) -> dict[str, Any]:
-        """Describe the layer as plain data, from which it can be built again."""
+        """Describes the layer as plain data, from which it can be built again."""
         config = shortened(self.class_name, self.settings)
         frozen = {} if self.trainable else {"trainable": False}
         return {"class_name": self.class_name, "name": self.name, "config": config, **frozen}
@@ -105,19 +105,19 @@ class Network:
     kernels: Layout = CONV2D_KERNEL
 
     def weights(self) -> Iterator[tuple[str, Weight]]:
-        """Yield every tensor's key (`block1_conv1.weight`) and what it is made of, in order."""
+        """Yields every tensor's key (`block1_conv1.weight`) and what it is made of, in order."""
         for layer in self.layers:
             for weight in layer.weights:
                 yield f"{layer.name}.{weight.name}", weight
 
     def architecture(self) -> dict[str, Any]:
-        """Describe the model as plain data, from which it can be built again; the input shape is channels-first."""
+        """Describes the model as plain data, from which it can be built again; the input shape is channels-first."""
         height, width, channels = self.input_shape
         layers = [layer.description() for layer in self.layers]
         return {"name": self.name, "input_shape": [channels, height, width], "layers": layers}
 
     def refusing_nonfinite(self) -> Network:
-        """Return the same network with weights that allow no NaN and no infinity."""
+        """Returns the same network with weights that allow no NaN and no infinity."""
         layers = [
             replace(layer, weights=[replace(weight, allows_nonfinite=False) for weight in layer.weights])
             for layer in self.layers

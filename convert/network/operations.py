@@ -5,8 +5,6 @@ in Keras 3 as a class of its own. Here `x / 255.0` becomes a Rescaling, `relu(x)
 `preprocess_input(x)` a layer of that name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -47,7 +45,7 @@ class Operation(NamedTuple):
 
 
 def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
-    """Return the layer that `entry`, and the operations before it, amount to; None if none is known."""
+    """Returns the layer that `entry`, and the operations before it, amount to; None if none is known."""
     if not entry.calls:
         return None
     operands = entry.calls[0]
@@ -86,7 +84,7 @@ def _one_or_all(numbers: tuple[float, ...]) -> float | list[float]:
 
 
 def _per_channel(constant: Any) -> tuple[float, ...]:
-    """Return a constant's numbers, one or one for each channel; none if it has another shape, `(H, W, C)` say."""
+    """Returns a constant's numbers, one or one for each channel; none if it has another shape, `(H, W, C)` say."""
     constant = plain_value(constant)
     while isinstance(constant, tuple) and len(constant) == 1:
         (constant,) = constant
@@ -95,7 +93,7 @@ def _per_channel(constant: Any) -> tuple[float, ...]:
 
 
 def _swapped(entry: Entry, by_name: Mapping[str, Entry]) -> str | None:
-    """Return the layer whose RGB `entry` turns into BGR, by `[..., ::-1]` or by stacking channels 2, 1 and 0; else None."""
+    """Returns the layer whose RGB `entry` turns into BGR, by `[..., ::-1]` or by stacking channels 2, 1 and 0; else None."""
     if entry.class_name == "Stack" and entry.config.get("axis") == -1:
         channels = [by_name[str(operand.layer)] for operand in entry.inputs]
         origins = {operand.layer for channel in channels for operand in channel.inputs}
@@ -109,7 +107,7 @@ def _swapped(entry: Entry, by_name: Mapping[str, Entry]) -> str | None:
 
 
 def _last_index(entry: Entry) -> Any:
-    """Return `i` if the entry is an operation `x[..., i]`, a number, or a slice as a mapping; else None."""
+    """Returns `i` if the entry is an operation `x[..., i]`, a number, or a slice as a mapping; else None."""
     match entry.class_name, entry.calls:
         case "GetItem" | "SlicingOpLambda", [
             [Operand(layer=str()), Operand(constant=[{"class_name": "__ellipsis__"}, index])]

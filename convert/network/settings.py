@@ -1,7 +1,5 @@
 """A layer's configuration, whichever version of Keras wrote it → its settings: Keras 3's names, plain values, all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +12,7 @@ ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "ELU", "Softmax")
 
 
 def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, keras_version: str) -> Settings:
-    """Read a configuration, with Keras's defaults where it is silent.
+    """Reads a configuration, with Keras's defaults where it is silent.
 
     Args:
         class_name: a key of `KINDS`.
@@ -49,12 +47,12 @@ def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, kera
 
 
 def shortened(class_name: str, settings: Settings) -> Settings:
-    """Keep the settings that differ from Keras's defaults, for a file's architecture."""
+    """Keeps the settings that differ from Keras's defaults, for a file's architecture."""
     return {key: value for key, value in settings.items() if value != KINDS[class_name].settings[key].default}
 
 
 def plain_value(value: Any) -> Any:
-    """Turn lists into tuples, and arrays as Keras writes them (`{"class_name": "__numpy__", …}`) into their values."""
+    """Turns lists into tuples, and arrays as Keras writes them (`{"class_name": "__numpy__", …}`) into their values."""
     match value:
         case list() | tuple():
             return tuple(map(plain_value, value))
@@ -64,7 +62,7 @@ def plain_value(value: Any) -> Any:
 
 
 def _axis(axis: Any, rank: int) -> Any:
-    """Return -1 for the channels, a positive axis, a sorted tuple of several, or None for none."""
+    """Returns -1 for the channels, a positive axis, a sorted tuple of several, or None for none."""
     if axis is None or axis == ():
         return None
     every = axis if isinstance(axis, tuple) else (axis,)
@@ -77,7 +75,7 @@ def _axis(axis: Any, rank: int) -> Any:
 
 
 def _activation(value: Any, shape: Shape, keras_version: str) -> Any:
-    """Return an activation's name; for a layer that stands as one, `{"class_name", "config"}`."""
+    """Returns an activation's name; for a layer that stands as one, `{"class_name", "config"}`."""
     match value:
         case None:
             return "linear"

@@ -1,7 +1,5 @@
 """VGG16 and VGG19 as chains of Keras layers, and how to recognise one."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
@@ -23,12 +21,12 @@ POOLINGS = {  # Keras's class and name of a global pooling at the end; when it m
 
 
 def filters_of(convolutions: int) -> list[int]:
-    """Return the filters of each convolution of the VGG with so many."""
+    """Returns the filters of each convolution of the VGG with so many."""
     return [filters for count, filters in BLOCKS[NETWORKS[convolutions]] for _ in range(count)]
 
 
 def vgg_chain(convolutions: int, input_shape: tuple[int | None, int | None, int], classes: int | None) -> Chain:
-    """Describe Keras's VGG of so many convolutions, with the top for so many classes, or without it for None."""
+    """Describes Keras's VGG of so many convolutions, with the top for so many classes, or without it for None."""
     layers = []
     for block, (count, filters) in enumerate(BLOCKS[NETWORKS[convolutions]], start=1):
         for number in range(1, count + 1):
@@ -43,7 +41,7 @@ def vgg_chain(convolutions: int, input_shape: tuple[int | None, int | None, int]
 
 
 def vgg_arguments(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Find the call of `VGG16` or `VGG19` that builds an architecture, as `Network.architecture` describes it.
+    """Finds the call of `VGG16` or `VGG19` that builds an architecture, as `Network.architecture` describes it.
 
     Returns:
         The network's name and the arguments, weights and name left out; None if neither of them has these layers.
@@ -71,7 +69,7 @@ def vgg_arguments(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
 
 
 def square_input(name: str, features: int) -> tuple[int, int]:
-    """Return the size of the images of a flatten, taken to be square: 25088 = 512 × 7 × 7 features of 224 × 224 pixels.
+    """Returns the size of the images of a flatten, taken to be square: 25088 = 512 × 7 × 7 features of 224 × 224 pixels.
 
     Raises:
         ValueError: no square gives so many features; `name` is the array that takes them.

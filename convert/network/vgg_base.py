@@ -4,8 +4,6 @@ Where the architecture is known, the layers from the first convolution to the la
 arrays' shapes have to do, and arrays of other layers between the convolutions are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -31,7 +29,7 @@ _KERAS_1 = {"nb_filter": "filters", "border_mode": "padding", "subsample": "stri
 
 
 def base_of(network: Network) -> Network:
-    """Return the VGG's own part of a network, under Keras's names, without what is in front and without the head.
+    """Returns the VGG's own part of a network, under Keras's names, without what is in front and without the head.
 
     Raises:
         ValueError: there is no whole VGG in it.
@@ -45,7 +43,7 @@ def base_of(network: Network) -> Network:
 
 
 def base_of_keras_file(file: KerasFile) -> Network:
-    """Return the VGG's own part of what a Keras file holds.
+    """Returns the VGG's own part of what a Keras file holds.
 
     Raises:
         ValueError: there is no whole VGG in it.
@@ -64,7 +62,7 @@ def base_of_keras_file(file: KerasFile) -> Network:
 
 
 def _described_convolutions(model: Entry, keras_version: str) -> list[Described]:
-    """Find the convolutions of the VGG in a model. Raise a ValueError unless there is exactly one."""
+    """Finds the convolutions of the VGG in a model. Raises a ValueError unless there is exactly one."""
     closest = _Difference(-1, False, "")
     networks: dict[str, list[Described]] = {}
     for way in _ways(model, keras_version):
@@ -81,7 +79,7 @@ def _described_convolutions(model: Entry, keras_version: str) -> list[Described]
 
 
 def as_plain_vgg(network: Network, purpose: str) -> Network:
-    """Return a network as Keras's own VGG, under its names, with its arrays in Keras's layout, without dropouts.
+    """Returns a network as Keras's own VGG, under its names, with its arrays in Keras's layout, without dropouts.
 
     Args:
         network: of any source.
@@ -114,7 +112,7 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
 
 
 def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
-    """Number layers, and join paddings and activations of their own to the convolutions, as Keras's VGG has them.
+    """Numbers layers, and join paddings and activations of their own to the convolutions, as Keras's VGG has them.
 
     Layers that are the identity at inference are left out.
     """
@@ -130,7 +128,7 @@ def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
 
 
 def _joined(before: Layer, layer: Layer) -> Layer | None:
-    """Join a convolution to the padding before it, or an activation to the convolution or Dense before it; else None."""
+    """Joins a convolution to the padding before it, or an activation to the convolution or Dense before it; else None."""
     if before.class_name == "ZeroPadding2D" and layer.class_name == "Conv2D":
         is_plain = [layer.settings.get(key) for key in ("kernel_size", "strides", "dilation_rate", "padding")] == _BARE
         if is_plain and before.settings.get("padding") == ((1, 1), (1, 1)):
@@ -148,7 +146,7 @@ _PLAIN_RELU = {key: setting.default for key, setting in KINDS["ReLU"].settings.i
 
 
 def is_like(layer: Layer, plain: Described) -> bool:
-    """Tell whether a layer computes what one of a VGG's does; the activation at the end may be another."""
+    """Tells whether a layer computes what one of a VGG's does; the activation at the end may be another."""
     if layer.class_name != plain.class_name:
         return False
     wanted = read_settings(plain.class_name, plain.config, (1, 1, 1), "3")
@@ -165,7 +163,7 @@ class _Difference(NamedTuple):
 
 
 def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
-    """Return the numbers of a VGG's convolutions among layers in order; or where the layers differ, if there is no VGG.
+    """Returns the numbers of a VGG's convolutions among layers in order; or where the layers differ, if there is no VGG.
 
     The last pool may be missing, but no other pooling may stand in its place.
     """
@@ -193,7 +191,7 @@ def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
 
 
 def _as_layer(layer: Described, keras_version: str) -> Layer:
-    """Read a layer's settings, Keras 1's too; leave them out if they aren't understood.
+    """Reads a layer's settings, Keras 1's too; leave them out if they aren't understood.
 
     Channels-first images change nothing in a convolution.
     """
@@ -211,7 +209,7 @@ def _as_layer(layer: Described, keras_version: str) -> Layer:
 
 
 def _ways(model: Entry, keras_version: str, outer: Described | None = None) -> Iterator[list[Described]]:
-    """Yield rows of layers, each fed by the one before: a model's, if it is a chain; else the ways to each of its layers;
+    """Yields rows of layers, each fed by the one before: a model's, if it is a chain; else the ways to each of its layers;
     and those of the models in it, and in the layers that wrap one, TimeDistributed say.
     """
     place_of, chain = places_of(model), []
@@ -237,7 +235,7 @@ def _ways(model: Entry, keras_version: str, outer: Described | None = None) -> I
 
 
 def _arrays_of(file: KerasFile, layer: Described) -> list[KerasArray]:
-    """Find a layer's own arrays by its place or its name."""
+    """Finds a layer's own arrays by its place or its name."""
     group = layer.path[0] if file.is_named else layer.place
     arrays = [array for found in file.layers if found.name == group for array in found.arrays]
     return arrays if not file.is_named or len(layer.path) == 1 else [a for a in arrays if a.owner == layer.own_name]

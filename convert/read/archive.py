@@ -3,8 +3,6 @@
 No member is extracted to where its name says, and each has to be as Keras or PyTorch writes it.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import shutil

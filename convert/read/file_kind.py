@@ -1,7 +1,5 @@
 """What kind of file a file is, by its content; its name doesn't matter."""
 
-from __future__ import annotations
-
 from enum import Enum
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Only plain links are followed, so that no other file is ever opened; only number
 declares much more than it stores. Nothing else in this package opens what lies in an HDF5 file.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Iterator

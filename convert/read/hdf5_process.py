@@ -4,8 +4,6 @@ A damaged file can crash the HDF5 library, or send it into an endless loop; `hdf
 limits on memory and time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

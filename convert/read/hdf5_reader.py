@@ -13,8 +13,6 @@ Keras has three structures (learned from files that Keras wrote, and from its so
 - inside a `.keras`: such a `.weights.h5`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -3,8 +3,6 @@
 `hdf5_process` and `archive` say where in the file the numbers lie; they are read here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """JSON from untrusted files: an object of limited length and depth, in which no key comes twice."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tensors in a file of PyTorch's, and the architecture that a `.safetensors` of `convert`'s has beside them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ It calls no function: tensors are only described. Python's own unpickler, and Py
 and hash its keys, which may take forever.
 """
 
-from __future__ import annotations
-
 import pickletools
 from typing import Any, NamedTuple, TypeVar
 

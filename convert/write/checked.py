@@ -1,7 +1,5 @@
 """Writes a network in any form that can be written, and checks the file before it gets its name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import Tensor

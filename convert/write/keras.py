@@ -1,7 +1,5 @@
 """Writes a VGG's weights as the files that Keras 2 and 3 load into `keras.applications.VGG16(weights=path)`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

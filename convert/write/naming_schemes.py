@@ -3,8 +3,6 @@
 The values are the same, so these models then take Keras's preprocessing; they return logits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor

@@ -3,8 +3,6 @@
 The arrays go from file to file in parts, so that few of them are in memory at a time.
 """
 
-from __future__ import annotations
-
 import json
 import mmap
 import os

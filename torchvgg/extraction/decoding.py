@@ -1,7 +1,5 @@
 """Decoding batches of images in worker processes while the model computes."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

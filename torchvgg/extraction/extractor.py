@@ -1,7 +1,5 @@
 """Computing the vectors of decoded images: the model up to a layer, and the `Extractor` that runs it on batches."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`extract_features`: decodes images in worker processes, computes their vectors in batches, writes them to a file."""
 
-from __future__ import annotations
-
 import os
 import time
 import zlib

@@ -10,8 +10,6 @@ where ⊙, over many channels, is 36 matrix products. This module has the matric
 Maps are channels last and padded to whole tiles: `(N, 4 rows + 2, 4 columns + 2, C)`, the image at (1, 1), zeros around it.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Activations: Keras's functions by their names, and the layers that are nothing else."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -93,7 +91,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activate(activation: str | dict[str, Any], x: Tensor) -> Tensor:
-    """Compute an activation, given by its name, or by the class and the settings of a layer that stands as one."""
+    """Computes an activation, given by its name, or by the class and the settings of a layer that stands as one."""
     if isinstance(activation, dict):
         return KINDS[activation["class_name"]].reference(activation["config"], [], x)
     return ACTIVATIONS[activation](x.double()).to(x.dtype)

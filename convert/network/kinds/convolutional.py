@@ -1,7 +1,5 @@
 """Convolutions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
@@ -43,7 +41,7 @@ class Conv2D(_Convolution):
         return *places(shape, settings["kernel_size"], settings), settings["filters"]
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
-        """Sum matrix products, one for each shift of the image."""
+        """Sums matrix products, one for each shift of the image."""
         kernel, *bias = arrays
         groups = settings["groups"]
         outputs = []

@@ -76,19 +76,19 @@ class Kind:
             KINDS[cls.__name__] = cls()
 
     def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
-        """Translate a configuration of an older Keras into Keras 3's names and values."""
+        """Translates a configuration of an older Keras into Keras 3's names and values."""
         return given
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
-        """Yield the layer's arrays in Keras's order."""
+        """Yields the layer's arrays in Keras's order."""
         yield from ()
 
     def output(self, settings: Settings, shape: Shape) -> Shape:
-        """Return the shape of the output for an input of `shape`. Raise a ValueError if there is none."""
+        """Returns the shape of the output for an input of `shape`. Raises a ValueError if there is none."""
         return shape
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
-        """Compute the output for `x`, `(N, H, W, C)` or `(N, features)`, at inference, without the activation.
+        """Computes the output for `x`, `(N, H, W, C)` or `(N, features)`, at inference, without the activation.
 
         `arrays` are in Keras's order and layout. It shares no code with the model, and is written to be plainly right; long
         sums run in float64, so that the reference isn't the less exact of the two.

@@ -1,7 +1,5 @@
 """Normalizations whose numbers are learnt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -51,7 +49,7 @@ class LayerNormalization(_Normalization):
 
 
 def _affine_arrays(settings: Settings, spec: Spec) -> Iterator[Spec]:
-    """Yield gamma and beta, as far as the layer has them."""
+    """Yields gamma and beta, as far as the layer has them."""
     if settings["scale"]:
         yield spec._replace(name="weight")
     if settings["center"]:

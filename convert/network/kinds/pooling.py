@@ -1,7 +1,5 @@
 """Poolings, over windows and over whole images."""
 
-from __future__ import annotations
-
 import math
 from functools import reduce
 

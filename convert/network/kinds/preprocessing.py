@@ -1,7 +1,5 @@
 """Layers that bring images into a model's range."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,7 +59,7 @@ class PreprocessInput(Kind):
 
 
 def _per_channel(key: str, value: Any, channels: int | None) -> Any:
-    """Reduce nested tuples that broadcast over images to one number, or one for each channel."""
+    """Reduces nested tuples that broadcast over images to one number, or one for each channel."""
     while isinstance(value, tuple) and len(value) == 1:
         (value,) = value
     if isinstance(value, tuple) and len(value) != channels:

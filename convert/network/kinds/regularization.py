@@ -1,7 +1,5 @@
 """Dropout and noise: the identity at inference."""
 
-from __future__ import annotations
-
 from .kind import CHANNELS_LAST, KINDS, Kind
 from .validators import REQUIRED, Setting, fraction, number
 
@@ -33,5 +31,5 @@ class GaussianNoise(_Regularization):
 
 
 def is_regularization(class_name: str) -> bool:
-    """Tell whether layers of a class are the identity at inference."""
+    """Tells whether layers of a class are the identity at inference."""
     return isinstance(KINDS.get(class_name), _Regularization)

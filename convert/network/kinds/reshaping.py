@@ -1,7 +1,5 @@
 """Layers that move, repeat or surround features."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor
@@ -51,7 +49,7 @@ class UpSampling2D(Kind):
 
 
 def _stretched(x: Tensor, axis: int, times: int) -> Tensor:
-    """Interpolate linearly along an axis, where pixels have their centres at halves."""
+    """Interpolates linearly along an axis, where pixels have their centres at halves."""
     length = x.shape[axis]
     place = ((x.new_tensor(range(length * times)) + 0.5) / times - 0.5).clamp(0, length - 1)
     left = place.floor().long()
@@ -89,5 +87,5 @@ class Reshape(Kind):
 
 
 def _product(shape: Shape) -> int | None:
-    """Count the features of a shape; None where a size is open."""
+    """Counts the features of a shape; None where a size is open."""
     return None if None in shape else math.prod(size or 0 for size in shape)

@@ -1,7 +1,5 @@
 """Validators for the settings of layers, which come from files that nobody vouches for."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,7 +40,7 @@ def fraction(value: Any) -> bool:
 
 
 def numbers(value: Any) -> bool:
-    """Accept one number, or several; how many, a kind checks itself."""
+    """Accepts one number, or several; how many, a kind checks itself."""
     return number(value) or (isinstance(value, tuple) and bool(value) and all(map(number, value)))
 
 
@@ -58,7 +56,7 @@ same_or_valid = one_of("same", "valid")
 
 
 def margins(value: Any) -> bool:
-    """Accept `((top, bottom), (left, right))`."""
+    """Accepts `((top, bottom), (left, right))`."""
     return (
         isinstance(value, tuple)
         and len(value) == 2
@@ -68,7 +66,7 @@ def margins(value: Any) -> bool:
 
 
 def target(value: Any) -> bool:
-    """Accept sizes, one of which may be -1, for the rest."""
+    """Accepts sizes, one of which may be -1, for the rest."""
     return isinstance(value, tuple) and all(size == -1 or whole(size) for size in value) and value.count(-1) <= 1
 
 

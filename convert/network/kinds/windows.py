@@ -1,7 +1,5 @@
 """Windows that slide over images, as convolutions and poolings have them: how many places they take, and what each sees."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ from .kind import Settings, Shape
 
 
 def places(shape: Shape, size: Sequence[int], settings: Settings) -> tuple[int | None, int | None]:
-    """Count the places of a window of `size` along height and width; None where that is open."""
+    """Counts the places of a window of `size` along height and width; None where that is open."""
     strides, dilation = _strides(size, settings), settings.get("dilation_rate", (1, 1))
     is_same = settings["padding"] == "same"
     height, width = (
@@ -22,7 +20,7 @@ def places(shape: Shape, size: Sequence[int], settings: Settings) -> tuple[int |
 
 
 def shifts(x: Tensor, size: Sequence[int], settings: Settings, fill: float) -> Iterator[Tensor]:
-    """Yield what each element of a window sees, over all places of the window: views, `(N, H', W', C)`, row by row."""
+    """Yields what each element of a window sees, over all places of the window: views, `(N, H', W', C)`, row by row."""
     strides, dilation = _strides(size, settings), settings.get("dilation_rate", (1, 1))
     reach = [rate * (length - 1) + 1 for length, rate in zip(size, dilation, strict=True)]
     if settings["padding"] == "same":  # as TensorFlow pads: an odd row or column comes last
@@ -40,7 +38,7 @@ def _strides(size: Sequence[int], settings: Settings) -> Any:
 
 
 def pad(x: Tensor, sides: Sequence[Sequence[int]], fill: float) -> Tensor:
-    """Surround images with `((top, bottom), (left, right))` rows and columns of one number."""
+    """Surrounds images with `((top, bottom), (left, right))` rows and columns of one number."""
     (top, bottom), (left, right) = sides
     n, height, width, channels = x.shape
     padded = x.new_full((n, top + height + bottom, left + width + right, channels), fill)

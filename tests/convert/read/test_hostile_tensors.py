@@ -103,7 +103,9 @@ def test_names_that_a_module_cannot_have(name: str, ours: Path, tmp_path: Path, 
     hostile = header.replace(b'\\"dense\\"', rf"\"{name}\"".encode())
     write_safetensors(path := tmp_path / "ours.safetensors", hostile, data)
     check_refused(
-        path, f"an architecture that `convert` didn't write: expected other names than {re.escape(repr(name))}", load_model
+        path,
+        f"an architecture that `convert` didn't write: expected other names than {re.escape(repr(name))}",
+        load_model,
     )
 
 
