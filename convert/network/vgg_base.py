@@ -112,7 +112,7 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
 
 
 def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
-    """Numbers layers, and join paddings and activations of their own to the convolutions, as Keras's VGG has them.
+    """Numbers layers, and joins paddings and activations of their own to the convolutions, as Keras's VGG has them.
 
     Layers that are the identity at inference are left out.
     """
