@@ -24,7 +24,7 @@ from torchvgg.convert import __main__ as conversion
 from torchvgg.convert import convert
 
 from .helpers.keras_models import keras_model, relative_error
-from .helpers.pictures import photo, write_photos
+from .helpers.photos import photo, write_photos
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

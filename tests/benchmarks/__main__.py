@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from . import __doc__ as description
-from . import files, images, models, peers
+from . import conversion, extraction, inference, peers
 from .measuring import Scale, Table
 
 TABLES = ("conversion", "loading", "inference", "bfloat16", "training", "extraction")
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--batch", type=int, nargs="+", default=[1, 8, 32], help="of the inference (1 8 32)")
     add("--rounds", type=int, default=7, help="how many times each is run (7)")
     add("--threads", type=int, default=torch.get_num_threads(), help="of all who compute")
-    names = list(dict.fromkeys(peer.__name__ for peer in (*peers.FLOAT32, *peers.BFLOAT16, *images.PEERS)))
+    names = list(dict.fromkeys(peer.__name__ for peer in (*peers.FLOAT32, *peers.BFLOAT16, *extraction.PEERS)))
     add("--only", nargs="+", default=[], metavar="PEER", choices=names, help=f"these alone: {', '.join(names)}")
     add("--tiny", action="store_true", help="in miniature, to see that it runs: images of 32×32, 10 classes")
     add("--json", action="store_true", help="print one JSON object")
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = measured(tables, scale, options.batch, options.only)
     print(json.dumps(result) if options.json else as_text(result))
     if options.plot:
-        from .picture import draw
+        from .chart import draw
 
         draw(result["tables"], options.plot)
     return 0
@@ -58,19 +58,19 @@ def measured(tables: Sequence[str], scale: Scale, batches: Sequence[int], only: 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if {"conversion", "loading"} & set(tables):
-            files.write_keras_file(folder / "keras.h5", scale)
+            conversion.write_keras_file(folder / "keras.h5", scale)
         if "conversion" in tables:
-            found["conversion"] = files.conversion(folder, scale)
+            found["conversion"] = conversion.conversion(folder, scale)
         if "loading" in tables:
-            found |= {f"loading: {title}": table for title, table in files.loading(folder, scale).items()}
+            found |= {f"loading: {title}": table for title, table in conversion.loading(folder, scale).items()}
         if "extraction" in tables:
-            found["extraction"] = images.extraction(folder, scale, chosen(images.PEERS), left_out)
+            found["extraction"] = extraction.extraction(folder, scale, chosen(extraction.PEERS), left_out)
     for kind, all_peers in (("inference", peers.FLOAT32), ("bfloat16", peers.BFLOAT16)):
         if kind in tables:
-            by_batch = models.inference(scale, batches, chosen(all_peers), left_out)
+            by_batch = inference.inference(scale, batches, chosen(all_peers), left_out)
             found |= {f"{kind}, batch {batch}": table for batch, table in by_batch.items()}
     if "training" in tables:
-        found["training, batch 8"] = models.training(scale)
+        found["training, batch 8"] = inference.training(scale)
     return {"machine": machine(), "scale": scale._asdict(), "tables": found, "left_out": left_out}
 
 

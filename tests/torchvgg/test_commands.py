@@ -17,7 +17,7 @@ from torchvgg.convert import convert
 from torchvgg.predicting import Score, by_name
 
 from ..helpers.keras_models import keras_model, relative_error
-from ..helpers.pictures import photo, write_photos
+from ..helpers.photos import photo, write_photos
 
 
 def run(*arguments: object) -> int:

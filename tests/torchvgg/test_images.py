@@ -17,7 +17,7 @@ from torchvgg import VGG16, load_image, load_model, preprocess_input
 from torchvgg.images import find_images, image_size, load_for, preprocess, preprocessing_of
 
 from ..helpers.heads import HEADS
-from ..helpers.pictures import SHIPPED, photo
+from ..helpers.photos import SHIPPED, photo
 
 KINDS: dict[str, Callable[[Path], Any]] = {
     "colour.jpg": lambda path: photo().save(path),

@@ -24,7 +24,7 @@ from torchvgg.extraction.feature_files import Rows, open_parts
 
 from ...helpers.command_line import heed
 from ...helpers.keras_models import keras_model
-from ...helpers.pictures import photo, write_photos
+from ...helpers.photos import photo, write_photos
 
 SIZE = 64  # of the images that the models here take
 

@@ -16,7 +16,7 @@ import pytest
 from torchvgg import VGG16, extract_features
 from torchvgg.__main__ import main
 
-from ...helpers.pictures import write_photos
+from ...helpers.photos import write_photos
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers, over the network
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
-from torchvgg.convert.files import md5
 
 from .measuring import Scale, Table, in_turn, medians, memory_of
 
@@ -72,7 +71,6 @@ def conversion(folder: Path, scale: Scale) -> Table:
         in_turn(
             {
                 "cp": fresh(shutil.copyfile, source, target),
-                "md5 alone": lambda: md5(source),
                 "convert --no-check": fresh(our_conversion, source, target, False),
                 "convert": fresh(our_conversion, source, target, True),
                 "script: read, permute, save_file": fresh(plain_script, source, target),

@@ -21,8 +21,8 @@ from torchvgg import VGG16, extract_features
 from torchvgg.extraction.extractor import features_of
 from torchvgg.images import load_for
 
+from .inference import error, ours
 from .measuring import Scale, Table, in_turn, medians
-from .models import error, ours
 from .peers import fill, installed, keras_on_tensorflow
 
 Run = Callable[[Path, Path], Any]  # a folder of images, the Parquet file to write
