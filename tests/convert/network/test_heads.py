@@ -58,7 +58,10 @@ def test_every_layer_gives_what_keras_gives(built: tuple[str, Any], suffix: str,
         assert report.max_relative_error is not None
         assert report.max_relative_error <= TOLERANCE
         again = load_model(tmp_path / "model.safetensors")
-        assert torch.equal(again(x.permute(0, 3, 1, 2)), received)
+        for key, tensor in ours.state_dict().items():
+            assert torch.equal(again.state_dict()[key], tensor), key
+        # The last bits depend on where in memory the weights begin, and so on the length of the file's header.
+        assert relative_error(again(x.permute(0, 3, 1, 2)), received) <= 1e-6
     assert str(again) == str(ours)
     assert again.state_dict().keys() == ours.state_dict().keys()
 
