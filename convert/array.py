@@ -1,4 +1,4 @@
-"""The interface of an array in a file, whatever kind of file it is."""
+"""The interface of an array in a file of any kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way back to Keras, and other houses' models."""
+"""Conversion back to Keras, and to other projects' models."""
 
 import json
 from collections import OrderedDict
@@ -22,7 +22,7 @@ from ...helpers.heads import HEADS, with_random_weights
 from ...helpers.keras_models import NETWORKS, images, keras_model, relative_error, write_twin
 
 OURS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}
-HOUSES = json.loads(
+MODELS = json.loads(
     (Path(__file__).parents[2] / "data" / "other_houses.json").read_text()
 )  # torchvision 0.29.1, timm 1.0
 
@@ -136,17 +136,17 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("house", ["torchvision", "timm"])
-def test_other_houses_load_it(house: str, full_size: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["torchvision", "timm"])
+def test_other_projects_load_it(scheme: str, full_size: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
-    report = convert(full_size, output, layout=house)
+    report = convert(full_size, output, layout=scheme)
     assert report.max_relative_error is not None
     assert report.max_relative_error <= 1e-5
     tensors = load_file(output)
-    assert {key: list(tensor.shape) for key, tensor in tensors.items()} == HOUSES[f"{house} vgg16"]
+    assert {key: list(tensor.shape) for key, tensor in tensors.items()} == MODELS[f"{scheme} vgg16"]
     with safe_open(output, "pt") as file:
-        assert file.metadata()["layout"] == house
-    if house == "torchvision":
+        assert file.metadata()["layout"] == scheme
+    if scheme == "torchvision":
         other = torchvision_twin("vgg16", 1000)
         other.load_state_dict(tensors)
         ours = VGG16(weights=full_size, classifier_activation=None)
@@ -157,12 +157,12 @@ def test_other_houses_load_it(house: str, full_size: Path, tmp_path: Path) -> No
         assert torch.equal(tensors["pre_logits.fc1.weight"].flatten(1), VGG16(weights=full_size).fc1.weight)
 
 
-def test_other_houses_names_of_vgg19_without_its_top(tmp_path: Path) -> None:
+def test_other_projects_names_of_vgg19_without_its_top(tmp_path: Path) -> None:
     keras_model("vgg19", include_top=False).save_weights(tmp_path / "a.weights.h5")
-    for house in ("torchvision", "timm"):
-        convert(tmp_path / "a.weights.h5", tmp_path / "out.pth", layout=house, force=True)
+    for scheme in ("torchvision", "timm"):
+        convert(tmp_path / "a.weights.h5", tmp_path / "out.pth", layout=scheme, force=True)
         received = {key: list(tensor.shape) for key, tensor in torch.load(tmp_path / "out.pth").items()}
-        expected = {key: shape for key, shape in HOUSES[f"{house} vgg19"].items() if key.startswith("features")}
+        expected = {key: shape for key, shape in MODELS[f"{scheme} vgg19"].items() if key.startswith("features")}
         assert received == expected
 
 
