@@ -71,9 +71,9 @@ def convert(
     check_options(dtype, input_shape, activation)
     build = None
     if check:
-        from torchvgg import loading  # the one place where the conversion meets the model
+        from torchvgg.loading import build as build_model  # the one place where the conversion meets the model
 
-        build = loading.build
+        build = build_model
     is_published = source in published.FILES
     with scratch_folder() as scratch:
         if source == "demo":

@@ -1,4 +1,4 @@
-"""The interface of an array in a file, whatever kind of file it is."""
+"""The interface of an array in a file of any kind."""
 
 from types import EllipsisType
 from typing import Protocol

@@ -163,7 +163,7 @@ def _advising(way: str, base: Callable[[], Network]) -> Iterator[None]:
 
 
 def _with_activation(
-    network: Network, activation: str | None, input_shape: tuple[int, int] | None, is_told: bool
+    network: Network, activation: str | None, input_shape: tuple[int, int] | None, is_in_file: bool
 ) -> tuple[Network, str]:
     """Gives the top the activation that the user named, or softmax.
 
@@ -171,11 +171,11 @@ def _with_activation(
         The network, and a sentence on what had to be assumed.
 
     Raises:
-        ValueError: the user named one, and the file says it itself (`is_told`), or there is no top.
+        ValueError: the user named one, and the activation `is_in_file`, or there is no top.
     """
-    if is_told or not network.layers or network.layers[-1].class_name != "Dense":
+    if is_in_file or not network.layers or network.layers[-1].class_name != "Dense":
         if activation is not None:
-            reason = "the file says which it is" if is_told else "there is no top, and so no activation"
+            reason = "the file says which it is" if is_in_file else "there is no top, and so no activation"
             raise ValueError(f"activation: {reason}; drop the option")
         return network, ""
     *layers, last = network.layers

@@ -38,7 +38,7 @@ def write_safetensors(
     """Writes a `.safetensors`. The library's own `save_file` takes tensors in memory, all of them.
 
     Args:
-        network: what is written.
+        network: holds the tensors.
         path: the file.
         naming_scheme: whose names and shapes the tensors get.
         dtype: of the numbers; integers stay integers.

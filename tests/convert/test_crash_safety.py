@@ -1,4 +1,4 @@
-"""Whenever a conversion or a download ends, by whatever hand: an output is the old file, the new file, or isn't there."""
+"""Whenever and however a conversion or a download ends, an output is the old file, the new file, or isn't there."""
 
 import contextlib
 import hashlib
@@ -71,7 +71,7 @@ def content_of(path: Path) -> bytes | None:
 
 
 def killed_runs(*arguments: object) -> Iterator[bool]:
-    """Whether each of the runs was killed (others had come to their end), right after it was."""
+    """Yields after each run whether it was killed or had ended before."""
     command = [sys.executable, "-c", KILLER, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdin
@@ -131,12 +131,12 @@ def wait_for_a_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "told"), [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")]
+    ("number", "status", "message"), [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")]
 )
 def test_signals_clear_up(
     number: signal.Signals,
     status: int,
-    told: str,
+    message: str,
     headless: Path,
     tmp_path: Path,
     temporary: Path,
@@ -147,7 +147,7 @@ def test_signals_clear_up(
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
             wait_for_a_file(stage)
             process.send_signal(number)
-            assert process.communicate()[1] == told
+            assert process.communicate()[1] == message
         assert process.returncode == status
         assert list(folder.iterdir()) == []
         assert list(temporary.iterdir()) == []

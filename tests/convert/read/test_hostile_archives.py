@@ -1,4 +1,4 @@
-"""`.keras` archives from strangers: their members, and what their configurations name."""
+"""`.keras` archives from untrusted sources: their members, and what their configurations name."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Whatever a file from a stranger is: nothing else is opened, little memory is taken, nothing is left behind."""
+"""Reading an untrusted file opens no other file, takes little memory and leaves nothing behind."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""HDF5 files from strangers: whatever is in one, it ends in one line, soon, and no other file is opened."""
+"""An untrusted HDF5 file is refused in one line, soon, and no other file is opened."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def odd_type(change: Callable[[Any], object], base: Any = h5t.IEEE_F32LE) -> Cha
 
 
 def declared(file: h5py.File) -> None:
-    """An array that says to be longer than the file is, in its shape and in the length of what is stored."""
+    """Declares an array longer than the file, in its shape and in its stored length."""
     offset = file[KERNEL].id.get_offset()
     file.flush()
     with open(file.filename, "rb+") as stream:
@@ -275,7 +275,7 @@ def test_a_file_in_which_the_library_loops_endlessly(
 
 
 def in_the_process(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Has the process that reads HDF5 run some code of ours at its start."""
+    """Makes the process that reads HDF5 run some code at its start."""
     run = subprocess.run
 
     def changed_run(command: list[str], **options: Any) -> Any:
@@ -294,6 +294,11 @@ ENDS: list[tuple[str, type[Exception], str]] = [
     ("os.abort()", ValueError, "a damaged HDF5 file, on which the HDF5 library crashes"),
     ("os.kill(os.getpid(), 9)", OSError, r"can't be read, as the process that reads HDF5 failed \(SIGKILL\)"),
     ("os._exit(3)", OSError, r"failed \(exit status 3\)"),
+    (  # a mistake of ours isn't a damaged file
+        "import torchvgg.convert.read.hdf5_guard as guard; guard.number_type = lambda kind: {}['x']",
+        OSError,
+        r"as the process that reads HDF5 failed \(KeyError: 'x'\)",
+    ),
     ("raise ImportError('libhdf5.so is gone')", OSError, r"failed \(ImportError: libhdf5.so is gone\)"),
 ]
 

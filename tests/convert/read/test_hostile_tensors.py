@@ -1,4 +1,4 @@
-"""`.safetensors` and `.pt` files from strangers: headers, architectures and pickles."""
+"""`.safetensors` and `.pt` files from untrusted sources: headers, architectures and pickles."""
 
 import io
 import json
@@ -221,6 +221,9 @@ BOMBS: list[tuple[bytes, bool, str]] = [
     (b"\x80\x02})q\x00" + b"h\x00h\x00\x86q\x00" * 100 + b"K\x01s.", False, "isn't a dict of tensors"),  # 2**100 hashes
     (b"\x80\x02](" + b"]" * 40_000_000 + b"e.", False, "data.pkl: longer"),
     (b"\x80\x02](" + b"]" * 1_000_000 + b"e.", True, "no archive that PyTorch writes"),
+    # Opcodes that take what isn't there: from an empty stack, below a mark, without a mark, or from the memo.
+    *((b"\x80\x02" + code, False, "a damaged pickle") for code in (b".", b"R.", b"]q\x00(R.", b"t.", b"u.", b"h\x05.")),
+    *((b"\x80\x02" + code, False, "isn't a dict of tensors") for code in (b"}K\x01a.", b"}(K\x01u.", b"]K\x01K\x02s.")),
 ]
 
 
@@ -256,7 +259,7 @@ class Pickled:
 
 
 def write_pt(path: Path, *values: object, **members: bytes) -> None:
-    """Writes "x" and "y" as torch.save does, whatever they are, beside a storage of four float32."""
+    """Writes any "x" and "y" as torch.save does, beside a storage of four float32."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, found: Any) -> Any:

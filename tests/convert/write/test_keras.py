@@ -1,4 +1,4 @@
-"""The way back to Keras, and other houses' models."""
+"""The way back to Keras, and other projects' names."""
 
 import json
 from collections import OrderedDict
