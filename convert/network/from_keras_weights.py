@@ -98,7 +98,7 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
         if starts[-1] >= starts[0] + count:
             raise ValueError(f"two networks like {NETWORKS[count]}; convert them one by one")
         base = ordered[starts[0] : starts[0] + count]
-        _check_between(arrays, base, in_order and ordered == pairs)
+        check_between(arrays, base, in_order and ordered == pairs)
         return base
     raise ValueError(
         f"expected the 13 convolutions of VGG16 or the 16 of VGG19, one after the other. Received: {len(ordered)}; {_shown(arrays)}"
@@ -125,7 +125,7 @@ def _is_vgg(convolutions: Sequence[Pair]) -> bool:
     return shapes == [(3, 3, *c) for c in zip(channels, filters, strict=True)]
 
 
-def _check_between(arrays: Sequence[Array], base: Sequence[Pair], in_order: bool) -> None:
+def check_between(arrays: Sequence[Array], base: Sequence[Pair], in_order: bool) -> None:
     """Raises a ValueError for arrays that may belong to a normalization, or a slope, between the VGG's convolutions.
 
     In a file that is in order they lie between the convolutions' arrays. Else they are as wide as a convolution, and no layer of

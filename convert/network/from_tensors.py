@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ..array import Units
-from ..layout import Layout
+from ..layout import CONV2D_KERNEL, DENSE_KERNEL, UNCHANGED, Layout
 from ..read.torch_file import TorchFile
 from .architecture import Chain, Described, uniquely_named
 from .assemble import assemble
+from .from_keras_weights import check_between
 from .graph import counted
 from .kinds import KINDS, Spec
 from .kinds.validators import whole
@@ -53,7 +54,23 @@ def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, 
     if file.architecture is not None:
         return network_of_tensors(read_architecture(file.architecture), file.tensors)
     own = {key: tensor for key, tensor in file.tensors.items() if not base_only or CONVOLUTION_NAME.match(key)}
-    return network_of_tensors(_chain_of_state_dict(own, input_shape), own)
+    network = network_of_tensors(_chain_of_state_dict(own, input_shape), own)
+    if base_only:
+        _check_base(file.tensors, network)
+    return network
+
+
+def _check_base(tensors: Mapping[str, Tensor], network: Network) -> None:
+    """Raises a ValueError if some of a `state_dict`'s tensors may belong to layers between the VGG's convolutions."""
+    layouts = {2: DENSE_KERNEL, 4: CONV2D_KERNEL}
+    named = ((key.replace(".", "/"), tensor) for key, tensor in tensors.items() if tensor.is_floating_point())
+    arrays = [TorchArray(name, tensor, layouts.get(tensor.dim(), UNCHANGED)) for name, tensor in named]
+    by_name = {array.name: array for array in arrays}
+    base = [
+        (by_name[f"{layer.name}/weight"], by_name[f"{layer.name}/bias"]) for layer in network.layers if layer.weights
+    ]
+    for in_order in (True, False):  # of a `.pt` the order is the layers', of a `.safetensors` it needn't be
+        check_between(arrays, base, in_order)
 
 
 def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:

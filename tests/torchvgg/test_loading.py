@@ -185,3 +185,17 @@ def test_the_base_of_tensors_with_a_head_of_their_own(tmp_path: Path) -> None:
     convert(path, base_only=True, check=False)
     ours = VGG16(weights=path.with_suffix(".safetensors"), include_top=False)
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_tensors_between_the_convolutions(save: Any, tmp_path: Path) -> None:
+    """As of a VGG16 with batch normalization: the convolutions alone would give other numbers."""
+    tensors: dict[str, torch.Tensor] = {}
+    for key, tensor in VGG16(weights=None, include_top=False).state_dict().items():
+        tensors[key] = tensor
+        if key.endswith("bias"):
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                tensors[key.replace("conv", "bn").replace("bias", name)] = torch.ones_like(tensor)
+    save(tensors, path := tmp_path / "normalized.pt")
+    with pytest.raises(ValueError, match=r"block._bn1/.*: a layer that no VGG has, it seems between the convolutions"):
+        convert(path, tmp_path / "base.safetensors", base_only=True)

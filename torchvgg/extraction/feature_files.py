@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -141,8 +140,9 @@ class Parts:
     def begin(self, job: dict[str, Any], force: bool) -> None:
         """Records the job. Rows of a different one are deleted with `force`, else a ValueError."""
         path = self.folder / "job.json"
-        if self.files() and json.loads(path.read_text()) != job:
-            if not force:
+        known = json.loads(path.read_text()) if path.exists() else None  # parts without a job are no extraction's
+        if self.files() and known != job:
+            if known and not force:
                 raise ValueError(
                     f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or use "
                     "--force"
@@ -154,7 +154,7 @@ class Parts:
     def files(self) -> list[Path]:
         from ..convert.files import is_own
 
-        return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path, stat.S_IWOTH))
+        return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path, others=0))
 
     def places(self) -> dict[str, tuple[Path, int]]:
         """Finds the part and the row in it of each finished path. Parts that a killed writer left damaged are deleted."""

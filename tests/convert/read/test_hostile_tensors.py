@@ -297,9 +297,11 @@ FORGED: list[tuple[object, str]] = [
     (Pickled(size=(2**40, 2**40)), "Received"),
     (Pickled(size=(2**62, 2**62, 4), stride=(0, 0, 1)), "Received|no plain tensor"),
     (Pickled(size=(2**70, 0), stride=(1, 1)), "Received"),
-    (Pickled(size=(4.0,)), "Received"),
+    (Pickled(size=(4.0,)), "a tensor that torch.save doesn't write"),
     (Pickled(size="4"), "a tensor that torch.save doesn't write"),
+    (Pickled(size=(True,)), "a tensor that torch.save doesn't write"),
     (Pickled(size=(10**8,), stride=("a" * 100,)), "a tensor that torch.save doesn't write"),  # 10 GB, if multiplied
+    (Pickled(size=(20_000,), stride=([1] * 10_000,)), "a tensor that torch.save doesn't write"),
     (Pickled(metadata={"neg": True}), "a negated or conjugated one"),
     (Pickled(size=(10**9,), stride=(0,)), "no plain tensor"),
 ]

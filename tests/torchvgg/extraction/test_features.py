@@ -414,12 +414,20 @@ def test_nothing_of_other_users_is_opened(model: Any, photos: Path, tmp_path: Pa
     assert not parts.exists()
 
 
-def test_a_umask_that_lets_the_group_write(model: Any, photos: Path, tmp_path: Path) -> None:
-    before = os.umask(0o002)
+@pytest.mark.parametrize("umask", [0o002, 0o000])
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_a_umask_that_lets_others_write(suffix: str, umask: int, model: Any, photos: Path, tmp_path: Path) -> None:
+    """Debian and Ubuntu set 002: the rows are found again, and the output gets the mode that the umask says."""
+    output = tmp_path / f"f{suffix}"
+    before = os.umask(umask)
     try:
-        assert extract_features(model, str(photos / "000.jpg"), tmp_path / "f.npz").bad == 0
+        with pytest.raises(InterruptedError):
+            _interrupted(model, photos, output, after=2)
+        assert extract_features(model, str(photos), output, batch_size=2).done_before == 4
     finally:
         os.umask(before)
+    assert len(table(output)[0]) == 21
+    assert output.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_the_parts_are_this_users_alone(model: Any, photos: Path, tmp_path: Path) -> None:
