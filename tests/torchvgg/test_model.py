@@ -11,8 +11,6 @@ import torch
 from torch import nn
 
 from torchvgg import VGG16, VGG19, vgg16, vgg19
-from torchvgg.convert.network.vgg import blocks
-from torchvgg.vgg import BLOCKS
 
 NETWORKS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}
 REFERENCE = json.loads(Path(__file__).parents[1].joinpath("data").joinpath("keras_layers.json").read_text())["models"]
@@ -232,11 +230,6 @@ def test_with_weights_no_random_number_is_drawn(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     VGG16(weights=None, include_top=False)
     assert not torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_conversion_knows_the_same_blocks() -> None:
-    for network, table in BLOCKS.items():
-        assert list(table) == blocks(sum(convolutions for convolutions, _ in table)), network
 
 
 def test_extract_of_an_unknown_layer_lists_the_names() -> None:
