@@ -35,9 +35,7 @@ class MaxPooling2D(_Pooling):
 
 class AveragePooling2D(_Pooling):
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
-        total, inside = (
-            reduce(torch.add, shifts(y, settings["pool_size"], settings, 0)) for y in (x, torch.ones_like(x))
-        )
+        total, inside = (sum(shifts(y, settings["pool_size"], settings, 0)) for y in (x, torch.ones_like(x)))
         return total / inside  # padding doesn't count
 
 

@@ -40,11 +40,8 @@ class UpSampling2D(Kind):
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         for axis, times in enumerate(settings["size"], start=1):
-            x = (
-                x.repeat_interleave(times, axis)
-                if settings["interpolation"] == "nearest"
-                else _stretched(x, axis, times)
-            )
+            is_nearest = settings["interpolation"] == "nearest"
+            x = x.repeat_interleave(times, axis) if is_nearest else _stretched(x, axis, times)
         return x
 
 
