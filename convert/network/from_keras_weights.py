@@ -37,42 +37,42 @@ def vgg_of_arrays(
         ValueError: the arrays aren't those of a VGG16 or VGG19; the message names the first that doesn't fit.
     """
     if base_only:
-        return vgg_of_convolutions(_base(arrays, in_order), kernels)
+        return vgg_of_pairs(_base(arrays, in_order), kernels)
     pairs = list(zip(arrays[0::2], arrays[1::2], strict=False))
     convolutions = _in_order_of_names([pair for pair in pairs if len(pair[0].shape) == 4])
     dense = [pair for pair in pairs if len(pair[0].shape) == 2]
     is_plain = 2 * (len(convolutions) + len(dense)) == len(arrays) and len(convolutions) in NETWORKS
-    if not is_plain or (dense and [kernel.shape[1] for kernel, _ in dense[:-1]] != _units_before_predictions):
+    if not is_plain or (
+        dense and [kernel.shape[1] for kernel, _ in dense[:-1]] != [units for units, _ in TOP.values() if units]
+    ):
         raise ValueError(_foreign(arrays, in_order))
     if not dense:
-        return vgg_of_convolutions(convolutions, kernels)
-    fc1, predictions = dense[0][0], dense[-1][0]
+        return vgg_of_pairs(convolutions, kernels)
+    fc1, _ = dense[0]
     height, width = input_shape or square_input(fc1.name, fc1.shape[0])
-    _check_size(fc1, height, width)
-    return _assembled(convolutions, dense, (height, width), predictions.shape[1], kernels)
+    features = LAST_FILTERS * (height // 32) * (width // 32)
+    if fc1.shape[0] != features:
+        raise ValueError(
+            f"{fc1.name}: images of {height}×{width} give {features} features, the array takes {fc1.shape[0]}; "
+            "pass the right --input-shape H,W"
+        )
+    return vgg_of_pairs(convolutions, kernels, dense, (height, width))
 
 
-_units_before_predictions = [units for units, _ in TOP.values() if units]
-
-
-def vgg_of_convolutions(convolutions: Sequence[Pair], kernels: Layout = CONV2D_KERNEL) -> Network:
-    """Makes the network of the VGG without a top that has these convolutions, in order.
+def vgg_of_pairs(
+    convolutions: Sequence[Pair],
+    kernels: Layout,
+    dense: Sequence[Pair] = (),
+    size: tuple[int | None, int | None] = (None, None),
+) -> Network:
+    """Makes the network of the VGG that has these convolutions, in order, and the top of these dense layers, or none.
 
     Raises:
         ValueError: a VGG's have other shapes.
     """
-    return _assembled(convolutions, [], (None, None), None, kernels)
-
-
-def _assembled(
-    convolutions: Sequence[Pair],
-    dense: Sequence[Pair],
-    size: tuple[int | None, int | None],
-    classes: int | None,
-    kernels: Layout,
-) -> Network:
     first = convolutions[0][0].shape
     kernels = THEANO_KERNEL if _is_channels_first(first) else kernels
+    classes = dense[-1][0].shape[1] if dense else None
     chain = vgg_chain(len(convolutions), (*size, first[1 if kernels is THEANO_KERNEL else 2]), classes)
     remaining = iter([array for pair in (*convolutions, *dense) for array in pair])
     return assemble(chain, lambda layers: ([next(remaining) for _ in layer.specs] for layer in layers), kernels=kernels)
@@ -89,7 +89,11 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
     Raises:
         ValueError: there is no VGG, or more than one, or there may be normalizations between its convolutions.
     """
-    pairs = [(kernel, bias) for kernel, bias in pairwise(arrays) if _is_convolution(kernel, bias)]
+    pairs = [
+        (kernel, bias)
+        for kernel, bias in pairwise(arrays)
+        if (len(kernel.shape), len(bias.shape)) == (4, 1) and _owner(kernel) == _owner(bias)
+    ]
     ordered = _in_order_of_names(pairs)
     for count in NETWORKS:
         starts = [start for start in range(len(ordered) - count + 1) if _is_vgg(ordered[start : start + count])]
@@ -105,18 +109,12 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
     )
 
 
-def _is_convolution(kernel: Array, bias: Array) -> bool:
-    """Tells whether two arrays are one layer's kernel and bias."""
-    return (len(kernel.shape), len(bias.shape)) == (4, 1) and _owner(kernel) == _owner(bias)
-
-
 def _owner(array: Array) -> str:
     """`conv2d/kernel:0` → `conv2d`."""
     return array.name.rpartition("/")[0]
 
 
 def _is_vgg(convolutions: Sequence[Pair]) -> bool:
-    """Tells whether convolutions have the shapes of a VGG's."""
     filters = filters_of(len(convolutions))
     shapes = [kernel.shape for kernel, _ in convolutions]
     if _is_channels_first(shapes[0]):
@@ -188,12 +186,3 @@ def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
 def _shown(arrays: Sequence[Array]) -> str:
     shown = [f"{array.name} {array.shape}" for array in arrays[:3]]
     return ", ".join(shown + (["…"] if len(arrays) > 3 else []))
-
-
-def _check_size(fc1: Array, height: int, width: int) -> None:
-    features = LAST_FILTERS * (height // 32) * (width // 32)
-    if fc1.shape[0] != features:
-        raise ValueError(
-            f"{fc1.name}: images of {height}×{width} give {features} features, the array takes {fc1.shape[0]}; "
-            "pass the right --input-shape H,W"
-        )

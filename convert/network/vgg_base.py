@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..read.keras_file import KerasArray, KerasFile
 from .architecture import Described, described, path_to, places_of, unfolded
-from .from_keras_weights import vgg_of_arrays, vgg_of_convolutions
+from .from_keras_weights import vgg_of_arrays, vgg_of_pairs
 from .from_tensors import network_of_tensors, renamed
 from .graph import Entry, LayerError, read_entry
 from .kinds import KINDS
@@ -55,7 +55,7 @@ def base_of_keras_file(file: KerasFile) -> Network:
         convolutions = _described_convolutions(model, file.keras_version)
         pairs = [_arrays_of(file, layer) for layer in convolutions]
         if all(len(pair) == 2 for pair in pairs):
-            return vgg_of_convolutions([(kernel, bias) for kernel, bias in pairs], kernels)
+            return vgg_of_pairs([(kernel, bias) for kernel, bias in pairs], kernels)
         # The layers of a nested model were renamed: its group holds their arrays under their old names.
         arrays = next((group.arrays for group in file.layers if group.name == convolutions[0].path[0]), arrays)
     return vgg_of_arrays(arrays, None, base_only=True, kernels=kernels, in_order=file.is_named)

@@ -35,7 +35,8 @@ class MaxPooling2D(_Pooling):
 
 class AveragePooling2D(_Pooling):
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
-        total, inside = (sum(shifts(y, settings["pool_size"], settings, 0)) for y in (x, torch.ones_like(x)))
+        both = (shifts(y, settings["pool_size"], settings, 0) for y in (x, torch.ones_like(x)))
+        total, inside = (reduce(torch.add, views) for views in both)
         return total / inside  # padding doesn't count
 
 
