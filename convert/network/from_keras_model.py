@@ -59,11 +59,6 @@ def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[
     Keras 3 as not trained, if the model is one of the file's own layers; in Keras 2 if it is not.) The names have to
     agree, where they are the layers' own; a layer that was renamed keeps its arrays' old names.
     """
-    if len(layers) == 1:
-        ((described, _, specs),) = layers
-        if len(arrays) != len(specs):
-            raise _other_arrays(described, specs, arrays)
-        return {described.path: arrays}
     everything = [(layer.described, spec) for layer in layers for spec in layer.specs]
     trained = [(d, spec) for d, spec in everything if d.comes_first and spec.is_trained]
     rest = [(d, spec) for d, spec in everything if not (d.comes_first and spec.is_trained)]
@@ -74,7 +69,7 @@ def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[
     are_own = all(array.owner in names for array in arrays)
     distributed = {}
     for described, _, specs in layers:
-        own = [array for array in arrays if array.owner == described.own_name]
+        own = [array for array in arrays if len(layers) == 1 or array.owner == described.own_name]
         if len(arrays) != len(everything):
             raise _other_arrays(described, specs, own)
         distributed[described.path] = [by_order[described.path, spec.name] for spec in specs]

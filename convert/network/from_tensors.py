@@ -131,12 +131,17 @@ def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, 
     return vgg_chain(len(kernels), (height, width, channels), classes)
 
 
-def renamed(layers: Iterable[Layer], chain: Chain) -> dict[str, Tensor]:
-    """Reads the tensors of layers, each under the name of the chain's layer in its place, among those with weights."""
+def network_of_layers(chain: Chain, layers: Iterable[Layer]) -> Network:
+    """Makes the network of a VGG's chain from the tensors of these layers, those with weights, in order.
+
+    Raises:
+        ValueError: a tensor is of another shape.
+    """
     own = [layer for layer in layers if layer.weights]
     places = [plain for plain in chain.layers if plain.class_name in ("Conv2D", "Dense")]
-    return {
+    tensors = {
         f"{plain.name}.{weight.name}": weight.tensor()
         for layer, plain in zip(own, places, strict=True)
         for weight in layer.weights
     }
+    return network_of_tensors(chain, tensors)

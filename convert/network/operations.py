@@ -57,9 +57,9 @@ def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
     if not is_operation or not isinstance(function, str) or len(inputs) != 1:
         return None
     if function in CASTS:
-        return Operation(_layer(entry, "Activation", activation="linear"), inputs)
+        return Operation(Entry("Activation", entry.name, {"activation": "linear"}), inputs)
     if function in FUNCTIONS and entry.config.get("axis", -1) == -1 and set(map(str, constants)) <= {"-1"}:
-        return Operation(_layer(entry, "Activation", activation=FUNCTIONS[function]), inputs)
+        return Operation(Entry("Activation", entry.name, {"activation": FUNCTIONS[function]}), inputs)
     if function not in ARITHMETIC or len(constants) != 1 or (operands[0].layer is None and function not in COMMUTATIVE):
         return None
     numbers = _per_channel(constants[0])
@@ -68,15 +68,10 @@ def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
     scale, offset = zip(*map(ARITHMETIC[function], numbers), strict=True)
     if origin := _swapped(by_name[inputs[0]], by_name):
         is_mean = len(offset) == 3 and all(abs(b + m) < 1e-3 for b, m in zip(offset, MEAN_BGR, strict=True))
-        return Operation(_PREPROCESS_INPUT, [origin]) if is_mean and set(scale) == {1.0} else None
-    return Operation(_layer(entry, "Rescaling", scale=_one_or_all(scale), offset=_one_or_all(offset)), inputs)
-
-
-_PREPROCESS_INPUT = Entry("PreprocessInput", "preprocess_input")
-
-
-def _layer(entry: Entry, class_name: str, **config: Any) -> Entry:
-    return Entry(class_name, entry.name, config)
+        is_preprocessing = is_mean and set(scale) == {1.0}
+        return Operation(Entry("PreprocessInput", "preprocess_input"), [origin]) if is_preprocessing else None
+    config = {"scale": _one_or_all(scale), "offset": _one_or_all(offset)}
+    return Operation(Entry("Rescaling", entry.name, config), inputs)
 
 
 def _one_or_all(numbers: tuple[float, ...]) -> float | list[float]:

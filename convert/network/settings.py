@@ -35,7 +35,7 @@ def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, kera
         if value is not default and not is_valid(value):
             raise ValueError(f"{key}={value!r} is no such setting")
         found[key] = value
-    for key, understood in kind.only.items():
+    for key, understood in {"data_format": ("channels_last", None), **kind.only}.items():
         value = given.get(key, found.get(key, understood[0]))
         if value not in understood:
             choices = " or ".join(repr(choice) for choice in understood if choice is not None)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...layout import CONV2D_KERNEL, UNCHANGED, depthwise_kernel
 from .activations import ACTIVATION
-from .kind import CHANNELS_LAST, Arrays, Features, Kind, Settings, Shape, Spec
-from .validators import REQUIRED, Setting, flag, pair, same_or_valid, whole
+from .kind import Arrays, Features, Kind, Settings, Shape, Spec
+from .validators import REQUIRED, SAME_OR_VALID, Setting, flag, pair, whole
 from .windows import places, shifts
 
 
@@ -17,12 +17,11 @@ class _Convolution(Kind):
     settings = {
         "kernel_size": Setting(REQUIRED, pair),
         "strides": Setting((1, 1), pair),
-        "padding": Setting("valid", same_or_valid),
+        "padding": SAME_OR_VALID,
         "dilation_rate": Setting((1, 1), pair),
         "use_bias": Setting(True, flag),
         "activation": ACTIVATION,
     }
-    only = CHANNELS_LAST
     ranks = (3,)
 
     def output(self, settings: Settings, shape: Shape) -> Shape:

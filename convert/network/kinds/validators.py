@@ -54,7 +54,7 @@ def one_of(*choices: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in choices
 
 
-same_or_valid = one_of("same", "valid")
+SAME_OR_VALID = Setting("valid", one_of("same", "valid"))
 
 
 def margins(value: Any) -> bool:
