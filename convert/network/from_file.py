@@ -159,13 +159,9 @@ def _or_advice(make: Callable[[bool], Network], base_only: bool, way: str) -> Ne
 def _with_activation(
     network: Network, activation: str | None, input_shape: tuple[int, int] | None, is_told: bool
 ) -> tuple[Network, str]:
-    """Gives the top the activation that the user named, or softmax.
+    """Gives the top the activation that the user named, or softmax; returns also a sentence on what had to be assumed.
 
-    Returns:
-        The network, and a sentence on what had to be assumed.
-
-    Raises:
-        ValueError: the user named one, and the file says it itself (`is_told`), or there is no top.
+    Raises a ValueError if the user named one, and the file says it itself (`is_told`), or there is no top.
     """
     if is_told or not network.layers or network.layers[-1].class_name != "Dense":
         if activation is not None:

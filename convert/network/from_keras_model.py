@@ -20,8 +20,7 @@ def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Net
     A `.weights.h5` has a place for each layer. The older format has one group for each of the model's own layers; where
     that is a nested model, the arrays of all its layers lie in it.
 
-    Raises:
-        ValueError: the architecture can't be converted, or an array is missing, left over, or not the layer's own.
+    Raises a ValueError if the architecture can't be converted, or an array is missing, left over, or not the layer's own.
     """
     left = {layer.name: layer.arrays for layer in keras_file.layers}
 

@@ -67,8 +67,7 @@ def vgg_of_pairs(
 ) -> Network:
     """Makes the network of the VGG that has these convolutions, in order, and the top of these dense layers, or none.
 
-    Raises:
-        ValueError: a VGG's have other shapes.
+    Raises a ValueError if a VGG's have other shapes.
     """
     first = convolutions[0][0].shape
     kernels = THEANO_KERNEL if _is_channels_first(first) else kernels
@@ -86,8 +85,7 @@ def _is_channels_first(kernel: tuple[int, ...]) -> bool:
 def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
     """Finds the VGG's own convolutions among all arrays, each with its bias.
 
-    Raises:
-        ValueError: there is no VGG, or more than one, or there may be normalizations between its convolutions.
+    Raises a ValueError if there is no VGG, or more than one, or there may be normalizations between its convolutions.
     """
     pairs = [
         (kernel, bias)
@@ -137,15 +135,15 @@ def _check_between(arrays: Sequence[Array], base: Sequence[Pair], in_order: bool
     with_kernel = {owner for owner, found in ranks.items() if found & {2, 4} or found >= {1, 3}}
     heads = Counter(a.shape[-1] for a in arrays if len(a.shape) >= 2 and _owner(a) in with_kernel and a.name not in own)
     heads[LAST_FILTERS] += 1  # what comes after the last pool
-    others: dict[str, list[Array]] = defaultdict(list)
+    others: dict[str, Array] = {}
     for place, (before, array) in enumerate(zip((None, *arrays), arrays, strict=False)):
         is_bias = _owner(array) in with_kernel if _owner(array) else before is not None and len(before.shape) in (2, 4)
         if array.name in own or is_bias or len(array.shape) not in (1, 3):
             continue
         if in_order and places[0] < place < places[-1]:
             raise ValueError(_between(array))
-        others[_owner(array)].append(array)
-    for first, *_ in others.values() if not in_order else ():
+        others.setdefault(_owner(array), array)
+    for first in others.values() if not in_order else ():
         width = first.shape[-1]
         heads[width] -= 1
         if width in filters_of(len(base)) and heads[width] < 0:
@@ -171,7 +169,6 @@ def _block(name: str) -> tuple[int, int]:
 
 
 def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
-    """Says what is wrong with arrays that aren't a plain VGG's, and what to do."""
     try:
         _base(arrays, in_order)
     except ValueError as error:

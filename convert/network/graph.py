@@ -74,8 +74,7 @@ class Entry:
 def read_entry(found: Any, depth: int = 0) -> Entry:
     """Reads a layer or a model, with all that lies in it.
 
-    Raises:
-        ValueError: it isn't as Keras writes it, or larger than a network is.
+    Raises a ValueError if it isn't as Keras writes it, or larger than a network is.
     """
     if depth > MOST_NESTED:
         raise ValueError(f"models nested deeper than {MOST_NESTED}")
@@ -94,7 +93,6 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
     if is_model and not isinstance(layers, list):
         raise _malformed(f"the layers of {name!r}", layers)
     wrapped = in_config.get("layer")
-    module = found.get("module")
     entry = Entry(
         class_name,
         name,
@@ -104,7 +102,7 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
         {way: _ends(in_config[f"{way}_layers"]) for way in ("input", "output") if f"{way}_layers" in in_config},
         read_entry(wrapped, depth + 1) if isinstance(wrapped, Mapping) and "class_name" in wrapped else None,
         isinstance(config, Mapping) or is_model,
-        bool(found.get("registered_name")) and not f"{module}.".startswith(("keras.", "tf_keras.")),
+        bool(found.get("registered_name")) and not f"{found.get('module')}.".startswith(("keras.", "tf_keras.")),
         any(map(_is_in_training, nodes)),
     )
     _check_references(entry)

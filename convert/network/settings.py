@@ -9,16 +9,10 @@ from .kinds.validators import REQUIRED
 
 
 def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, keras_version: str) -> Settings:
-    """Reads a configuration, with Keras's defaults where it is silent.
+    """Reads a configuration of a kind in `KINDS`, with Keras's defaults where it is silent.
 
-    Args:
-        class_name: a key of `KINDS`.
-        config: as the file has it.
-        shape: of the layer's input, `(height, width, channels)` or `(features,)`.
-        keras_version: of the file.
-
-    Raises:
-        ValueError: a setting can't be converted.
+    `shape` is the input's, `(height, width, channels)` or `(features,)`. Raises a ValueError for a setting that can't be
+    converted.
     """
     kind = KINDS[class_name]
     given = {key: plain_value(value) for key, value in config.items()}

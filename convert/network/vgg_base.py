@@ -31,8 +31,7 @@ _KERAS_1 = {"nb_filter": "filters", "border_mode": "padding", "subsample": "stri
 def base_of(network: Network) -> Network:
     """Returns the VGG's own part of a network, under Keras's names, without what is in front and without the head.
 
-    Raises:
-        ValueError: there is no whole VGG in it.
+    Raises a ValueError if there is no whole VGG in it.
     """
     found = _find_convolutions(network.layers)
     if isinstance(found, _Difference):
@@ -43,11 +42,7 @@ def base_of(network: Network) -> Network:
 
 
 def base_of_keras_file(file: KerasFile) -> Network:
-    """Returns the VGG's own part of what a Keras file holds.
-
-    Raises:
-        ValueError: there is no whole VGG in it.
-    """
+    """Returns the VGG's own part of what a Keras file holds. Raises a ValueError if there is no whole VGG in it."""
     kernels = TURNED_KERNEL if file.turned else CONV2D_KERNEL
     arrays = [array for array in file.arrays if array.dtype.is_floating_point]
     model = None if file.config is None else read_entry(file.config)
@@ -82,12 +77,8 @@ def _described_convolutions(model: Entry, keras_version: str) -> list[Described]
 def as_plain_vgg(network: Network, purpose: str) -> Network:
     """Returns a network as Keras's own VGG, under its names, with its arrays in Keras's layout, without dropouts.
 
-    Args:
-        network: of any source.
-        purpose: what it is wanted for, for the message.
-
-    Raises:
-        ValueError: it is another network; the message names the first layer that is different.
+    Raises a ValueError if it is another network, which names the first layer that is different, and what the VGG was
+    wanted for, `purpose`.
     """
     layers = [layer for _, layer in simplified(network.layers)]
     convolutions = sum(layer.class_name == "Conv2D" for layer in layers)
