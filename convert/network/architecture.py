@@ -187,15 +187,11 @@ def places(class_names: Iterable[str]) -> Iterator[str]:
     """Yields the groups that a `.weights.h5` has for layers of these classes, in snake case, each class numbered by itself."""
     counts: Counter[str] = Counter()
     for class_name in class_names:
-        kind = _snake_case(class_name)
+        # Keras's snake case: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`
+        kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
         yield f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"
         counts[kind] += 1
-
-
-def _snake_case(class_name: str) -> str:
-    """Turns a class into a name as Keras does: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def uniquely_named(layers: list[Described]) -> list[Described]:

@@ -59,11 +59,8 @@ def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[
     agree, where they are the layers' own; a layer that was renamed keeps its arrays' old names.
     """
     everything = [(layer.described, spec) for layer in layers for spec in layer.specs]
-    trained = [(d, spec) for d, spec in everything if d.comes_first and spec.is_trained]
-    rest = [(d, spec) for d, spec in everything if not (d.comes_first and spec.is_trained)]
-    by_order = {
-        (described.path, spec.name): array for (described, spec), array in zip((*trained, *rest), arrays, strict=False)
-    }
+    in_order = sorted(everything, key=lambda own: not (own[0].comes_first and own[1].is_trained))
+    by_order = {(described.path, spec.name): array for (described, spec), array in zip(in_order, arrays, strict=False)}
     names = {layer.described.own_name for layer in layers}
     are_own = all(array.owner in names for array in arrays)
     distributed = {}

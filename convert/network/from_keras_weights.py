@@ -26,15 +26,14 @@ def vgg_of_arrays(
 ) -> Network:
     """Makes the network of the VGG that the arrays of a file belong to.
 
+    Raises a ValueError if they aren't those of a VGG16 or VGG19, which names the first that doesn't fit.
+
     Args:
         arrays: all arrays, in the file's order.
         input_shape: `(height, width)` of the images, for a top whose flatten isn't square.
         base_only: leave the top, or a head of another kind, out.
         kernels: the layout of the convolutions' kernels, if they are channels-last.
         in_order: whether the file's order is the layers'; else it is that of their classes.
-
-    Raises:
-        ValueError: the arrays aren't those of a VGG16 or VGG19; the message names the first that doesn't fit.
     """
     if base_only:
         return vgg_of_pairs(_base(arrays, in_order), kernels)
@@ -95,13 +94,12 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
     ordered = _in_order_of_names(pairs)
     for count in NETWORKS:
         starts = [start for start in range(len(ordered) - count + 1) if _is_vgg(ordered[start : start + count])]
-        if not starts:
-            continue
-        if starts[-1] >= starts[0] + count:
+        if starts and starts[-1] >= starts[0] + count:
             raise ValueError(f"two networks like {NETWORKS[count]}; convert them one by one")
-        base = ordered[starts[0] : starts[0] + count]
-        _check_between(arrays, base, in_order and ordered == pairs)
-        return base
+        if starts:
+            base = ordered[starts[0] : starts[0] + count]
+            _check_between(arrays, base, in_order and ordered == pairs)
+            return base
     raise ValueError(
         f"expected the 13 convolutions of VGG16 or the 16 of VGG19, one after the other. Received: {len(ordered)}; {_shown(arrays)}"
     )

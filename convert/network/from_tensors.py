@@ -73,8 +73,7 @@ def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
         chain, lambda layers: ([pick(layer.described.name, spec) for spec in layer.specs] for layer in layers)
     )
     if left:
-        names = ", ".join(list(left)[:3])
-        raise ValueError(f"tensors that belong to no layer: {names}")
+        raise ValueError(f"tensors that belong to no layer: {', '.join(list(left)[:3])}")
     return network
 
 

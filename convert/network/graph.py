@@ -132,7 +132,6 @@ def counted(layers: list[Any]) -> list[Any]:
 
 
 def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
-    """Yields the operands of one call, in order."""
     match node:
         case {"args": list(arguments), "kwargs": dict(keywords)}:  # Keras 3
             for value in (*arguments, *keywords.values()):
@@ -143,23 +142,16 @@ def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
         case [list(), *_] if depth < MOST_NESTED:  # Keras 2: [["layer", 0, 0, {...}], ...], one for each tensor
             for tensor in node:
                 yield from _operands_of_call(tensor, depth + 1)
-        case [str(layer), int(number), int(tensor), *rest] if layer != "_CONSTANT_VALUE":
-            yield Operand(layer, None, number, tensor)
-            yield from _keywords(rest, depth)
-        case ["_CONSTANT_VALUE", _, constant, *rest]:
-            yield Operand(None, constant)
-            yield from _keywords(rest, depth)
+        case [str(layer), int(number), int(tensor), *rest] | ["_CONSTANT_VALUE" as layer, number, tensor, *rest]:
+            yield Operand(None, tensor) if layer == "_CONSTANT_VALUE" else Operand(layer, None, number, tensor)
+            # The other arguments of a function, `{"y": …}`.
+            for key, value in rest[0].items() if rest and isinstance(rest[0], Mapping) else ():
+                if key not in ("name", "dtype", "data_format", "training", "mask"):
+                    yield from _operands(value, depth)
         case []:
             pass
         case _:
             raise _malformed("the call of a layer", node)
-
-
-def _keywords(rest: list[Any], depth: int) -> Iterator[Operand]:
-    """Yields the other arguments of a function, `{"y": …}`, at the end of a call of Keras 2's."""
-    for key, value in rest[0].items() if rest and isinstance(rest[0], Mapping) else ():
-        if key not in ("name", "dtype", "data_format", "training", "mask"):
-            yield from _operands(value, depth)
 
 
 def _operands(value: Any, depth: int) -> Iterator[Operand]:

@@ -140,8 +140,9 @@ def is_like(layer: Layer, plain: Described) -> bool:
     if layer.class_name != plain.class_name:
         return False
     wanted = read_settings(plain.class_name, plain.config, (1, 1, 1), "3")
-    ignored = ("activation",) if plain.name == "predictions" else ()
-    return all(layer.settings.get(key) == value for key, value in wanted.items() if key not in ignored)
+    if plain.name == "predictions":
+        del wanted["activation"]
+    return layer.settings.items() >= wanted.items()
 
 
 class _Difference(NamedTuple):
