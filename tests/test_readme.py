@@ -149,7 +149,9 @@ def test_the_first_minute_is_short() -> None:
 
 
 def test_every_layer_is_named() -> None:
-    assert {name for name, value in vars(layers).items() if isinstance(value, type)} - {"PreprocessInput"} <= set(re.findall(r"\w+", README.split("## From Keras")[0]))
+    assert {name for name, value in vars(layers).items() if isinstance(value, type)} - {"PreprocessInput"} <= set(
+        re.findall(r"\w+", README.split("## From Keras")[0])
+    )
 
 
 def test_every_option_is_named() -> None:

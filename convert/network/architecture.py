@@ -59,11 +59,7 @@ class Chain(NamedTuple):
 
 
 def read_chain(model: Entry, keras_version: str = "3") -> Chain:
-    """Reads a model, as written by that version of Keras, as a chain.
-
-    Raises:
-        ValueError: it isn't a chain on images; the message names the layer at fault.
-    """
+    """Reads a model, as written by that version of Keras. Raises a ValueError unless it is a chain on images."""
     if model.class_name not in MODELS:
         raise LayerError(model.name, model.class_name, "a model of a class whose code isn't in the file")
     match _input_shape(model):
@@ -107,11 +103,7 @@ def unfolded(model: Entry, keras_version: str, outer: Described | None = None) -
 
 
 def in_order(model: Entry) -> list[Entry]:
-    """Sorts a model's layers from its input to its output.
-
-    Raises:
-        LayerError: they aren't one chain.
-    """
+    """Sorts a model's layers from its input to its output. Raises a LayerError if they aren't one chain."""
     if model.class_name == "Sequential" or not model.config:
         return model.layers
     by_name = {entry.name: entry for entry in model.layers}
@@ -131,8 +123,7 @@ def in_order(model: Entry) -> list[Entry]:
 def path_to(name: str, by_name: Mapping[str, Entry]) -> Iterator[Entry]:
     """Yields the layers that lead to one, backwards from it, operations as the layers that they amount to.
 
-    Raises:
-        LayerError: one of them has several inputs, or is called more than once, or in a way of its own.
+    Raises a LayerError if one of them has several inputs, or is called more than once, or in a way of its own.
     """
     for _ in by_name:
         entry = by_name[name]
@@ -196,15 +187,11 @@ def places(class_names: Iterable[str]) -> Iterator[str]:
     """Yields the groups that a `.weights.h5` has for layers of these classes, in snake case, each class numbered by itself."""
     counts: Counter[str] = Counter()
     for class_name in class_names:
-        kind = _snake_case(class_name)
+        # Keras's snake case: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`
+        kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
         yield f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"
         counts[kind] += 1
-
-
-def _snake_case(class_name: str) -> str:
-    """Turns a class into a name as Keras does: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def uniquely_named(layers: list[Described]) -> list[Described]:

@@ -26,23 +26,17 @@ class Planned(NamedTuple):
 def plan(chain: Chain, keras_version: str = "3", kernels: Layout = CONV2D_KERNEL) -> list[Planned]:
     """Finds the settings and the arrays of a chain's layers, one fed by the other.
 
-    Args:
-        chain: the layers.
-        keras_version: whose defaults and names the chain's configurations follow.
-        kernels: the layout of the convolutions' kernels.
-
-    Raises:
-        ValueError: a layer can't be converted; the message names it.
+    The configurations follow the defaults and names of `keras_version`; `kernels` is the layout of the convolutions'.
+    Raises a LayerError for a layer that can't be converted.
     """
     x = Features(chain.input_shape)
     layers = []
-    for position, described in enumerate(chain.layers):
-        following = [later.class_name for later in chain.layers[position + 1 :]]
+    for position, described in enumerate(chain.layers, start=1):
         try:
-            settings = _settings(described, x, following, keras_version)
+            settings = _settings(described, x, keras_version)
+            if described.class_name == "Flatten":
+                settings["order"] = _order_of_flatten(later.class_name for later in chain.layers[position:])
             specs = [_with_layout(spec, kernels) for spec in KINDS[described.class_name].arrays(settings, x)]
-            for spec in specs:
-                _check_shape(spec.shape)
             x = _output(described.class_name, settings, x, kernels)
         except ValueError as error:
             raise LayerError(described.own_name, described.class_name, str(error)) from None
@@ -58,8 +52,7 @@ def assemble(
 ) -> Network:
     """Makes the network of a chain, with the arrays that `hand_out` returns for each of the planned layers.
 
-    Raises:
-        ValueError: a layer can't be converted, or an array isn't its own; the message names it.
+    Raises a ValueError if a layer can't be converted, or an array isn't its own; the message names it.
     """
     planned = plan(chain, keras_version, kernels)
     layers = []
@@ -74,7 +67,7 @@ def assemble(
     return Network(chain.name, chain.input_shape, layers, kernels)
 
 
-def _settings(described: Described, x: Features, following: list[str], keras_version: str) -> Settings:
+def _settings(described: Described, x: Features, keras_version: str) -> Settings:
     class_name = described.class_name
     if class_name == "Lambda":
         raise ValueError("code in the file, which is never run")
@@ -82,13 +75,10 @@ def _settings(described: Described, x: Features, following: list[str], keras_ver
         raise ValueError("a kind of layer that can't be converted")
     if len(x.shape) not in KINDS[class_name].ranks:
         raise ValueError(f"it can't be converted on an input of shape {(None, *x.shape)}")
-    settings = read_settings(class_name, described.config, x.shape, keras_version)
-    if class_name == "Flatten":
-        settings["order"] = _order_of_flatten(following)
-    return settings
+    return read_settings(class_name, described.config, x.shape, keras_version)
 
 
-def _order_of_flatten(following: list[str]) -> str:
+def _order_of_flatten(following: Iterable[str]) -> str:
     """Chooses PyTorch's order if a Dense comes next to meet it, so that it costs nothing; Keras's if the output is seen."""
     meets = next((name for name in following if name not in KINDS or not KINDS[name].any_order), None)
     return "channels_first" if meets == "Dense" else "channels_last"
@@ -110,16 +100,17 @@ def _output(class_name: str, settings: Settings, x: Features, kernels: Layout) -
 
 def _check_shape(shape: Shape) -> None:
     """Raises a ValueError for an array whose size is open, or beyond any memory."""
-    if None in shape or math.prod(size or 0 for size in shape) > LARGEST:
-        raise ValueError(
-            f"an array of shape {shape} can't be converted; a layer with weights takes images of a fixed size"
-        )
+    if None in shape:
+        raise ValueError(f"an array of shape {shape}: it needs images of a fixed size")
+    if math.prod(size or 0 for size in shape) > LARGEST:
+        raise ValueError(f"an array of shape {shape} is larger than any memory")
 
 
 def _with_layout(spec: Spec, kernels: Layout) -> Spec:
-    """Gives a convolution's kernel the layout of the file's kernels; leave other arrays as they are."""
-    if spec.layout is not CONV2D_KERNEL:
-        return spec
-    height, width, channels, filters = spec.shape
-    shape = (filters, channels, height, width) if kernels is THEANO_KERNEL else spec.shape
-    return spec._replace(shape=shape, layout=kernels)
+    """Gives a convolution's kernel the layout of the file's kernels; leaves other arrays as they are."""
+    if spec.layout is CONV2D_KERNEL:
+        height, width, channels, filters = spec.shape
+        shape = (filters, channels, height, width) if kernels is THEANO_KERNEL else spec.shape
+        spec = spec._replace(shape=shape, layout=kernels)
+    _check_shape(spec.shape)
+    return spec

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,6 @@ class Source(NamedTuple):
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Returns what changes when a file does."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -87,14 +87,17 @@ def open_source(
     if not file_kind(path).is_keras:
         file = read_torch_file(path)
         with naming_file(path):
-            network = _network_of_torch_file(file, input_shape, base_only)
+            network = _or_advice(partial(_network_of_torch_file, file, input_shape), base_only, "--base-only")
             network, assumed = _with_activation(network, activation, input_shape, file.architecture is not None)
         keras_version = file.metadata.get("keras_version", "unknown")[:LONGEST_VERSION]
         yield Source(network, path.suffix, keras_version, path, stamp, assumed)
         return
     with open_keras_file(path) as keras_file:
         with naming_file(path):
-            network = _network_of_keras_file(keras_file, input_shape, base_only, weights_only)
+            make = partial(_network_of_keras_file, keras_file, input_shape)
+            network = _or_advice(make, base_only, "--base-only, or include_top=False")
+            if weights_only and not base_only and keras_file.config is not None:
+                network = as_plain_vgg(network, "weights=")
             network, assumed = _with_activation(network, activation, input_shape, keras_file.config is not None)
         yield Source(network, keras_file.format, keras_file.keras_version, path, stamp, assumed)
 
@@ -124,39 +127,30 @@ def _check_order(keras_file: KerasFile, base_only: bool) -> None:
 
 
 def _network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
-    """Makes the network of a file that PyTorch wrote."""
+    network = network_of_torch_file(file, input_shape, base_only)
+    return base_of(network) if base_only else network
+
+
+def _network_of_keras_file(file: KerasFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
+    if file.config is not None and not base_only:
+        return network_of_keras_model(file, file.config)
+    _check_order(file, base_only)
     if base_only:
-        return base_of(network_of_torch_file(file, input_shape, base_only))
-    with _advising("--base-only", lambda: _network_of_torch_file(file, input_shape, base_only=True)):
-        return network_of_torch_file(file, input_shape, base_only)
+        return base_of_keras_file(file)
+    arrays = [array for array in file.arrays if array.dtype.is_floating_point]
+    kernels = TURNED_KERNEL if file.turned else CONV2D_KERNEL
+    return vgg_of_arrays(arrays, input_shape, base_only, kernels, in_order=file.is_named)
 
 
-def _network_of_keras_file(
-    keras_file: KerasFile, input_shape: tuple[int, int] | None, base_only: bool, weights_only: bool
-) -> Network:
-    """Makes the network of a Keras file."""
-    if base_only:
-        _check_order(keras_file, base_only)
-        return base_of_keras_file(keras_file)
-    advice = "--base-only, or include_top=False"
-    with _advising(advice, lambda: _network_of_keras_file(keras_file, input_shape, True, weights_only)):
-        if keras_file.config is None:
-            _check_order(keras_file, base_only)
-            arrays = [array for array in keras_file.arrays if array.dtype.is_floating_point]
-            kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL
-            return vgg_of_arrays(arrays, input_shape, base_only, kernels, in_order=keras_file.is_named)
-        network = network_of_keras_model(keras_file, keras_file.config)
-    return as_plain_vgg(network, "weights=") if weights_only else network
-
-
-@contextmanager
-def _advising(way: str, base: Callable[[], Network]) -> Iterator[None]:
-    """Adds to an error about a network that the VGG in it can be converted alone, and the way, if it can."""
+def _or_advice(make: Callable[[bool], Network], base_only: bool, way: str) -> Network:
+    """Makes a network; an error says if the VGG in it can be converted alone, and the way."""
     try:
-        yield
+        return make(base_only)
     except ValueError as error:
+        if base_only:
+            raise
         try:
-            name = base().name
+            name = make(True).name
         except ValueError:
             raise error from None
         raise ValueError(f"{error}; the {name} in it can be converted alone: {way}") from None
@@ -165,13 +159,9 @@ def _advising(way: str, base: Callable[[], Network]) -> Iterator[None]:
 def _with_activation(
     network: Network, activation: str | None, input_shape: tuple[int, int] | None, is_in_file: bool
 ) -> tuple[Network, str]:
-    """Gives the top the activation that the user named, or softmax.
+    """Gives the top the activation that the user named, or softmax; returns also a sentence on what had to be assumed.
 
-    Returns:
-        The network, and a sentence on what had to be assumed.
-
-    Raises:
-        ValueError: the user named one, and the activation `is_in_file`, or there is no top.
+    Raises a ValueError if the user named one, and the activation `is_in_file`, or there is no top.
     """
     if is_in_file or not network.layers or network.layers[-1].class_name != "Dense":
         if activation is not None:
@@ -186,6 +176,5 @@ def _with_activation(
         height, width, _ = network.input_shape
         order = "channels-last " if network.kernels is TURNED_KERNEL else ""
         assumed.append(f"{order}images of {height}×{width} (--input-shape)")
-    if not assumed:
-        return network, ""
-    return network, f"the file has no architecture: taken for Keras's own top, with {' and '.join(assumed)}"
+    taken = f"the file has no architecture: taken for Keras's own top, with {' and '.join(assumed)}"
+    return network, taken if assumed else ""

@@ -20,8 +20,7 @@ def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Net
     A `.weights.h5` has a place for each layer. The older format has one group for each of the model's own layers; where
     that is a nested model, the arrays of all its layers lie in it.
 
-    Raises:
-        ValueError: the architecture can't be converted, or an array is missing, left over, or not the layer's own.
+    Raises a ValueError if the architecture can't be converted, or an array is missing, left over, or not the layer's own.
     """
     left = {layer.name: layer.arrays for layer in keras_file.layers}
 
@@ -59,22 +58,14 @@ def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[
     Keras 3 as not trained, if the model is one of the file's own layers; in Keras 2 if it is not.) The names have to
     agree, where they are the layers' own; a layer that was renamed keeps its arrays' old names.
     """
-    if len(layers) == 1:
-        ((described, _, specs),) = layers
-        if len(arrays) != len(specs):
-            raise _other_arrays(described, specs, arrays)
-        return {described.path: arrays}
     everything = [(layer.described, spec) for layer in layers for spec in layer.specs]
-    trained = [(d, spec) for d, spec in everything if d.comes_first and spec.is_trained]
-    rest = [(d, spec) for d, spec in everything if not (d.comes_first and spec.is_trained)]
-    by_order = {
-        (described.path, spec.name): array for (described, spec), array in zip((*trained, *rest), arrays, strict=False)
-    }
+    in_order = sorted(everything, key=lambda own: not (own[0].comes_first and own[1].is_trained))
+    by_order = {(described.path, spec.name): array for (described, spec), array in zip(in_order, arrays, strict=False)}
     names = {layer.described.own_name for layer in layers}
     are_own = all(array.owner in names for array in arrays)
     distributed = {}
     for described, _, specs in layers:
-        own = [array for array in arrays if array.owner == described.own_name]
+        own = [array for array in arrays if len(layers) == 1 or array.owner == described.own_name]
         if len(arrays) != len(everything):
             raise _other_arrays(described, specs, own)
         distributed[described.path] = [by_order[described.path, spec.name] for spec in specs]

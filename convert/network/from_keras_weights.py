@@ -26,53 +26,51 @@ def vgg_of_arrays(
 ) -> Network:
     """Makes the network of the VGG that the arrays of a file belong to.
 
+    Raises a ValueError if they aren't those of a VGG16 or VGG19, which names the first that doesn't fit.
+
     Args:
         arrays: all arrays, in the file's order.
         input_shape: `(height, width)` of the images, for a top whose flatten isn't square.
         base_only: leave the top, or a head of another kind, out.
         kernels: the layout of the convolutions' kernels, if they are channels-last.
         in_order: whether the file's order is the layers'; else it is that of their classes.
-
-    Raises:
-        ValueError: the arrays aren't those of a VGG16 or VGG19; the message names the first that doesn't fit.
     """
     if base_only:
-        return vgg_of_convolutions(_base(arrays, in_order), kernels)
+        return vgg_of_pairs(_base(arrays, in_order), kernels)
     pairs = list(zip(arrays[0::2], arrays[1::2], strict=False))
     convolutions = _in_order_of_names([pair for pair in pairs if len(pair[0].shape) == 4])
     dense = [pair for pair in pairs if len(pair[0].shape) == 2]
     is_plain = 2 * (len(convolutions) + len(dense)) == len(arrays) and len(convolutions) in NETWORKS
-    if not is_plain or (dense and [kernel.shape[1] for kernel, _ in dense[:-1]] != _units_before_predictions):
+    if not is_plain or (
+        dense and [kernel.shape[1] for kernel, _ in dense[:-1]] != [units for units, _ in TOP.values() if units]
+    ):
         raise ValueError(_foreign(arrays, in_order))
     if not dense:
-        return vgg_of_convolutions(convolutions, kernels)
-    fc1, predictions = dense[0][0], dense[-1][0]
+        return vgg_of_pairs(convolutions, kernels)
+    fc1, _ = dense[0]
     height, width = input_shape or square_input(fc1.name, fc1.shape[0])
-    _check_size(fc1, height, width)
-    return _assembled(convolutions, dense, (height, width), predictions.shape[1], kernels)
+    features = LAST_FILTERS * (height // 32) * (width // 32)
+    if fc1.shape[0] != features:
+        raise ValueError(
+            f"{fc1.name}: images of {height}×{width} give {features} features, the array takes {fc1.shape[0]}; "
+            "pass the right --input-shape H,W"
+        )
+    return vgg_of_pairs(convolutions, kernels, dense, (height, width))
 
 
-_units_before_predictions = [units for units, _ in TOP.values() if units]
-
-
-def vgg_of_convolutions(convolutions: Sequence[Pair], kernels: Layout = CONV2D_KERNEL) -> Network:
-    """Makes the network of the VGG without a top that has these convolutions, in order.
-
-    Raises:
-        ValueError: a VGG's have other shapes.
-    """
-    return _assembled(convolutions, [], (None, None), None, kernels)
-
-
-def _assembled(
+def vgg_of_pairs(
     convolutions: Sequence[Pair],
-    dense: Sequence[Pair],
-    size: tuple[int | None, int | None],
-    classes: int | None,
     kernels: Layout,
+    dense: Sequence[Pair] = (),
+    size: tuple[int | None, int | None] = (None, None),
 ) -> Network:
+    """Makes the network of the VGG that has these convolutions, in order, and the top of these dense layers, or none.
+
+    Raises a ValueError if a VGG's have other shapes.
+    """
     first = convolutions[0][0].shape
     kernels = THEANO_KERNEL if _is_channels_first(first) else kernels
+    classes = dense[-1][0].shape[1] if dense else None
     chain = vgg_chain(len(convolutions), (*size, first[1 if kernels is THEANO_KERNEL else 2]), classes)
     remaining = iter([array for pair in (*convolutions, *dense) for array in pair])
     return assemble(chain, lambda layers: ([next(remaining) for _ in layer.specs] for layer in layers), kernels=kernels)
@@ -86,28 +84,25 @@ def _is_channels_first(kernel: tuple[int, ...]) -> bool:
 def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
     """Finds the VGG's own convolutions among all arrays, each with its bias.
 
-    Raises:
-        ValueError: there is no VGG, or more than one, or there may be normalizations between its convolutions.
+    Raises a ValueError if there is no VGG, or more than one, or there may be normalizations between its convolutions.
     """
-    pairs = [(kernel, bias) for kernel, bias in pairwise(arrays) if _is_convolution(kernel, bias)]
+    pairs = [
+        (kernel, bias)
+        for kernel, bias in pairwise(arrays)
+        if (len(kernel.shape), len(bias.shape)) == (4, 1) and _owner(kernel) == _owner(bias)
+    ]
     ordered = _in_order_of_names(pairs)
     for count in NETWORKS:
         starts = [start for start in range(len(ordered) - count + 1) if _is_vgg(ordered[start : start + count])]
-        if not starts:
-            continue
-        if starts[-1] >= starts[0] + count:
+        if starts and starts[-1] >= starts[0] + count:
             raise ValueError(f"two networks like {NETWORKS[count]}; convert them one by one")
-        base = ordered[starts[0] : starts[0] + count]
-        check_between(arrays, base, in_order and ordered == pairs)
-        return base
+        if starts:
+            base = ordered[starts[0] : starts[0] + count]
+            check_between(arrays, base, in_order and ordered == pairs)
+            return base
     raise ValueError(
         f"expected the 13 convolutions of VGG16 or the 16 of VGG19, one after the other. Received: {len(ordered)}; {_shown(arrays)}"
     )
-
-
-def _is_convolution(kernel: Array, bias: Array) -> bool:
-    """Tells whether two arrays are one layer's kernel and bias."""
-    return (len(kernel.shape), len(bias.shape)) == (4, 1) and _owner(kernel) == _owner(bias)
 
 
 def _owner(array: Array) -> str:
@@ -116,7 +111,6 @@ def _owner(array: Array) -> str:
 
 
 def _is_vgg(convolutions: Sequence[Pair]) -> bool:
-    """Tells whether convolutions have the shapes of a VGG's."""
     filters = filters_of(len(convolutions))
     shapes = [kernel.shape for kernel, _ in convolutions]
     if _is_channels_first(shapes[0]):
@@ -139,15 +133,15 @@ def check_between(arrays: Sequence[Array], base: Sequence[Pair], in_order: bool)
     with_kernel = {owner for owner, found in ranks.items() if found & {2, 4} or found >= {1, 3}}
     heads = Counter(a.shape[-1] for a in arrays if len(a.shape) >= 2 and _owner(a) in with_kernel and a.name not in own)
     heads[LAST_FILTERS] += 1  # what comes after the last pool
-    others: dict[str, list[Array]] = defaultdict(list)
+    others: dict[str, Array] = {}
     for place, (before, array) in enumerate(zip((None, *arrays), arrays, strict=False)):
         is_bias = _owner(array) in with_kernel if _owner(array) else before is not None and len(before.shape) in (2, 4)
         if array.name in own or is_bias or len(array.shape) not in (1, 3):
             continue
         if in_order and places[0] < place < places[-1]:
             raise ValueError(_between(array))
-        others[_owner(array)].append(array)
-    for first, *_ in others.values() if not in_order else ():
+        others.setdefault(_owner(array), array)
+    for first in others.values() if not in_order else ():
         width = first.shape[-1]
         heads[width] -= 1
         if width in filters_of(len(base)) and heads[width] < 0:
@@ -173,7 +167,6 @@ def _block(name: str) -> tuple[int, int]:
 
 
 def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
-    """Says what is wrong with arrays that aren't a plain VGG's, and what to do."""
     try:
         _base(arrays, in_order)
     except ValueError as error:
@@ -188,12 +181,3 @@ def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
 def _shown(arrays: Sequence[Array]) -> str:
     shown = [f"{array.name} {array.shape}" for array in arrays[:3]]
     return ", ".join(shown + (["…"] if len(arrays) > 3 else []))
-
-
-def _check_size(fc1: Array, height: int, width: int) -> None:
-    features = LAST_FILTERS * (height // 32) * (width // 32)
-    if fc1.shape[0] != features:
-        raise ValueError(
-            f"{fc1.name}: images of {height}×{width} give {features} features, the array takes {fc1.shape[0]}; "
-            "pass the right --input-shape H,W"
-        )

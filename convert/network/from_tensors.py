@@ -41,15 +41,12 @@ class TorchArray:
 
 
 def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
-    """Makes the network of a file of tensors.
+    """Makes the network of a file of tensors. Raises a ValueError if one is missing or left over, or they are no VGG's.
 
     Args:
         file: the tensors.
         input_shape: `(height, width)` of the images, for a `state_dict` with a top whose flatten isn't square.
         base_only: of a `state_dict`, take no more than the convolutions.
-
-    Raises:
-        ValueError: a tensor is missing or left over, or they are no VGG's.
     """
     if file.architecture is not None:
         return network_of_tensors(read_architecture(file.architecture), file.tensors)
@@ -76,8 +73,7 @@ def _check_base(tensors: Mapping[str, Tensor], network: Network) -> None:
 def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
     """Makes the network of a chain whose arrays are PyTorch tensors, `block1_conv1.weight` and so on.
 
-    Raises:
-        ValueError: a tensor is missing, left over, or of another shape.
+    Raises a ValueError for a tensor that is missing, left over, or of another shape.
     """
     left = dict(tensors)
 
@@ -94,17 +90,12 @@ def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
         chain, lambda layers: ([pick(layer.described.name, spec) for spec in layer.specs] for layer in layers)
     )
     if left:
-        names = ", ".join(list(left)[:3])
-        raise ValueError(f"tensors that belong to no layer: {names}")
+        raise ValueError(f"tensors that belong to no layer: {', '.join(list(left)[:3])}")
     return network
 
 
 def read_architecture(architecture: Mapping[str, Any]) -> Chain:
-    """Reads an architecture as `Network.architecture` describes one.
-
-    Raises:
-        ValueError: `convert` didn't write it.
-    """
+    """Reads what `Network.architecture` returned. Raises a ValueError if `convert` didn't write it."""
     match architecture:
         case {"name": str(name), "input_shape": [channels, height, width], "layers": list(entries)} if whole(
             channels
@@ -131,7 +122,6 @@ def _not_ours(expected: str) -> ValueError:
 
 
 def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, int] | None) -> Chain:
-    """Finds the VGG that a `state_dict` belongs to."""
     kernels = [tensor for key, tensor in tensors.items() if CONVOLUTION_NAME.match(key) and tensor.dim() == 4]
     if len(kernels) not in NETWORKS:
         shown = ", ".join(list(tensors)[:3]) or "no tensors"
@@ -148,12 +138,13 @@ def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, 
     return vgg_chain(len(kernels), (height, width, channels), classes)
 
 
-def renamed(layers: Iterable[Layer], chain: Chain) -> dict[str, Tensor]:
-    """Reads the tensors of layers, each under the name of the chain's layer in its place, among those with weights."""
+def network_of_layers(chain: Chain, layers: Iterable[Layer]) -> Network:
+    """Makes the network of a VGG's chain from the tensors of layers in order. Raises a ValueError for another shape."""
     own = [layer for layer in layers if layer.weights]
     places = [plain for plain in chain.layers if plain.class_name in ("Conv2D", "Dense")]
-    return {
+    tensors = {
         f"{plain.name}.{weight.name}": weight.tensor()
         for layer, plain in zip(own, places, strict=True)
         for weight in layer.weights
     }
+    return network_of_tensors(chain, tensors)

@@ -74,8 +74,7 @@ class Entry:
 def read_entry(found: Any, depth: int = 0) -> Entry:
     """Reads a layer or a model, with all that lies in it.
 
-    Raises:
-        ValueError: it isn't as Keras writes it, or larger than a network is.
+    Raises a ValueError if it isn't as Keras writes it, or larger than a network is.
     """
     if depth > MOST_NESTED:
         raise ValueError(f"models nested deeper than {MOST_NESTED}")
@@ -94,7 +93,6 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
     if is_model and not isinstance(layers, list):
         raise _malformed(f"the layers of {name!r}", layers)
     wrapped = in_config.get("layer")
-    module = found.get("module")
     entry = Entry(
         class_name,
         name,
@@ -104,7 +102,7 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
         {way: _ends(in_config[f"{way}_layers"]) for way in ("input", "output") if f"{way}_layers" in in_config},
         read_entry(wrapped, depth + 1) if isinstance(wrapped, Mapping) and "class_name" in wrapped else None,
         isinstance(config, Mapping) or is_model,
-        bool(found.get("registered_name")) and not f"{module}.".startswith(("keras.", "tf_keras.")),
+        bool(found.get("registered_name")) and not f"{found.get('module')}.".startswith(("keras.", "tf_keras.")),
         any(map(_is_in_training, nodes)),
     )
     _check_references(entry)
@@ -134,7 +132,6 @@ def counted(layers: list[Any]) -> list[Any]:
 
 
 def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
-    """Yields the operands of one call, in order."""
     match node:
         case {"args": list(arguments), "kwargs": dict(keywords)}:  # Keras 3
             for value in (*arguments, *keywords.values()):
@@ -145,23 +142,16 @@ def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
         case [list(), *_] if depth < MOST_NESTED:  # Keras 2: [["layer", 0, 0, {...}], ...], one for each tensor
             for tensor in node:
                 yield from _operands_of_call(tensor, depth + 1)
-        case [str(layer), int(number), int(tensor), *rest] if layer != "_CONSTANT_VALUE":
-            yield Operand(layer, None, number, tensor)
-            yield from _keywords(rest, depth)
-        case ["_CONSTANT_VALUE", _, constant, *rest]:
-            yield Operand(None, constant)
-            yield from _keywords(rest, depth)
+        case [str(layer), int(number), int(tensor), *rest] | ["_CONSTANT_VALUE" as layer, number, tensor, *rest]:
+            yield Operand(None, tensor) if layer == "_CONSTANT_VALUE" else Operand(layer, None, number, tensor)
+            # The other arguments of a function, `{"y": …}`.
+            for key, value in rest[0].items() if rest and isinstance(rest[0], Mapping) else ():
+                if key not in ("name", "dtype", "data_format", "training", "mask"):
+                    yield from _operands(value, depth)
         case []:
             pass
         case _:
             raise _malformed("the call of a layer", node)
-
-
-def _keywords(rest: list[Any], depth: int) -> Iterator[Operand]:
-    """Yields the other arguments of a function, `{"y": …}`, at the end of a call of Keras 2's."""
-    for key, value in rest[0].items() if rest and isinstance(rest[0], Mapping) else ():
-        if key not in ("name", "dtype", "data_format", "training", "mask"):
-            yield from _operands(value, depth)
 
 
 def _operands(value: Any, depth: int) -> Iterator[Operand]:

@@ -113,8 +113,8 @@ class Network:
     def architecture(self) -> dict[str, Any]:
         """Describes the model as plain data, from which it can be built again; the input shape is channels-first."""
         height, width, channels = self.input_shape
-        layers = [layer.description() for layer in self.layers]
-        return {"name": self.name, "input_shape": [channels, height, width], "layers": layers}
+        shape = [channels, height, width]
+        return {"name": self.name, "input_shape": shape, "layers": [layer.description() for layer in self.layers]}
 
     def refusing_nonfinite(self) -> Network:
         """Returns the same network with weights that allow no NaN and no infinity."""

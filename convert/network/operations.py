@@ -12,20 +12,16 @@ from .graph import Entry, Operand
 from .kinds.preprocessing import MEAN_BGR
 from .settings import plain_value
 
-Affine = Callable[[float], tuple[float, float]]
-
-# From Keras 2's functions and Keras 3's classes to (scale, offset), for a constant c.
-ADDITION: dict[str, Affine] = dict.fromkeys(("math.add", "__operators__.add", "nn.bias_add", "Add"), lambda c: (1.0, c))
-MULTIPLICATION: dict[str, Affine] = dict.fromkeys(
-    ("math.multiply", "__operators__.mul", "Multiply"), lambda c: (c, 0.0)
-)
-ARITHMETIC: dict[str, Affine] = {
-    **ADDITION,
-    **MULTIPLICATION,
-    **dict.fromkeys(("math.truediv", "math.divide", "TrueDivide", "Divide"), lambda c: (1 / c, 0.0)),
+# Keras 2's functions and Keras 3's classes.
+ADDITION = ("math.add", "__operators__.add", "nn.bias_add", "Add")
+MULTIPLICATION = ("math.multiply", "__operators__.mul", "Multiply")
+DIVISION = ("math.truediv", "math.divide", "TrueDivide", "Divide")
+ARITHMETIC: dict[str, Callable[[float], tuple[float, float]]] = {  # to (scale, offset), for a constant c
+    **dict.fromkeys(ADDITION, lambda c: (1.0, c)),
+    **dict.fromkeys(MULTIPLICATION, lambda c: (c, 0.0)),
+    **dict.fromkeys(DIVISION, lambda c: (1 / c, 0.0)),
     **dict.fromkeys(("math.subtract", "__operators__.sub", "Subtract"), lambda c: (1.0, -c)),
 }
-COMMUTATIVE = ADDITION.keys() | MULTIPLICATION.keys()
 
 FUNCTIONS = {
     **dict.fromkeys(("nn.relu", "Relu"), "relu"),
@@ -34,7 +30,6 @@ FUNCTIONS = {
     **dict.fromkeys(("math.tanh", "nn.tanh", "Tanh"), "tanh"),
     **dict.fromkeys(("nn.softmax", "Softmax"), "softmax"),
 }
-CASTS = ("cast", "Cast")  # all that is computed here is floating-point
 
 
 class Operation(NamedTuple):
@@ -56,27 +51,23 @@ def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
     function = entry.config.get("function", entry.class_name)
     if not is_operation or not isinstance(function, str) or len(inputs) != 1:
         return None
-    if function in CASTS:
-        return Operation(_layer(entry, "Activation", activation="linear"), inputs)
+    if function in ("cast", "Cast"):  # all that is computed here is floating-point
+        return Operation(Entry("Activation", entry.name, {"activation": "linear"}), inputs)
     if function in FUNCTIONS and entry.config.get("axis", -1) == -1 and set(map(str, constants)) <= {"-1"}:
-        return Operation(_layer(entry, "Activation", activation=FUNCTIONS[function]), inputs)
-    if function not in ARITHMETIC or len(constants) != 1 or (operands[0].layer is None and function not in COMMUTATIVE):
+        return Operation(Entry("Activation", entry.name, {"activation": FUNCTIONS[function]}), inputs)
+    comes_second = operands[0].layer is not None or function in ADDITION + MULTIPLICATION
+    if function not in ARITHMETIC or len(constants) != 1 or not comes_second:
         return None
     numbers = _per_channel(constants[0])
-    if not numbers or (0 in numbers and ARITHMETIC[function] is ARITHMETIC["Divide"]):
+    if not numbers or (0 in numbers and function in DIVISION):
         return None
     scale, offset = zip(*map(ARITHMETIC[function], numbers), strict=True)
     if origin := _swapped(by_name[inputs[0]], by_name):
         is_mean = len(offset) == 3 and all(abs(b + m) < 1e-3 for b, m in zip(offset, MEAN_BGR, strict=True))
-        return Operation(_PREPROCESS_INPUT, [origin]) if is_mean and set(scale) == {1.0} else None
-    return Operation(_layer(entry, "Rescaling", scale=_one_or_all(scale), offset=_one_or_all(offset)), inputs)
-
-
-_PREPROCESS_INPUT = Entry("PreprocessInput", "preprocess_input")
-
-
-def _layer(entry: Entry, class_name: str, **config: Any) -> Entry:
-    return Entry(class_name, entry.name, config)
+        is_preprocessing = is_mean and set(scale) == {1.0}
+        return Operation(Entry("PreprocessInput", "preprocess_input"), [origin]) if is_preprocessing else None
+    config = {"scale": _one_or_all(scale), "offset": _one_or_all(offset)}
+    return Operation(Entry("Rescaling", entry.name, config), inputs)
 
 
 def _one_or_all(numbers: tuple[float, ...]) -> float | list[float]:

@@ -7,21 +7,12 @@ from .kinds import KINDS, Settings, Shape
 from .kinds.activations import ACTIVATIONS  # what can't be checked isn't converted
 from .kinds.validators import REQUIRED
 
-# Layers that may stand as the activation of another.
-ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "ELU", "Softmax")
-
 
 def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, keras_version: str) -> Settings:
-    """Reads a configuration, with Keras's defaults where it is silent.
+    """Reads a configuration of a kind in `KINDS`, with Keras's defaults where it is silent.
 
-    Args:
-        class_name: a key of `KINDS`.
-        config: as the file has it.
-        shape: of the layer's input, `(height, width, channels)` or `(features,)`.
-        keras_version: of the file.
-
-    Raises:
-        ValueError: a setting can't be converted.
+    `shape` is the input's, `(height, width, channels)` or `(features,)`. Raises a ValueError for a setting that can't be
+    converted.
     """
     kind = KINDS[class_name]
     given = {key: plain_value(value) for key, value in config.items()}
@@ -31,14 +22,14 @@ def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, kera
     found = {}
     for key, (default, is_valid) in kind.settings.items():
         value = given.get(key, default)
-        if key == "activation":
-            value = _activation(value, shape, keras_version)
         if value is REQUIRED:
             raise ValueError(f"the setting {key!r} is missing")
+        if key == "activation":
+            value = _activation(value, shape, keras_version)
         if value is not default and not is_valid(value):
             raise ValueError(f"{key}={value!r} is no such setting")
         found[key] = value
-    for key, understood in kind.only.items():
+    for key, understood in {"data_format": ("channels_last", None), **kind.only}.items():
         value = given.get(key, found.get(key, understood[0]))
         if value not in understood:
             choices = " or ".join(repr(choice) for choice in understood if choice is not None)
@@ -79,14 +70,13 @@ def _activation(value: Any, shape: Shape, keras_version: str) -> Any:
     match value:
         case None:
             return "linear"
-        case _ if value is REQUIRED:
-            return value
-        case {"class_name": "Activation", "config": {"activation": inner}}:
+        case {"class_name": "Activation", "config": {"activation": inner}} | {
+            "class_name": "function",
+            "config": inner,
+        }:
             return _activation(inner, shape, keras_version)
-        case {"class_name": str(class_name), "config": dict(config)} if class_name in ACTIVATION_LAYERS:
+        case {"class_name": "ReLU" | "LeakyReLU" | "ELU" | "Softmax" as class_name, "config": dict(config)}:
             return {"class_name": class_name, "config": read_settings(class_name, config, shape, keras_version)}
-        case {"class_name": "function", "config": inner}:
-            return _activation(inner, shape, keras_version)
         case "hard_sigmoid" if keras_version.split(".")[0] in ("1", "2"):
             return "keras2_hard_sigmoid"  # another function than Keras 3's
         case str() if (name := value.removesuffix("_v2")) in ACTIVATIONS:  # TensorFlow's softmax_v2

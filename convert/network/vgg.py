@@ -71,8 +71,7 @@ def vgg_arguments(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
 def square_input(name: str, features: int) -> tuple[int, int]:
     """Returns the size of the images of a flatten, taken to be square: 25088 = 512 × 7 × 7 features of 224 × 224 pixels.
 
-    Raises:
-        ValueError: no square gives so many features; `name` is the array that takes them.
+    Raises a ValueError if no square gives so many features; `name` is the array that takes them.
     """
     side = math.isqrt(features // LAST_FILTERS)
     if not side or side * side * LAST_FILTERS != features:

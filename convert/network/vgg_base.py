@@ -13,13 +13,13 @@ from typing import NamedTuple
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..read.keras_file import KerasArray, KerasFile
 from .architecture import Described, described, path_to, places_of, unfolded
-from .from_keras_weights import vgg_of_arrays, vgg_of_convolutions
-from .from_tensors import network_of_tensors, renamed
+from .from_keras_weights import vgg_of_arrays, vgg_of_pairs
+from .from_tensors import network_of_layers
 from .graph import Entry, LayerError, read_entry
 from .kinds import KINDS
-from .kinds.regularization import is_regularization
+from .kinds.regularization import Regularization
 from .network import Layer, Network
-from .settings import read_settings
+from .settings import read_settings, shortened
 from .vgg import NETWORKS, POOLINGS, vgg_chain
 
 LONGEST_WAY = 100  # layers looked at, backwards from any one: enough for VGG19 with paddings, activations and dropouts
@@ -31,23 +31,18 @@ _KERAS_1 = {"nb_filter": "filters", "border_mode": "padding", "subsample": "stri
 def base_of(network: Network) -> Network:
     """Returns the VGG's own part of a network, under Keras's names, without what is in front and without the head.
 
-    Raises:
-        ValueError: there is no whole VGG in it.
+    Raises a ValueError if there is no whole VGG in it.
     """
     found = _find_convolutions(network.layers)
     if isinstance(found, _Difference):
         raise ValueError(f"{network.name}: no whole VGG16 or VGG19 in it: {found.text}")
     base = [network.layers[number] for number in found]
     chain = vgg_chain(len(base), (None, None, base[0].weights[0].shape[1]), None)
-    return network_of_tensors(chain, renamed(base, chain))
+    return network_of_layers(chain, base)
 
 
 def base_of_keras_file(file: KerasFile) -> Network:
-    """Returns the VGG's own part of what a Keras file holds.
-
-    Raises:
-        ValueError: there is no whole VGG in it.
-    """
+    """Returns the VGG's own part of what a Keras file holds. Raises a ValueError if there is no whole VGG in it."""
     kernels = TURNED_KERNEL if file.turned else CONV2D_KERNEL
     arrays = [array for array in file.arrays if array.dtype.is_floating_point]
     model = None if file.config is None else read_entry(file.config)
@@ -55,7 +50,7 @@ def base_of_keras_file(file: KerasFile) -> Network:
         convolutions = _described_convolutions(model, file.keras_version)
         pairs = [_arrays_of(file, layer) for layer in convolutions]
         if all(len(pair) == 2 for pair in pairs):
-            return vgg_of_convolutions([(kernel, bias) for kernel, bias in pairs], kernels)
+            return vgg_of_pairs([(kernel, bias) for kernel, bias in pairs], kernels)
         # The layers of a nested model were renamed: its group holds their arrays under their old names.
         arrays = next((group.arrays for group in file.layers if group.name == convolutions[0].path[0]), arrays)
     return vgg_of_arrays(arrays, None, base_only=True, kernels=kernels, in_order=file.is_named)
@@ -63,30 +58,27 @@ def base_of_keras_file(file: KerasFile) -> Network:
 
 def _described_convolutions(model: Entry, keras_version: str) -> list[Described]:
     """Finds the convolutions of the VGG in a model. Raises a ValueError unless there is exactly one."""
-    closest = _Difference(-1, False, "")
+    differences = []
     networks: dict[str, list[Described]] = {}
     for way in _ways(model, keras_version):
         found = _find_convolutions(_as_layer(layer, keras_version) for layer in way)
         if isinstance(found, _Difference):
-            closest = found if found[:2] > closest[:2] else closest
+            differences.append(found)
         else:
             networks.setdefault("/".join(way[found[0]].path), [way[number] for number in found])
     if len(networks) > 1:
         raise ValueError(f"{model.name}: more than one VGG in it, from {' and from '.join(list(networks)[:2])} on")
     for convolutions in networks.values():
         return convolutions
+    closest = max(differences, key=lambda difference: difference[:2])
     raise ValueError(f"{model.name}: no whole VGG16 or VGG19 in it: {closest.text}")
 
 
 def as_plain_vgg(network: Network, purpose: str) -> Network:
     """Returns a network as Keras's own VGG, under its names, with its arrays in Keras's layout, without dropouts.
 
-    Args:
-        network: of any source.
-        purpose: what it is wanted for, for the message.
-
-    Raises:
-        ValueError: it is another network; the message names the first layer that is different.
+    Raises a ValueError if it is another network, which names the first layer that is different, and what the VGG was
+    wanted for, `purpose`.
     """
     layers = [layer for _, layer in simplified(network.layers)]
     convolutions = sum(layer.class_name == "Conv2D" for layer in layers)
@@ -106,7 +98,7 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
             advice = "; --base-only (include_top=False) leaves the head out" if has_base else ""
             raise ValueError(f"{purpose} takes Keras's own VGG16 and VGG19, and layer {name!r} {what}{advice}")
     if network.kernels is not CONV2D_KERNEL:
-        return network_of_tensors(chain, renamed(layers, chain))
+        return network_of_layers(chain, layers)
     own = [replace(layer, name=plain.name, trainable=True) for layer, plain in zip(layers, chain.layers, strict=True)]
     return Network(chain.name, chain.input_shape, own)
 
@@ -118,7 +110,7 @@ def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
     """
     done: list[tuple[int, Layer]] = []
     for number, layer in enumerate(layers):
-        if is_regularization(layer.class_name):
+        if isinstance(KINDS.get(layer.class_name), Regularization):
             continue
         if done and (joined := _joined(done[-1][1], layer)):
             done[-1] = (number if joined.name == layer.name else done[-1][0], joined)
@@ -129,20 +121,18 @@ def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
 
 def _joined(before: Layer, layer: Layer) -> Layer | None:
     """Joins a convolution to the padding before it, or an activation to the convolution or Dense before it; else None."""
-    if before.class_name == "ZeroPadding2D" and layer.class_name == "Conv2D":
-        is_plain = [layer.settings.get(key) for key in ("kernel_size", "strides", "dilation_rate", "padding")] == _BARE
-        if is_plain and before.settings.get("padding") == ((1, 1), (1, 1)):
-            return replace(layer, settings=layer.settings | {"padding": "same"})
+    is_padding = before.class_name == "ZeroPadding2D" and before.settings.get("padding") == ((1, 1), (1, 1))
+    if is_padding and layer.class_name == "Conv2D" and layer.settings.items() >= _BARE.items():
+        return replace(layer, settings=layer.settings | {"padding": "same"})
     if before.class_name in ("Conv2D", "Dense") and before.settings.get("activation") == "linear":
         if layer.class_name == "Activation":
             return replace(before, settings=before.settings | {"activation": layer.settings.get("activation")})
-        if layer.class_name == "ReLU" and layer.settings == _PLAIN_RELU:
+        if layer.class_name == "ReLU" and layer.settings and not shortened("ReLU", layer.settings):
             return replace(before, settings=before.settings | {"activation": "relu"})
     return None
 
 
-_BARE = [(3, 3), (1, 1), (1, 1), "valid"]
-_PLAIN_RELU = {key: setting.default for key, setting in KINDS["ReLU"].settings.items()}
+_BARE = {"kernel_size": (3, 3), "strides": (1, 1), "dilation_rate": (1, 1), "padding": "valid"}
 
 
 def is_like(layer: Layer, plain: Described) -> bool:
@@ -150,8 +140,9 @@ def is_like(layer: Layer, plain: Described) -> bool:
     if layer.class_name != plain.class_name:
         return False
     wanted = read_settings(plain.class_name, plain.config, (1, 1, 1), "3")
-    ignored = ("activation",) if plain.name == "predictions" else ()
-    return all(layer.settings.get(key) == value for key, value in wanted.items() if key not in ignored)
+    if plain.name == "predictions":
+        del wanted["activation"]
+    return layer.settings.items() >= wanted.items()
 
 
 class _Difference(NamedTuple):
@@ -168,15 +159,15 @@ def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
     The last pool may be missing, but no other pooling may stand in its place.
     """
     plainly = simplified(layers)
-    closest = _Difference(0, False, "there is no convolution")
+    differences = [_Difference(0, False, "there is no convolution")]
     for count in NETWORKS:
         wanted = vgg_chain(count, (None, None, 3), None).layers
         for start, (_, first) in enumerate(plainly):
             if first.class_name != "Conv2D":
                 continue
             pairs = list(zip_longest(plainly[start : start + len(wanted)], wanted))
-            _, end = plainly[start + len(wanted) - 1] if len(plainly) >= start + len(wanted) else (0, None)
-            if end is None or end.class_name not in ("MaxPooling2D", "AveragePooling2D"):
+            end, _ = pairs[-1]
+            if not end or end[1].class_name not in ("MaxPooling2D", "AveragePooling2D"):
                 pairs.pop()
             alike = next((n for n, (own, plain) in enumerate(pairs) if not (own and is_like(own[1], plain))), None)
             if alike is None:
@@ -185,9 +176,8 @@ def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
             text = (
                 f"{own[1].name!r} ({own[1].class_name}) isn't like {plain.name}" if own else f"{plain.name} is missing"
             )
-            found = _Difference(alike, own is not None, text)
-            closest = found if found[:2] > closest[:2] else closest
-    return closest
+            differences.append(_Difference(alike, own is not None, text))
+    return max(differences, key=lambda difference: difference[:2])
 
 
 def _as_layer(layer: Described, keras_version: str) -> Layer:

@@ -5,16 +5,8 @@ of the output, a reference computation. `validators` check settings, `windows` s
 `convolutional`, `core`, `normalization`, `pooling`, `preprocessing`, `regularization`, `reshaping`.
 """
 
-from . import (  # noqa: F401  # each registers its kinds
-    activations,
-    convolutional,
-    core,
-    normalization,
-    pooling,
-    preprocessing,
-    regularization,
-    reshaping,
-)
+# Each module registers its kinds.
+from . import activations, convolutional, core, normalization, pooling, preprocessing, regularization, reshaping  # noqa: F401
 from .kind import KINDS, Features, Kind, Settings, Shape, Spec
 
 __all__ = ["KINDS", "Features", "Kind", "Settings", "Shape", "Spec"]

@@ -19,20 +19,8 @@ def _hard_sigmoid(x: Tensor) -> Tensor:
     return (x / 6 + 0.5).clamp(0, 1)
 
 
-def _selu(x: Tensor) -> Tensor:
-    return 1.0507009873554805 * torch.where(x > 0, x, 1.6732632423543772 * x.expm1())
-
-
-def _shrink(x: Tensor, by: float) -> Tensor:
-    return torch.where(x.abs() > 0.5, x - x.sign() * by, torch.zeros_like(x))
-
-
 def _softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
-
-
-def _sparse_plus(x: Tensor) -> Tensor:
-    return torch.where(x <= -1, torch.zeros_like(x), torch.where(x < 1, (x + 1) ** 2 / 4, x))
 
 
 def _softmax(x: Tensor, axis: int = -1) -> Tensor:
@@ -46,10 +34,8 @@ def _sparsemax(x: Tensor) -> Tensor:
     for index in itertools.product(*map(range, x.shape[:-1])):
         ordered = sorted(x[index].tolist(), reverse=True)
         sums = list(itertools.accumulate(ordered))
-        support = [
-            k for k, (value, total) in enumerate(zip(ordered, sums, strict=True)) if value > (total - 1) / (k + 1)
-        ]
-        threshold = (sum(sums[k] for k in support) - 1) / len(support)
+        support = [total for k, total in enumerate(sums) if ordered[k] > (total - 1) / (k + 1)]
+        threshold = (sum(support) - 1) / len(support)
         output[index] = (x[index] - threshold).clamp_min(0)
     return output
 
@@ -62,7 +48,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu": lambda x: torch.where(x > 0, x, 0.2 * x),
     "elu": lambda x: torch.where(x > 0, x, x.expm1()),
     "celu": lambda x: torch.where(x > 0, x, x.expm1()),
-    "selu": _selu,
+    "selu": lambda x: 1.0507009873554805 * torch.where(x > 0, x, 1.6732632423543772 * x.expm1()),
     "gelu": lambda x: x / 2 * (1 + torch.erf(x / math.sqrt(2))),
     "silu": lambda x: x / (1 + (-x).exp()),
     "swish": lambda x: x / (1 + (-x).exp()),
@@ -70,7 +56,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": _softplus,
     "softsign": lambda x: x / (1 + x.abs()),
     "squareplus": lambda x: (x + (x * x + 4).sqrt()) / 2,
-    "sparse_plus": _sparse_plus,
+    "sparse_plus": lambda x: torch.where(x <= -1, 0, torch.where(x < 1, (x + 1) ** 2 / 4, x)),
     "exponential": lambda x: x.exp(),
     "sigmoid": lambda x: 1 / (1 + (-x).exp()),
     "log_sigmoid": lambda x: -_softplus(-x),
@@ -82,8 +68,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "hard_tanh": lambda x: x.clamp(-1, 1),
     "tanh_shrink": lambda x: x - x.tanh(),
-    "hard_shrink": lambda x: _shrink(x, 0),
-    "soft_shrink": lambda x: _shrink(x, 0.5),
+    "hard_shrink": lambda x: torch.where(x.abs() > 0.5, x, 0),
+    "soft_shrink": lambda x: torch.where(x.abs() > 0.5, x - x.sign() / 2, 0),
     "softmax": _softmax,
     "log_softmax": lambda x: x - x.logsumexp(-1, keepdim=True),
     "sparsemax": _sparsemax,

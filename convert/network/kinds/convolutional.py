@@ -1,14 +1,15 @@
 """Convolutions."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...layout import CONV2D_KERNEL, UNCHANGED, depthwise_kernel
 from .activations import ACTIVATION
-from .kind import CHANNELS_LAST, Arrays, Features, Kind, Settings, Shape, Spec
-from .validators import REQUIRED, Setting, flag, pair, same_or_valid, whole
+from .kind import Arrays, Features, Kind, Settings, Shape, Spec
+from .validators import REQUIRED, SAME_OR_VALID, Setting, flag, pair, whole
 from .windows import places, shifts
 
 
@@ -16,29 +17,24 @@ class _Convolution(Kind):
     settings = {
         "kernel_size": Setting(REQUIRED, pair),
         "strides": Setting((1, 1), pair),
-        "padding": Setting("valid", same_or_valid),
+        "padding": SAME_OR_VALID,
         "dilation_rate": Setting((1, 1), pair),
         "use_bias": Setting(True, flag),
         "activation": ACTIVATION,
     }
-    only = CHANNELS_LAST
     ranks = (3,)
+
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        return *places(shape, settings["kernel_size"], settings), _filters(settings, shape)
 
 
 class Conv2D(_Convolution):
-    settings = {
-        "filters": Setting(REQUIRED, whole),
-        **_Convolution.settings,
-        "groups": Setting(1, whole),
-    }
+    settings = {"filters": Setting(REQUIRED, whole), **_Convolution.settings, "groups": Setting(1, whole)}
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         shape = (*settings["kernel_size"], x.channels // settings["groups"], settings["filters"])
         yield Spec("weight", shape, CONV2D_KERNEL)
-        yield from _bias(settings, settings["filters"])
-
-    def output(self, settings: Settings, shape: Shape) -> Shape:
-        return *places(shape, settings["kernel_size"], settings), settings["filters"]
+        yield from _bias(settings, x)
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         """Sums matrix products, one for each shift of the image."""
@@ -62,11 +58,7 @@ class DepthwiseConv2D(_Convolution):
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         shape = (*settings["kernel_size"], x.channels, settings["depth_multiplier"])
         yield Spec("weight", shape, depthwise_kernel(settings["depth_multiplier"]))
-        yield from _bias(settings, x.channels * settings["depth_multiplier"])
-
-    def output(self, settings: Settings, shape: Shape) -> Shape:
-        channels = shape[-1] or 0
-        return *places(shape, settings["kernel_size"], settings), channels * settings["depth_multiplier"]
+        yield from _bias(settings, x)
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         kernel, *bias = arrays
@@ -86,10 +78,7 @@ class SeparableConv2D(DepthwiseConv2D):
         yield depthwise._replace(name="depthwise_weight")
         pointwise = (1, 1, x.channels * settings["depth_multiplier"], settings["filters"])
         yield Spec("pointwise_weight", pointwise, CONV2D_KERNEL)
-        yield from _bias(settings, settings["filters"])
-
-    def output(self, settings: Settings, shape: Shape) -> Shape:
-        return *places(shape, settings["kernel_size"], settings), settings["filters"]
+        yield from _bias(settings, x)
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         depthwise, pointwise, *bias = arrays
@@ -97,6 +86,11 @@ class SeparableConv2D(DepthwiseConv2D):
         return output + bias[0] if bias else output
 
 
-def _bias(settings: Settings, channels: int) -> Iterator[Spec]:
+def _filters(settings: Settings, shape: Shape) -> Any:
+    """Counts the output's channels: a depthwise convolution has so many filters for each of the input's."""
+    return settings["filters"] if "filters" in settings else (shape[-1] or 0) * settings["depth_multiplier"]
+
+
+def _bias(settings: Settings, x: Features) -> Iterator[Spec]:
     if settings["use_bias"]:
-        yield Spec("bias", (channels,), UNCHANGED)
+        yield Spec("bias", (_filters(settings, x.shape),), UNCHANGED)

@@ -59,7 +59,7 @@ class Kind:
 
     Attributes:
         settings: those that affect the output: Keras 3's defaults, and what is a valid value.
-        only: settings of which only some values can be converted.
+        only: settings of which only some values can be converted; of any kind, `data_format` has to be channels-last.
         ranks: the possible lengths of the input's shape; 3 is `(height, width, channels)`.
         any_order: whether it computes the same in whatever order the features lie, its arrays being in that order too.
         is_steep: whether it may turn small differences into large ones, so that the check compares it alone.
@@ -94,6 +94,3 @@ class Kind:
         sums run in float64, so that the reference isn't the less exact of the two.
         """
         return x
-
-
-CHANNELS_LAST: Mapping[str, tuple[Any, ...]] = {"data_format": ("channels_last", None)}

@@ -9,11 +9,7 @@ from .validators import Setting, anything, flag, fraction, number
 
 
 class _Normalization(Kind):
-    settings = {
-        "epsilon": Setting(1e-3, number),
-        "center": Setting(True, flag),
-        "scale": Setting(True, flag),
-    }
+    settings = {"epsilon": Setting(1e-3, number), "center": Setting(True, flag), "scale": Setting(True, flag)}
     any_order = True
 
 
@@ -36,10 +32,9 @@ class LayerNormalization(_Normalization):
     only = {"axis": (-1, (1, 2, 3)), "rms_scaling": (None, False)}
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
-        over_all = Spec("", x.shape, x.per_feature)
-        yield from _affine_arrays(
-            settings, Spec("", (x.channels,), x.per_channel) if settings["axis"] == -1 else over_all
-        )
+        is_last = settings["axis"] == -1
+        over = Spec("", (x.channels,), x.per_channel) if is_last else Spec("", x.shape, x.per_feature)
+        yield from _affine_arrays(settings, over)
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         axes = (-1,) if settings["axis"] == -1 else settings["axis"]

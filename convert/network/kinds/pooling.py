@@ -6,18 +6,13 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .kind import CHANNELS_LAST, Arrays, Kind, Settings, Shape
-from .validators import Setting, flag, pair, same_or_valid
+from .kind import Arrays, Kind, Settings, Shape
+from .validators import SAME_OR_VALID, Setting, flag, pair
 from .windows import places, shifts
 
 
 class _Pooling(Kind):
-    settings = {
-        "pool_size": Setting((2, 2), pair),
-        "strides": Setting(None, pair),
-        "padding": Setting("valid", same_or_valid),
-    }
-    only = CHANNELS_LAST
+    settings = {"pool_size": Setting((2, 2), pair), "strides": Setting(None, pair), "padding": SAME_OR_VALID}
     ranks = (3,)
 
     def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
@@ -35,15 +30,13 @@ class MaxPooling2D(_Pooling):
 
 class AveragePooling2D(_Pooling):
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
-        total, inside = (
-            reduce(torch.add, shifts(y, settings["pool_size"], settings, 0)) for y in (x, torch.ones_like(x))
-        )
+        both = (shifts(y, settings["pool_size"], settings, 0) for y in (x, torch.ones_like(x)))
+        total, inside = (reduce(torch.add, views) for views in both)
         return total / inside  # padding doesn't count
 
 
 class _GlobalPooling(Kind):
     settings = {"keepdims": Setting(False, flag)}
-    only = CHANNELS_LAST
     ranks = (3,)
 
     def output(self, settings: Settings, shape: Shape) -> Shape:

@@ -1,7 +1,6 @@
 """Layers that bring images into a model's range."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,21 @@ from .validators import REQUIRED, Setting, anything, flag, numbers
 MEAN_BGR = (103.939, 116.779, 123.68)  # what `keras.applications.vgg16.preprocess_input` subtracts
 
 
-class Normalization(Kind):
+class _PerChannel(Kind):
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
+        """Reduces nested tuples that broadcast over images to one number, or one for each channel."""
+        given = dict(given)
+        for key in (key for key, setting in self.settings.items() if setting.is_valid is numbers and key in given):
+            while isinstance(given[key], tuple) and len(given[key]) == 1:
+                (given[key],) = given[key]
+            if isinstance(given[key], tuple) and len(given[key]) != shape[-1]:
+                raise ValueError(
+                    f"{key} can't be converted but for one number, or one for each of {shape[-1]} channels"
+                )
+        return given
+
+
+class Normalization(_PerChannel):
     settings = {
         "axis": Setting(-1, anything),
         "mean": Setting(None, numbers),
@@ -21,9 +34,6 @@ class Normalization(Kind):
         "invert": Setting(False, flag),
     }
     only = {"axis": (-1, None)}
-
-    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
-        return given | {key: _per_channel(key, given.get(key), shape[-1]) for key in ("mean", "variance")}
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         if settings["mean"] is None:
@@ -39,11 +49,8 @@ class Normalization(Kind):
         return x * deviation + mean if settings["invert"] else (x - mean) / deviation
 
 
-class Rescaling(Kind):
+class Rescaling(_PerChannel):
     settings = {"scale": Setting(REQUIRED, numbers), "offset": Setting(0.0, numbers)}
-
-    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
-        return given | {key: _per_channel(key, given[key], shape[-1]) for key in ("scale", "offset") if key in given}
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x * torch.tensor(settings["scale"]) + torch.tensor(settings["offset"])
@@ -56,12 +63,3 @@ class PreprocessInput(Kind):
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x[..., [2, 1, 0]] - torch.tensor(MEAN_BGR)
-
-
-def _per_channel(key: str, value: Any, channels: int | None) -> Any:
-    """Reduces nested tuples that broadcast over images to one number, or one for each channel."""
-    while isinstance(value, tuple) and len(value) == 1:
-        (value,) = value
-    if isinstance(value, tuple) and len(value) != channels:
-        raise ValueError(f"{key} can't be converted but for one number, or one for each of {channels} channels")
-    return value

@@ -1,35 +1,29 @@
 """Dropout and noise: the identity at inference."""
 
-from .kind import CHANNELS_LAST, KINDS, Kind
+from .kind import Kind
 from .validators import REQUIRED, Setting, fraction, number
 
 
-class _Regularization(Kind):
+class Regularization(Kind):
     settings = {"rate": Setting(REQUIRED, fraction)}
     any_order = True
 
 
-class Dropout(_Regularization):
+class Dropout(Regularization):
     only = {"noise_shape": (None,)}
 
 
-class SpatialDropout2D(_Regularization):
-    only = CHANNELS_LAST
+class SpatialDropout2D(Regularization):
     ranks = (3,)
 
 
-class AlphaDropout(_Regularization):
+class AlphaDropout(Regularization):
     only = {"noise_shape": (None,)}
 
 
-class GaussianDropout(_Regularization):
+class GaussianDropout(Regularization):
     pass
 
 
-class GaussianNoise(_Regularization):
+class GaussianNoise(Regularization):
     settings = {"stddev": Setting(REQUIRED, number)}
-
-
-def is_regularization(class_name: str) -> bool:
-    """Tells whether layers of a class are the identity at inference."""
-    return isinstance(KINDS.get(class_name), _Regularization)

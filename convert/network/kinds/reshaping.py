@@ -4,14 +4,13 @@ import math
 
 from torch import Tensor
 
-from .kind import CHANNELS_LAST, Arrays, Kind, Settings, Shape
+from .kind import Arrays, Kind, Settings, Shape
 from .validators import REQUIRED, Setting, anything, margins, one_of, pair, target
 from .windows import pad
 
 
 class ZeroPadding2D(Kind):
     settings = {"padding": Setting(((1, 1), (1, 1)), margins)}
-    only = CHANNELS_LAST
     ranks = (3,)
 
     def output(self, settings: Settings, shape: Shape) -> Shape:
@@ -24,7 +23,6 @@ class ZeroPadding2D(Kind):
 
 class UpSampling2D(Kind):
     settings = {"size": Setting((2, 2), pair), "interpolation": Setting("nearest", one_of("nearest", "bilinear"))}
-    only = CHANNELS_LAST
     ranks = (3,)
 
     def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
@@ -40,11 +38,8 @@ class UpSampling2D(Kind):
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         for axis, times in enumerate(settings["size"], start=1):
-            x = (
-                x.repeat_interleave(times, axis)
-                if settings["interpolation"] == "nearest"
-                else _stretched(x, axis, times)
-            )
+            is_nearest = settings["interpolation"] == "nearest"
+            x = x.repeat_interleave(times, axis) if is_nearest else _stretched(x, axis, times)
         return x
 
 
@@ -60,7 +55,6 @@ def _stretched(x: Tensor, axis: int, times: int) -> Tensor:
 
 class Flatten(Kind):
     settings = {"order": Setting("channels_first", anything)}  # `assemble` knows what follows, and chooses
-    only = CHANNELS_LAST
     any_order = True
 
     def output(self, settings: Settings, shape: Shape) -> Shape:

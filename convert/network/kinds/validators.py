@@ -5,8 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 REQUIRED = object()  # a setting that Keras always writes
-
-
 LARGEST = 2**31 - 1
 
 
@@ -44,25 +42,24 @@ def numbers(value: Any) -> bool:
     return number(value) or (isinstance(value, tuple) and bool(value) and all(map(number, value)))
 
 
+def two(value: Any, is_valid: Callable[[Any], bool]) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(is_valid, value))
+
+
 def pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(map(whole, value))
+    return two(value, whole)
 
 
 def one_of(*choices: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in choices
 
 
-same_or_valid = one_of("same", "valid")
+SAME_OR_VALID = Setting("valid", one_of("same", "valid"))
 
 
 def margins(value: Any) -> bool:
     """Accepts `((top, bottom), (left, right))`."""
-    return (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and all(isinstance(side, tuple) and len(side) == 2 for side in value)
-        and all(size == 0 or whole(size) for side in value for size in side)
-    )
+    return two(value, lambda side: two(side, lambda size: size == 0 or whole(size)))
 
 
 def target(value: Any) -> bool:

@@ -8,21 +8,18 @@ from torch import Tensor
 from .kind import Settings, Shape
 
 
-def places(shape: Shape, size: Sequence[int], settings: Settings) -> tuple[int | None, int | None]:
+def places(shape: Shape, size: Sequence[int], settings: Settings) -> Shape:
     """Counts the places of a window of `size` along height and width; None where that is open."""
-    strides, dilation = _strides(size, settings), settings.get("dilation_rate", (1, 1))
     is_same = settings["padding"] == "same"
-    height, width = (
-        None if n is None else -(-n // stride) if is_same else (n - rate * (length - 1) - 1) // stride + 1
-        for n, length, stride, rate in zip(shape[:2], size, strides, dilation, strict=True)
+    return tuple(
+        None if n is None else -(-n // stride) if is_same else (n - reach) // stride + 1
+        for n, stride, _, reach in zip(shape[:2], *_steps(size, settings), strict=True)
     )
-    return height, width
 
 
 def shifts(x: Tensor, size: Sequence[int], settings: Settings, fill: float) -> Iterator[Tensor]:
     """Yields what each element of a window sees, over all places of the window: views, `(N, H', W', C)`, row by row."""
-    strides, dilation = _strides(size, settings), settings.get("dilation_rate", (1, 1))
-    reach = [rate * (length - 1) + 1 for length, rate in zip(size, dilation, strict=True)]
+    strides, dilation, reach = _steps(size, settings)
     if settings["padding"] == "same":  # as TensorFlow pads: an odd row or column comes last
         lack = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(x.shape[1:3], strides, reach, strict=True)]
         x = pad(x, [(n // 2, n - n // 2) for n in lack], fill)
@@ -33,8 +30,11 @@ def shifts(x: Tensor, size: Sequence[int], settings: Settings, fill: float) -> I
             yield x[:, rows, j : j + (width - 1) * strides[1] + 1 : strides[1]]
 
 
-def _strides(size: Sequence[int], settings: Settings) -> Any:
-    return settings["strides"] or size  # a pooling's are by default as long as its window
+def _steps(size: Sequence[int], settings: Settings) -> tuple[Any, Any, list[int]]:
+    """Returns a window's strides, its dilation, and its length with that."""
+    strides = settings["strides"] or size  # a pooling's are by default as long as its window
+    dilation = settings.get("dilation_rate", (1, 1))
+    return strides, dilation, [rate * (length - 1) + 1 for length, rate in zip(size, dilation, strict=True)]
 
 
 def pad(x: Tensor, sides: Sequence[Sequence[int]], fill: float) -> Tensor:

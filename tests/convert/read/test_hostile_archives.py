@@ -96,7 +96,10 @@ KERAS: list[tuple[Callable[[Path], None], str]] = [
     (members({"config.json": b"{}"}), "a configuration that Keras doesn't write"),
     (members({"config.json": CONFIG.replace(b'"units": 2', b'"units": 1e999')}), "units=inf"),
     (members({"config.json": CONFIG.replace(b'"units": 2', b'"units": 1000000000')}), "expected shape"),
-    (members({"config.json": CONFIG.replace(b"[null, 16, 24, 3]", b"[null, 1600000, 2400000, 3]")}), "larger than any memory"),
+    (
+        members({"config.json": CONFIG.replace(b"[null, 16, 24, 3]", b"[null, 1600000, 2400000, 3]")}),
+        "larger than any memory",
+    ),
     (members({"config.json": CONFIG.replace(b"[null, 16, 24, 3]", b"[null, -1, {}, 3]")}), "Keras|input"),
 ]
 
