@@ -42,3 +42,10 @@ def explaining_failed_write(folder: Path) -> Iterator[None]:
     except (RuntimeError, OSError) as error:
         reason = one_line(str(error)) or type(error).__name__
         raise OSError(f"{folder}: can't be written to ({reason}); make room there, or name another OUTPUT") from error
+
+
+class LayerError(ValueError):
+    """A layer that can't be converted; the message names it."""
+
+    def __init__(self, name: str, class_name: str, reason: str) -> None:
+        super().__init__(f"layer {name!r} ({class_name}): {reason}; save the model without it")

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ..array import Array
+from ..errors import LayerError
 from ..layout import CONV2D_KERNEL, THEANO_KERNEL, Layout
-from .architecture import Chain, Described
-from .graph import LayerError
+from .chain import Chain, Described
 from .kinds import KINDS, Features, Settings, Shape, Spec
 from .network import Layer, Network, Weight
 from .settings import read_settings

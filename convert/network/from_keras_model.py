@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from ..errors import LayerError
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..read.keras_file import KerasArray, KerasFile
-from .architecture import Described, read_chain
+from .architecture_json import read_entry
 from .assemble import Planned, assemble
-from .graph import LayerError, read_entry
+from .chain import Described, read_chain
 from .kinds import Spec
 from .network import Network
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from ..array import Units
 from ..layout import CONV2D_KERNEL, DENSE_KERNEL, UNCHANGED, Layout
 from ..read.torch_file import TorchFile
-from .architecture import Chain, Described, uniquely_named
+from .architecture_json import counted
 from .assemble import assemble
+from .chain import Chain, Described, uniquely_named
 from .from_keras_weights import check_between
-from .graph import counted
 from .kinds import KINDS, Spec
 from .kinds.validators import whole
 from .network import Layer, Network

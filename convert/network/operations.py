@@ -8,7 +8,7 @@ in Keras 3 as a class of its own. Here `x / 255.0` becomes a Rescaling, `relu(x)
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .graph import Entry, Operand
+from .architecture_json import Entry, Operand
 from .kinds.preprocessing import MEAN_BGR
 from .settings import plain_value
 

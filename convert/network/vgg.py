@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..blocks import BLOCKS
-from .architecture import Chain, Described
 from .assemble import plan
+from .chain import Chain, Described
 from .settings import shortened
 
 NETWORKS = {sum(count for count, _ in blocks): name for name, blocks in BLOCKS.items()}  # by the number of convolutions

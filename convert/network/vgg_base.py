@@ -10,12 +10,14 @@ from dataclasses import replace
 from itertools import islice, zip_longest
 from typing import NamedTuple
 
+from ..errors import LayerError
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..read.keras_file import KerasArray, KerasFile
-from .architecture import Described, described, path_to, places_of, unfolded
+from .architecture_json import Entry, read_entry
+from .chain import Described, described, places_of, unfolded
 from .from_keras_weights import vgg_of_arrays, vgg_of_pairs
 from .from_tensors import network_of_layers
-from .graph import Entry, LayerError, read_entry
+from .graph import path_to
 from .kinds import KINDS
 from .kinds.regularization import Regularization
 from .network import Layer, Network

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import torch
 
-from ..network.architecture import places
+from ..network.chain import places
 from ..network.network import Layer, Network
 
 KERAS_NAMES = {"weight": "kernel", "bias": "bias"}

@@ -15,8 +15,8 @@ import torch
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
-from torchvgg.convert.network.architecture import read_chain
-from torchvgg.convert.network.graph import read_entry
+from torchvgg.convert.network.architecture_json import read_entry
+from torchvgg.convert.network.chain import read_chain
 
 from ...helpers.command_line import run
 from ...helpers.heads import HEADS, L, base, chain, with_random_weights

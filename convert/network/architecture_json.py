@@ -1,0 +1,183 @@
+"""The JSON of a model's architecture → `Entry`: its layers, with what feeds each of them.
+
+Keras writes a Sequential as a list, a Functional as a graph: each layer with its calls (`inbound_nodes`, in a form of their own
+in Keras 2 and 3). The JSON is validated here, as data; nothing that it names is imported, and no code in it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+MODELS = ("Sequential", "Functional", "Model")
+MOST_LAYERS = 1000
+MOST_NESTED = 40  # models in models, and lists in a call
+LONGEST_NAME = 1000
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One argument of a call: the output of a layer, given by its name, or a constant.
+
+    `node` and `tensor` say which call of the layer it is, and which of that call's outputs.
+    """
+
+    layer: str | None
+    constant: Any = None
+    node: int = 0
+    tensor: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A layer, an operation, or a model, as an architecture has it.
+
+    Attributes:
+        class_name: Keras's class.
+        name: Keras 3.3 to 3.10 leave it out of an operation's configuration; it stands beside it.
+        config: the configuration; empty where there is none, or where it is the list of an old Sequential.
+        calls: the operands of each call.
+        layers: those of a model, in the file's order.
+        ends: of a Functional model, the "input" and "output" layers.
+        wrapped: the layer or model that a wrapper (TimeDistributed, say) applies.
+        has_config: whether there is a configuration.
+        is_custom: whether its class isn't one of Keras's.
+        in_training: whether a call fixes `training=True`. (Keras 3 doesn't heed that on loading.)
+    """
+
+    class_name: str
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    calls: list[list[Operand]] = field(default_factory=list)
+    layers: list[Entry] = field(default_factory=list)
+    ends: Mapping[str, list[Operand]] = field(default_factory=dict)
+    wrapped: Entry | None = None
+    has_config: bool = True
+    is_custom: bool = False
+    in_training: bool = False
+
+    @property
+    def inputs(self) -> list[Operand]:
+        """The outputs of other layers that feed this one, in all its calls."""
+        return [operand for call in self.calls for operand in call if operand.layer is not None]
+
+
+def read_entry(found: Any, depth: int = 0) -> Entry:
+    """Reads a layer or a model, with all that lies in it.
+
+    Raises a ValueError if it isn't as Keras writes it, or larger than a network is.
+    """
+    if depth > MOST_NESTED:
+        raise ValueError(f"models nested deeper than {MOST_NESTED}")
+    if not isinstance(found, Mapping) or not isinstance(found.get("class_name"), str) or "config" not in found:
+        raise _malformed("a layer, with its class_name and config", found)
+    class_name, config = found["class_name"], found["config"]
+    in_config = config if isinstance(config, Mapping) else {}
+    name = found.get("name") or in_config.get("name") or "sequential"
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or len(class_name) > LONGEST_NAME:
+        raise _malformed("the name of a layer", name)
+    nodes = found.get("inbound_nodes") or []
+    if not isinstance(nodes, list):
+        raise _malformed(f"the calls of {name!r}, inbound_nodes", nodes)
+    layers = config if isinstance(config, list) else in_config.get("layers")  # a list: a Sequential, before Keras 2.2.3
+    is_model = class_name in MODELS or isinstance(layers, list)
+    if is_model and not isinstance(layers, list):
+        raise _malformed(f"the layers of {name!r}", layers)
+    wrapped = in_config.get("layer")
+    entry = Entry(
+        class_name,
+        name,
+        in_config,
+        [list(_operands_of_call(node, 0)) for node in nodes],
+        [read_entry(layer, depth + 1) for layer in counted(layers)] if isinstance(layers, list) else [],
+        {way: _ends(in_config[f"{way}_layers"]) for way in ("input", "output") if f"{way}_layers" in in_config},
+        read_entry(wrapped, depth + 1) if isinstance(wrapped, Mapping) and "class_name" in wrapped else None,
+        isinstance(config, Mapping) or is_model,
+        bool(found.get("registered_name")) and not f"{found.get('module')}.".startswith(("keras.", "tf_keras.")),
+        any(map(_is_in_training, nodes)),
+    )
+    _check_references(entry)
+    return entry
+
+
+def _malformed(expected: str, received: Any) -> ValueError:
+    return ValueError(f"a configuration that Keras doesn't write: expected {expected}. Received: {received!r:.100}")
+
+
+def _check_references(model: Entry) -> None:
+    """Raises a ValueError if a model's graph has a name twice, or names a layer that isn't there."""
+    names = {layer.name for layer in model.layers}
+    if len(names) < len(model.layers) and model.class_name != "Sequential":
+        raise ValueError(f"{model.name}: two layers of one name")
+    calls = [*model.ends.values(), *(layer.inputs for layer in model.layers)]
+    for operand in chain.from_iterable(calls):
+        if operand.layer not in names:
+            raise _malformed(f"a layer of {model.name!r}", operand.layer)
+
+
+def counted(layers: list[Any]) -> list[Any]:
+    """Raises a ValueError if there are more layers than a network has: some work takes the square of their number."""
+    if len(layers) > MOST_LAYERS:
+        raise ValueError(f"{len(layers):,} layers; a chain of up to {MOST_LAYERS:,} can be converted")
+    return layers
+
+
+def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
+    match node:
+        case {"args": list(arguments), "kwargs": dict(keywords)}:  # Keras 3
+            for value in (*arguments, *keywords.values()):
+                yield from _operands(value, depth)
+        case dict():  # Keras 2, of a layer that takes a mapping of tensors
+            for value in node.values():
+                yield from _operands(value, depth)
+        case [list(), *_] if depth < MOST_NESTED:  # Keras 2: [["layer", 0, 0, {...}], ...], one for each tensor
+            for tensor in node:
+                yield from _operands_of_call(tensor, depth + 1)
+        case [str(layer), int(number), int(tensor), *rest] | ["_CONSTANT_VALUE" as layer, number, tensor, *rest]:
+            yield Operand(None, tensor) if layer == "_CONSTANT_VALUE" else Operand(layer, None, number, tensor)
+            # The other arguments of a function, `{"y": …}`.
+            for key, value in rest[0].items() if rest and isinstance(rest[0], Mapping) else ():
+                if key not in ("name", "dtype", "data_format", "training", "mask"):
+                    yield from _operands(value, depth)
+        case []:
+            pass
+        case _:
+            raise _malformed("the call of a layer", node)
+
+
+def _operands(value: Any, depth: int) -> Iterator[Operand]:
+    """Yields what an argument consists of: tensors, in a list or alone, or a constant."""
+    match value:
+        case {
+            "class_name": "__keras_tensor__",
+            "config": {"keras_history": [str(layer), int(node), int(tensor)]},
+        } | [str(layer), int(node), int(tensor), *_]:
+            yield Operand(layer, None, node, tensor)
+        case [dict() | [str(), *_], *_] if not _is_index(value) and depth < MOST_NESTED:  # a list of tensors
+            for item in value:
+                yield from _operands(item, depth + 1)
+        case None | bool() | str():
+            pass
+        case _:
+            yield Operand(None, value)
+
+
+def _is_index(value: list[Any]) -> bool:
+    """Tells whether an argument is the index of `x[..., i]`: constants."""
+    return any(isinstance(item, Mapping) and item.get("class_name") in ("__ellipsis__", "__slice__") for item in value)
+
+
+def _is_in_training(node: Any) -> bool:
+    """Tells whether a call of Keras 2's, `[["layer", 0, 0, {"training": true}]]`, fixes that."""
+    return isinstance(node, list) and any(
+        isinstance(part, list) and len(part) > 3 and isinstance(part[3], Mapping) and part[3].get("training") is True
+        for part in (node, *node)
+    )
+
+
+def _ends(ends: Any) -> list[Operand]:
+    """Reads `["dense", 0, 0]` (Keras 3, where there is one), `[["dense", 0, 0], …]`, or a mapping to such."""
+    ends = list(ends.values()) if isinstance(ends, Mapping) else ends or []
+    return [operand for operand in _operands_of_call(ends, 0) if operand.layer is not None]
