@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layers.activations import Activation, Softmax
@@ -37,15 +37,16 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
         ValueError: the model has no classes, the layer has no maps, a class is out of range, or `x` isn't a valid input.
     """
     layer = layer or last_convolution(model, before=HEAD)
-    *_, before, last = [name for name, _ in model.named_children()]
+    model._check_names([layer])
+    model._check_input(x)
+    outputs: dict[str, Tensor] = {}
     with torch.inference_mode(False), torch.enable_grad():
-        model._check_names([layer])
-        model._check_input(x)
-        y, outputs = x.clone().detach().requires_grad_(x.is_floating_point()), {}
-        for name, child in model.named_children():  # `extract` would put flattened features into Keras's order
-            y = outputs[name] = child(y)
-        maps, scores = outputs[layer], _scores(model, outputs[before], outputs[last])
-        if maps.dim() != 4 or layer in (before, last):
+        y = x.clone().detach().requires_grad_()
+        for name, module in model.named_children():  # `extract` would put flattened features into Keras's order
+            before, y = y, module(y)
+            outputs[name] = y
+        maps, scores = outputs[layer], _scores(module, before, y)
+        if maps.dim() != 4 or layer in list(outputs)[-HEAD:]:
             raise ValueError(f"layer: expected one with maps, (N, C, H, W), before the head. Received: {layer!r}")
         if scores.dim() != 2:
             raise ValueError(
@@ -71,9 +72,8 @@ def last_convolution(model: Model, before: int = 0) -> str:
     raise ValueError(f"{model.name} has no convolution; name a layer")
 
 
-def _scores(model: Model, before: Tensor, output: Tensor) -> Tensor:
-    """Returns the scores before the softmax, whose gradient would mix the classes."""
-    *_, last = model.children()
+def _scores(last: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Returns the scores before the softmax, whose gradient would mix the classes, from the last layer's input and output."""
     if isinstance(last, Dense):
-        return F.linear(before, last.weight, last.bias)
-    return before if isinstance(last, Softmax | Activation) else output
+        return F.linear(x, last.weight, last.bias)
+    return x if isinstance(last, Softmax | Activation) else y
