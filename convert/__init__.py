@@ -1,7 +1,7 @@
 """Converts Keras's VGG weights to PyTorch, without Keras or TensorFlow, and back: `convert`, and its command line `__main__`.
 
 `read` opens a file, `network` makes a network of it, `write` writes that, `check` compares the result with the source.
-`published` finds or fetches (`download`) Keras's files, `demo` makes one; `report` says what was done. `blocks` is the table of
+`published` finds or fetches (`download`) Keras's files, `demo` makes one; `report` says what was done. `vgg_blocks` is the table of
 VGG16 and VGG19, `layout` has each change of an array's axes, `array` the interface of an array, `options` the values of options; `files`, `errors` and `command_line`
 serve all of torchvgg. The package is `torchvgg.convert`; in a checkout `python -m convert` runs it.
 """
@@ -65,7 +65,7 @@ def convert(
     from .network.from_file import open_source
     from .options import SUFFIXES, check_form, check_options, suffix_of
     from .report import Report
-    from .write.checked import write_checked
+    from .write.output import write_checked
 
     started = time.perf_counter()
     check_options(dtype, input_shape, activation)

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 from .network.assemble import plan
-from .network.vgg import vgg_chain
+from .network.vgg_architecture import vgg_chain
 
 
 def write_demo(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from .extraction.features import extract_features
 from .gradcam import HEAD, grad_cam, last_convolution
 from .images import find_images, image_size, load_for, read_pixels
 from .loading import PUBLISHED, open_model
-from .pictures import draw_cam, draw_maps
+from .plots import draw_cam, draw_maps
 from .predicting import Score, by_name, gives_probabilities, likeliest, scores_of
 from .weights import TOP
 

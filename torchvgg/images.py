@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .extras import extra
 from .imagenet import preprocess_input
 from .layers.preprocessing import Normalization, PreprocessInput, Rescaling
+from .optional_imports import extra
 
 if TYPE_CHECKING:
     from .model import Model

@@ -47,7 +47,7 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
     Raises:
         ValueError: torchvgg has no such layer, or the tensors don't fit the layers.
     """
-    from .convert.network.vgg import vgg_arguments
+    from .convert.network.vgg_architecture import vgg_arguments
 
     name, input_shape = architecture["name"], tuple(architecture["input_shape"])
     by_layer: dict[str, dict[str, Tensor]] = {layer["name"]: {} for layer in architecture["layers"]}

@@ -47,7 +47,7 @@ class VGG(Model):
 
 def convolutional_base(network: str, input_shape: Shape) -> dict[str, nn.Module]:
     """Makes the layers `block1_conv1` … `block5_pool` for images of `(channels, height, width)`."""
-    from .convert.blocks import BLOCKS  # the table, which the conversion reads too
+    from .convert.vgg_blocks import BLOCKS  # the table, which the conversion reads too
 
     layers: dict[str, nn.Module] = {}
     channels = input_shape[0] or 3

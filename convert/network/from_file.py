@@ -22,7 +22,7 @@ from .from_keras_model import network_of_keras_model
 from .from_keras_weights import vgg_of_arrays
 from .from_tensors import network_of_torch_file
 from .network import Network
-from .vgg import CONVOLUTION_NAME
+from .vgg_architecture import CONVOLUTION_NAME
 from .vgg_base import as_plain_vgg, base_of, base_of_keras_file
 
 

@@ -17,7 +17,7 @@ from .from_keras_weights import check_between
 from .kinds import KINDS, Spec
 from .kinds.validators import whole
 from .network import Layer, Network
-from .vgg import CONVOLUTION_NAME, NETWORKS, square_input, vgg_chain
+from .vgg_architecture import CONVOLUTION_NAME, NETWORKS, square_input, vgg_chain
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from .kinds import KINDS
 from .kinds.regularization import Regularization
 from .network import Layer, Network
 from .settings import read_settings, shortened
-from .vgg import NETWORKS, POOLINGS, vgg_chain
+from .vgg_architecture import NETWORKS, POOLINGS, vgg_chain
 
 LONGEST_WAY = 100  # layers looked at, backwards from any one: enough for VGG19 with paddings, activations and dropouts
 

@@ -283,7 +283,7 @@ from pathlib import Path
 import h5py, torch
 from torchvgg.convert import convert, demo
 from torchvgg.convert.network import from_file
-from torchvgg.convert.write import checked
+from torchvgg.convert.write import output
 
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000

@@ -225,7 +225,7 @@ def test_show(published: VGG16, weights: Path, cat: Path, tmp_path: Path) -> Non
 
 
 def test_draw_maps_puts_each_map_in_its_place(tmp_path: Path) -> None:
-    from torchvgg.pictures import draw_maps
+    from torchvgg.plots import draw_maps
 
     maps = torch.zeros(3, 8, 8)
     maps[0, :4], maps[1, :, :4] = 1, 1  # the upper half, the left half, nothing

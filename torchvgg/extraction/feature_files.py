@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ..extras import extra
+from ..optional_imports import extra
 
 if TYPE_CHECKING:
     import pyarrow

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..extras import extra
 from ..images import check_preprocessing, color_mode, find_images, image_size, preprocessing_of
 from ..model import Model
+from ..optional_imports import extra
 from .decoding import Decoded, Decoder, decode_batches, escaped, explained_worker_death
 from .extractor import Extractor, features_of
 from .feature_files import open_parts

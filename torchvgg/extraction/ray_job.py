@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..extras import extra
+from ..optional_imports import extra
 from .feature_files import to_table
 
 if TYPE_CHECKING:

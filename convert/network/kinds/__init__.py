@@ -1,7 +1,7 @@
 """What the conversion knows of each kind of Keras layer: one class for each, in the module of Keras's own family.
 
 `KINDS` has them by the names of Keras's classes. `kind` says what a kind is: settings, arrays and their layouts, the shape
-of the output, a reference computation. `validators` check settings, `windows` slide over images. Families: `activations`,
+of the output, a reference computation. `validators` check settings, `sliding_windows` serve convolutions and poolings. Families: `activations`,
 `convolutional`, `core`, `normalization`, `pooling`, `preprocessing`, `regularization`, `reshaping`.
 """
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from ...layout import CONV2D_KERNEL, UNCHANGED, depthwise_kernel
 from .activations import ACTIVATION
 from .kind import Arrays, Features, Kind, Settings, Shape, Spec
+from .sliding_windows import places, shifts
 from .validators import REQUIRED, SAME_OR_VALID, Setting, flag, pair, whole
-from .windows import places, shifts
 
 
 class _Convolution(Kind):

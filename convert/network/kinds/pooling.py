@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from .kind import Arrays, Kind, Settings, Shape
+from .sliding_windows import places, shifts
 from .validators import SAME_OR_VALID, Setting, flag, pair
-from .windows import places, shifts
 
 
 class _Pooling(Kind):

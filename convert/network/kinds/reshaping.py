@@ -5,8 +5,8 @@ import math
 from torch import Tensor
 
 from .kind import Arrays, Kind, Settings, Shape
+from .sliding_windows import pad
 from .validators import REQUIRED, Setting, anything, margins, one_of, pair, target
-from .windows import pad
 
 
 class ZeroPadding2D(Kind):

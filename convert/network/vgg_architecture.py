@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..blocks import BLOCKS
+from ..vgg_blocks import BLOCKS
 from .assemble import plan
 from .chain import Chain, Described
 from .settings import shortened

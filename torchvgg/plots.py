@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from .extras import extra
+from .optional_imports import extra
 
 
 def draw_maps(image: np.ndarray, maps: Tensor, title: str, path: Path, most: int = 64) -> None:
