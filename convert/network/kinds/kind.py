@@ -36,7 +36,9 @@ class Features(NamedTuple):
     flattened: tuple[int, int] | None = None
 
     @property
-    def channels(self) -> Any:
+    def channels(self) -> int:
+        if self.shape[-1] is None:
+            raise ValueError("its input has an open number of channels; it needs images of a fixed size")
         return self.shape[-1]
 
     @property

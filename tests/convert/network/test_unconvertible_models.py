@@ -16,6 +16,7 @@ import torch
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
 from torchvgg.convert.network.architecture_json import read_entry
+from torchvgg.convert.network.assemble import plan
 from torchvgg.convert.network.chain import read_chain
 
 from ...helpers.command_line import run
@@ -333,3 +334,17 @@ def test_configurations_of_older_keras() -> None:
     model = {"layers": layers, "input_layers": [["i", 0, 0]], "output_layers": [["sequential", 1, 0]], "name": "m"}
     found = read_chain(read_entry(json.loads(json.dumps({"class_name": "Model", "config": model}))))
     assert [layer.path for layer in found.layers] == [("sequential", "a")]
+
+
+@pytest.mark.parametrize("class_name", ["Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense", "BatchNormalization"])
+def test_an_open_number_of_channels(class_name: str) -> None:
+    """Keras makes no weights then; a file that says so is refused."""
+    config = {"name": "last", "filters": 3, "kernel_size": [3, 3], "units": 3}
+    layers = [
+        {"class_name": "InputLayer", "config": {"name": "image", "batch_shape": [None, None, None, 3]}},
+        {"class_name": "Reshape", "config": {"name": "reshape", "target_shape": [4, 4, -1]}},
+        {"class_name": class_name, "config": config},
+    ]
+    model = {"class_name": "Sequential", "config": {"name": "model", "layers": layers}}
+    with pytest.raises(ValueError, match=rf"layer 'last' \({class_name}\): its input has an open number of channels"):
+        plan(read_chain(read_entry(model)))
