@@ -92,9 +92,8 @@ def _convolve_tiles(x: Tensor, u: Tensor, pool: bool, workspace: Workspace) -> T
     rows, columns, filters = height // TILE, width // TILE, u.shape[2]
     tiles = n * rows * columns
     patches = workspace.take("patches", tiles, 36, channels)
-    patches.view(n, rows, columns, 6, 6, channels).copy_(
-        x.unfold(1, 6, TILE).unfold(2, 6, TILE).permute(0, 1, 2, 4, 5, 3)
-    )
+    windows = x.unfold(1, 6, TILE).unfold(2, 6, TILE)  # (N, rows, columns, C, 6, 6)
+    patches.view(n, rows, columns, 6, 6, channels).copy_(windows.permute(0, 1, 2, 4, 5, 3))
     v = torch.bmm(_INPUT.expand(tiles, 36, 36), patches, out=workspace.take("v", tiles, 36, channels))
     m = torch.bmm(v.transpose(0, 1), u, out=workspace.take("m", 36, tiles, filters))
     y = torch.bmm(_OUTPUT.expand(tiles, 16, 36), m.transpose(0, 1), out=workspace.take("y", tiles, 16, filters))
@@ -111,11 +110,10 @@ def _one_dnn_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _linear() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Returns oneDNN's linear function, which PyTorch has for its compiler, if it is there and works, else PyTorch's own."""
-    x, weight, (bias, *_) = torch.linspace(-1, 1, 3 * 64, **NUMBERS).view(3, 1, 64)
+    x, weight, (bias,) = torch.linspace(-1, 1, 3 * 64, **NUMBERS).view(3, 1, 64)
+    example = x, weight, bias[:1]
     try:
-        works = torch.allclose(
-            _one_dnn_linear(x, weight, bias[:1]), F.linear(x, weight, bias[:1]), rtol=1e-4, atol=1e-4
-        )
+        works = torch.allclose(_one_dnn_linear(*example), F.linear(*example), rtol=1e-4, atol=1e-4)
     except (AttributeError, RuntimeError):  # this PyTorch lacks it, or it doesn't run on this machine
         return F.linear
     return _one_dnn_linear if works else F.linear
