@@ -110,7 +110,9 @@ class Kernels:
         """
         if lack := -matrices.shape[-1] % self._columns:
             matrices = F.pad(matrices, (0, lack))
-        return matrices.unflatten(-1, (-1, self._columns)).transpose(-3, -2).contiguous()
+        return (
+            matrices.unflatten(-1, (-1, self._columns)).transpose(-3, -2).clone(memory_format=torch.contiguous_format)
+        )
 
     def pack_dense(self, weight: Tensor) -> Tensor:
         """Packs a weight, `(K, D)`, for `dense`, or a kernel, `(K, C, 3, 3)`, for `convolve_few`."""
