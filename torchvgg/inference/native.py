@@ -41,8 +41,8 @@ def kernels() -> Kernels:
     compiler = shutil.which(os.environ.get("CXX", "")) or next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise MissingError(f"no C++ compiler: neither $CXX nor {', '.join(COMPILERS)}")
-    initialisers = ((name, str(matrix.tolist())) for name, matrix in (("AT", AT), ("BT", BT)))
-    defined = [f"-D{name}={text.replace('[', '{').replace(']', '}')}" for name, text in initialisers]
+    matrices = f"-DAT={AT.tolist()}", f"-DBT={BT.tolist()}"
+    defined = [text.replace("[", "{").replace("]", "}") for text in matrices]
     # The predefined macros tell the compiler's version and, with -march=native, this processor's features.
     macros = _run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
     key = hashlib.sha256(repr([SOURCE.read_bytes(), macros, FLAGS, defined]).encode()).hexdigest()
@@ -110,9 +110,8 @@ class Kernels:
         """
         if lack := -matrices.shape[-1] % self._columns:
             matrices = F.pad(matrices, (0, lack))
-        return (
-            matrices.unflatten(-1, (-1, self._columns)).transpose(-3, -2).clone(memory_format=torch.contiguous_format)
-        )
+        panels = matrices.unflatten(-1, (-1, self._columns)).transpose(-3, -2)
+        return panels.clone(memory_format=torch.contiguous_format)
 
     def pack_dense(self, weight: Tensor) -> Tensor:
         """Packs a weight, `(K, D)`, for `dense`, or a kernel, `(K, C, 3, 3)`, for `convolve_few`."""
