@@ -8,14 +8,16 @@ import os
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, c_int, c_int64, c_void_p
+from ctypes import byref, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .winograd import AT, BT, TILE, Map
+from .winograd import AT, BT, FEW, TILE, Map
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-shared", "-fPIC", "-fopenmp")
@@ -39,11 +41,11 @@ def kernels() -> Kernels:
     compiler = shutil.which(os.environ.get("CXX", "")) or next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise MissingError(f"no C++ compiler: neither $CXX nor {', '.join(COMPILERS)}")
-    source = SOURCE.read_bytes()
-    defined = [f"-D{name}={_cpp_array(matrix)}" for name, matrix in (("AT", AT), ("BT", BT))]
+    matrices = f"-DAT={AT.tolist()}", f"-DBT={BT.tolist()}"
+    defined = [text.replace("[", "{").replace("]", "}") for text in matrices]
     # The predefined macros tell the compiler's version and, with -march=native, this processor's features.
     macros = _run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
-    key = hashlib.sha256(b"\0".join([source, macros, *(text.encode() for text in (*FLAGS, *defined))])).hexdigest()
+    key = hashlib.sha256(repr([SOURCE.read_bytes(), macros, FLAGS, defined]).encode()).hexdigest()
     library = _cache_folder() / f"winograd-{key[:32]}.so"
     if not is_own(library):  # missing, or planted by another user while the folder was open to all
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
@@ -52,11 +54,6 @@ def kernels() -> Kernels:
             built.chmod(0o700)
             built.replace(library)  # replaces the same file if another process was faster
     return Kernels(library)
-
-
-def _cpp_array(matrix: Tensor) -> str:
-    """Formats a matrix as a C++ initialiser."""
-    return "{" + ",".join("{" + ",".join(f"{number!r}f" for number in row) + "}" for row in matrix.tolist()) + "}"
 
 
 def _run(command: list[str]) -> bytes:
@@ -93,15 +90,6 @@ class View(ctypes.Structure):
         return cls(tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
 
 
-# Each function takes the input, packed weights, bias, the output, and whether to apply ReLU.
-_LAYER = (POINTER(View), c_void_p, c_void_p, POINTER(View), c_int)
-_ARGUMENTS = {
-    "convolve": (*_LAYER, c_int, c_void_p, c_int64, c_int, c_int),  # pool, scratch, chunk, alone, threads
-    "convolve_few": (*_LAYER, c_int),  # threads
-    "dense": (*_LAYER, c_int),  # threads
-}
-
-
 class Kernels:
     """The functions of a built library for float32 tensors on the CPU, channels last, in as many threads as PyTorch."""
 
@@ -109,74 +97,48 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
-        for name, arguments in _ARGUMENTS.items():
-            function = getattr(self._library, name)
-            function.argtypes, function.restype = arguments, None
         self._columns: int = self._library.columns()
 
     def fits(self, channels: int, filters: int) -> bool:
-        """Tells whether `convolve` takes such a layer: its channels must fill whole vectors."""
-        return channels % (self._columns // 2) == 0 and filters % self._columns == 0
+        """Tells whether `convolve`, or for few channels `convolve_few`, takes such a layer: it must fill whole vectors."""
+        return filters % self._columns == 0 and (channels <= FEW or channels % (self._columns // 2) == 0)
 
-    def fits_few(self, filters: int) -> bool:
-        return filters % self._columns == 0
+    def pack(self, matrices: Tensor) -> Tensor:
+        """Packs U, `(36, C, K)`, for `convolve`: `(…, D, K)` → `(…, K / columns, D, columns)`, K padded with zeros.
 
-    def pack(self, u: Tensor) -> Tensor:
-        """Packs U, `(36, C, K)`, for `convolve`."""
-        return self._panels(u)
+        A block of the product then reads its numbers in a row.
+        """
+        if lack := -matrices.shape[-1] % self._columns:
+            matrices = F.pad(matrices, (0, lack))
+        panels = matrices.unflatten(-1, (-1, self._columns)).transpose(-3, -2)
+        return panels.clone(memory_format=torch.contiguous_format)
+
+    def pack_dense(self, weight: Tensor) -> Tensor:
+        """Packs a weight, `(K, D)`, for `dense`, or a kernel, `(K, C, 3, 3)`, for `convolve_few`."""
+        return self.pack(weight.flatten(1).t())
 
     def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> None:
         """Computes convolution, bias, ReLU and 2×2 max pool of a padded map into `y`, a view `(N, H, W, K)`."""
         n, height, width, channels = x.padded.shape
         filters, threads = len(bias), torch.get_num_threads()
-        chunk, alone = _chunk(n * (height // TILE) * (width // TILE), channels, filters, threads)
+        tiles = n * (height // TILE) * (width // TILE)
+        alone = channels * filters <= 128 * 128  # each thread takes tiles of its own: U stays in every core's cache
+        chunk = max(1, min(48, -(-tiles // threads)) if alone else min(196, tiles))
         scratch = bias.new_empty(chunk * 36 * (channels + filters) * (threads if alone else 1))
-        source, target = View.of(x.padded), View.of(y)
-        self._library.convolve(
-            *(source, u.data_ptr(), bias.data_ptr(), target, relu),
-            *(pool, scratch.data_ptr(), chunk, alone, threads),
-        )
-
-    def pack_few(self, kernel: Tensor) -> Tensor:
-        """Packs a kernel, `(K, C, 3, 3)`, for `convolve_few`."""
-        return self._panels(kernel.flatten(1).t())
+        settings = (relu, pool, c_void_p(scratch.data_ptr()), c_int64(chunk), alone)
+        self._call(self._library.convolve, x.padded, u, bias, y, *settings)
 
     def convolve_few(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool, y: Tensor) -> None:
         """Computes a convolution of few channels, `(N, C, H, W)` with any strides, into `y`, a view `(N, H, W, K)`."""
-        source, target = View.of(x), View.of(y)
-        self._library.convolve_few(source, packed.data_ptr(), bias.data_ptr(), target, relu, torch.get_num_threads())
-
-    def pack_dense(self, weight: Tensor) -> Tensor:
-        """Packs a weight, `(K, D)`, for `dense`."""
-        return self._panels(weight.t())
+        self._call(self._library.convolve_few, x, packed, bias, y, relu)
 
     def dense(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool) -> Tensor:
         """Computes a dense layer, `(N, D)` → `(N, K)`, where K is the length of the padded bias."""
         x = x.contiguous()
         y = x.new_empty(len(x), len(bias))
-        source, target = View.of(x[:, None, None]), View.of(y[:, None, None])
-        self._library.dense(source, packed.data_ptr(), bias.data_ptr(), target, relu, torch.get_num_threads())
+        self._call(self._library.dense, x[:, None, None], packed, bias, y[:, None, None], relu)
         return y
 
-    def padded(self, bias: Tensor) -> Tensor:
-        """Pads a bias with zeros to a whole panel."""
-        return torch.nn.functional.pad(bias, (0, -len(bias) % self._columns)).contiguous()
-
-    def _panels(self, matrices: Tensor) -> Tensor:
-        """`(…, D, K)` → `(…, K / columns, D, columns)`: a block of the product reads its numbers in a row."""
-        *others, depth, filters = matrices.shape
-        panels = -(-filters // self._columns)
-        if lack := panels * self._columns - filters:
-            matrices = torch.nn.functional.pad(matrices, (0, lack))
-        return matrices.reshape(*others, depth, panels, self._columns).transpose(-3, -2).contiguous()
-
-
-def _chunk(tiles: int, channels: int, filters: int, threads: int) -> tuple[int, bool]:
-    """Chooses how many tiles to compute at a time, and whether each thread takes tiles of its own.
-
-    In small layers U stays in every core's cache, with V and M of some tiles. In large ones each thread computes a part of U
-    and of M, for as many tiles as there are, so that U is read once.
-    """
-    if channels * filters <= 128 * 128:
-        return max(1, min(48, -(-tiles // threads))), True
-    return max(1, min(196, tiles)), False
+    def _call(self, function: Any, x: Tensor, weights: Tensor, bias: Tensor, y: Tensor, *settings: Any) -> None:
+        pointers = byref(View.of(x)), c_void_p(weights.data_ptr()), c_void_p(bias.data_ptr()), byref(View.of(y))
+        function(*pointers, *settings, torch.get_num_threads())

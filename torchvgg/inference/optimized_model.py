@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from ..layers.reshaping import KerasOrder
+from ..layers.shared import check_like_weights
 from ..model import Model
-from .fast_layers import Features, Memory, optimize_layer
+from .fast_layers import Engine, Features, Memory, optimize_layer, tensor_of
+from .native import MissingError, kernels
 from .winograd import Operators
-
-if TYPE_CHECKING:
-    from .fast_layers import Engine
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def optimize_for_inference(model: Model, native: bool | None = None) -> OptimizedModel | Model:
@@ -39,32 +37,23 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
         RuntimeError: `native=True`, and the kernels can't be built or can't compute this model.
     """
     kinds = {(parameter.dtype, parameter.device.type) for parameter in model.parameters()}
-    if len(kinds) > 1 or kinds - {(dtype, "cpu") for dtype in _DTYPES}:
+    fast = {(dtype, "cpu") for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+    if len(kinds) > 1 or not kinds <= fast:
         if native:
             received = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
             raise RuntimeError(
                 "native=True: the kernels are for models of float32, bfloat16 or float16 throughout, on a CPU. "
                 f"Received: one of {received}"
             )
-        return _compiled_copy(model)
+        twin = copy.deepcopy(model).requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if any(device != "cpu" for _, device in kinds):
+            twin.compile()
+        return twin
     return OptimizedModel(model, _engine(native))
 
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def _compiled_copy(model: Model) -> Model:
-    twin = copy.deepcopy(model).requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if any(parameter.device.type != "cpu" for parameter in twin.parameters()):
-        twin.compile()
-    return twin
-
-
 def _engine(native: bool | None) -> Engine:
-    """Chooses the kernels or PyTorch's operators."""
     if native is not False:
-        from .native import MissingError, kernels
-
         try:
             return kernels()
         except MissingError as error:
@@ -73,10 +62,11 @@ def _engine(native: bool | None) -> Engine:
     return Operators()
 
 
-def _in_plain_mode(function: Function) -> Function:
-    """Turns autocast, gradients and inference mode off in a function: memory made in inference mode couldn't be reused."""
-    without_autocast = torch.autocast("cpu", enabled=False)(function)
-    return torch.inference_mode(False)(torch.no_grad()(without_autocast))
+@contextmanager
+def _plain_mode() -> Iterator[None]:
+    """Turns autocast, gradients and inference mode off: memory made in inference mode couldn't be reused."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield
 
 
 class OptimizedModel(nn.Module):
@@ -104,7 +94,7 @@ class OptimizedModel(nn.Module):
     def extra_repr(self) -> str:
         return f"computed by {self._engine.name}"
 
-    @_in_plain_mode
+    @_plain_mode()
     def forward(self, x: Tensor) -> Tensor:
         """Returns what the model's `forward` returns."""
         self._check_input(x)
@@ -114,30 +104,31 @@ class OptimizedModel(nn.Module):
         try:
             memory = free.pop()  # each thread in here has its own
         except IndexError:
-            memory = Memory()
-        features = Features(x.float(), memory)
+            memory = {}
+        features: Features = x.float()
         for layer in self.layers:
-            features = layer(features)
-        y = features.tensor()
+            features = layer(features, memory)
+        y = tensor_of(features)
         free.append(memory)
         return y.to(self._dtype)
 
-    @_in_plain_mode
+    @_plain_mode()
     def extract(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """Returns what the model's `extract` returns."""
         wanted = self.described._check_names(layers)
         self._check_input(x)
-        features = Features(x.float(), Memory())
+        features: Features = x.float()
+        memory: Memory = {}
         outputs: dict[str, Tensor] = {}
         in_keras_order = KerasOrder()
         for (name, described), layer in zip(self.described.named_children(), self.layers, strict=True):
             if len(outputs) == len(wanted):
                 break
             in_keras_order.enter(described, features.shape)
-            features = layer(features)
+            features = layer(features, memory)
             if name in wanted:
-                features = Features(features.tensor(), features.memory)
-                outputs[name] = in_keras_order(features.tensor())
+                features = tensor_of(features)
+                outputs[name] = in_keras_order(features)
         return {name: output.to(self._dtype) for name, output in outputs.items()}
 
     def count_params(self) -> int:
@@ -162,7 +153,4 @@ class OptimizedModel(nn.Module):
 
     def _check_input(self, x: Tensor) -> None:
         self.described._check_input(x)
-        if x.dtype != self._dtype or x.device.type != "cpu":
-            raise ValueError(
-                f"expected a tensor like the weights, {self._dtype} on cpu. Received: {x.dtype} on {x.device}"
-            )
+        check_like_weights(x, torch.empty(0, dtype=self._dtype, device="cpu"))

@@ -17,36 +17,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.polynomial.polynomial import polyfromroots
 from torch import Tensor
 from torch.nn import functional as F
 
+FEW = 16  # channels up to which a convolution is one matrix product of its patches
 TILE = 4
 TILES = 256  # computed at a time: their patches and products stay in the caches
 NUMBERS: Any = {"dtype": torch.float32, "device": "cpu"}  # independent of PyTorch's defaults
 
-# Exact in binary. With the usual points, 0, ±1, ±2, errors are 1.5 times as large.
+# Toom-Cook: polynomials are multiplied by their values at points. These are exact in binary; with the usual 0, ±1, ±2, errors
+# are 1.5 times as large. G (6×3) evaluates a kernel, a polynomial of degree 2, at the points (and at infinity: its last
+# coefficient). Bᵀ (6×6) is the interpolation of the transposed problem, by Lagrange's polynomials, Aᵀ (4×6) its evaluation.
 POINTS = (0, 5 / 8, -5 / 8, 5 / 4, -5 / 4)
-
-
-def _matrices() -> tuple[Tensor, Tensor, Tensor]:
-    """Computes Aᵀ (4×6), G (6×3) and Bᵀ (6×6) by Toom-Cook: polynomials are multiplied by their values at points.
-
-    G evaluates a kernel, a polynomial of degree 2, at the points (and at infinity: its last coefficient). Bᵀ is the
-    interpolation of the transposed problem, by Lagrange's polynomials, Aᵀ its evaluation.
-    """
-    others = [[q for q in POINTS if q != p] for p in POINTS]
-    at = [[p**i for p in POINTS] + [float(i == TILE - 1)] for i in range(TILE)]
-    g = [[p**k / math.prod(p - q for q in rest) for k in range(3)] for p, rest in zip(POINTS, others, strict=True)]
-    bt = [[*np.polynomial.polynomial.polyfromroots(rest), 0.0] for rest in others]
-    bt.append([*np.polynomial.polynomial.polyfromroots(POINTS)])
-    return (
-        torch.tensor(at, dtype=torch.float64),
-        torch.tensor([*g, [0.0, 0.0, 1.0]], dtype=torch.float64),
-        torch.tensor(np.array(bt)),
-    )
-
-
-AT, G, BT = _matrices()
+_OTHERS = [[q for q in POINTS if q != p] for p in POINTS]
+_VALUES = [[p**k / math.prod(p - q for q in rest) for k in range(3)] for p, rest in zip(POINTS, _OTHERS, strict=True)]
+AT = torch.tensor([[p**i for p in POINTS] + [float(i == TILE - 1)] for i in range(TILE)], dtype=torch.float64)
+G = torch.tensor([*_VALUES, [0.0, 0.0, 1.0]], dtype=torch.float64)
+BT = torch.tensor(np.array([[*polyfromroots(rest), 0.0] for rest in _OTHERS] + [[*polyfromroots(POINTS)]]))
 
 
 class Map(NamedTuple):
@@ -62,14 +50,9 @@ class Map(NamedTuple):
         return self.padded[:, 1 : self.height + 1, 1 : self.width + 1]
 
 
-def tiles_over(size: int) -> int:
-    """Returns how many tiles cover `size` pixels."""
-    return -(-size // TILE)
-
-
 def padded_shape(n: int, height: int, width: int, channels: int) -> tuple[int, int, int, int]:
     """Returns the shape of the padded map for images of this size."""
-    return n, TILE * tiles_over(height) + 2, TILE * tiles_over(width) + 2, channels
+    return n, height + -height % TILE + 2, width + -width % TILE + 2, channels
 
 
 # G g Gᵀ, Bᵀ d B and Aᵀ m A as one matrix each, for a flattened kernel, patch and products.
@@ -108,11 +91,9 @@ def _convolve_tiles(x: Tensor, u: Tensor, pool: bool, workspace: Workspace) -> T
     n, height, width, channels = x.shape
     rows, columns, filters = height // TILE, width // TILE, u.shape[2]
     tiles = n * rows * columns
-    sn, sh, sw, sc = x.stride()
     patches = workspace.take("patches", tiles, 36, channels)
-    patches.view(n, rows, columns, 6, 6, channels).copy_(
-        x.as_strided((n, rows, columns, 6, 6, channels), (sn, TILE * sh, TILE * sw, sh, sw, sc))
-    )
+    windows = x.unfold(1, 6, TILE).unfold(2, 6, TILE)  # (N, rows, columns, C, 6, 6)
+    patches.view(n, rows, columns, 6, 6, channels).copy_(windows.permute(0, 1, 2, 4, 5, 3))
     v = torch.bmm(_INPUT.expand(tiles, 36, 36), patches, out=workspace.take("v", tiles, 36, channels))
     m = torch.bmm(v.transpose(0, 1), u, out=workspace.take("m", 36, tiles, filters))
     y = torch.bmm(_OUTPUT.expand(tiles, 16, 36), m.transpose(0, 1), out=workspace.take("y", tiles, 16, filters))
@@ -123,19 +104,19 @@ def _convolve_tiles(x: Tensor, u: Tensor, pool: bool, workspace: Workspace) -> T
     return y.transpose(2, 3)
 
 
+def _one_dnn_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 def _linear() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Returns oneDNN's linear function, which PyTorch has for its compiler, if it is there and works, else PyTorch's own."""
-
-    def one_dnn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-    x, weight, bias = torch.linspace(-1, 1, 3 * 64, **NUMBERS).split(64)
-    x, weight = x[None], weight[None]
+    x, weight, (bias,) = torch.linspace(-1, 1, 3 * 64, **NUMBERS).view(3, 1, 64)
+    example = x, weight, bias[:1]
     try:
-        works = torch.allclose(one_dnn(x, weight, bias[:1]), F.linear(x, weight, bias[:1]), rtol=1e-4, atol=1e-4)
+        works = torch.allclose(_one_dnn_linear(*example), F.linear(*example), rtol=1e-4, atol=1e-4)
     except (AttributeError, RuntimeError):  # this PyTorch lacks it, or it doesn't run on this machine
-        works = False
-    return one_dnn if works else F.linear
+        return F.linear
+    return _one_dnn_linear if works else F.linear
 
 
 class Operators:
@@ -148,15 +129,16 @@ class Operators:
         self._linear = _linear()
 
     def fits(self, channels: int, filters: int) -> bool:
-        """Tells whether `convolve` is faster than PyTorch's convolution."""
-        return channels >= 32 and filters >= 32
-
-    def fits_few(self, filters: int) -> bool:
-        return True
+        """Tells whether `convolve`, or for few channels `convolve_few`, is faster than PyTorch's convolution."""
+        return channels <= FEW or min(channels, filters) >= 32
 
     def pack(self, u: Tensor) -> Tensor:
         """Packs U, `(36, C, K)`, for `convolve`."""
         return u.contiguous()
+
+    def pack_dense(self, weight: Tensor) -> Tensor:
+        """Copies a weight, `(K, D)`, for `dense`, or a kernel, `(K, C, 3, 3)`, for `convolve_few`."""
+        return weight.clone(memory_format=torch.channels_last if weight.dim() == 4 else torch.preserve_format)
 
     def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> None:
         """Computes convolution, bias, ReLU and 2×2 max pool of a padded map into `y`, a view `(N, H, W, K)`."""
@@ -177,9 +159,6 @@ class Operators:
                 if relu:
                     part.relu_()
 
-    def pack_few(self, kernel: Tensor) -> Tensor:
-        return kernel.contiguous(memory_format=torch.channels_last)
-
     def convolve_few(self, x: Tensor, kernel: Tensor, bias: Tensor, relu: bool, y: Tensor) -> None:
         """Computes a convolution of few channels, `(N, C, H, W)` with any strides, into `y`, a view `(N, H, W, K)`."""
         for image, into in zip(x, y, strict=True):  # a whole batch would need fresh memory
@@ -187,13 +166,7 @@ class Operators:
             least = 0 if relu else -math.inf  # ReLU and copy in one
             torch.clamp_min(out[0].permute(1, 2, 0), least, out=into)
 
-    def pack_dense(self, weight: Tensor) -> Tensor:
-        return weight.clone()
-
     def dense(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         """Computes a dense layer, `(N, D)` → `(N, K)`."""
         y = self._linear(x, weight, bias)
         return y.relu_() if relu else y
-
-    def padded(self, bias: Tensor) -> Tensor:
-        return bias.clone()

@@ -60,10 +60,7 @@ class PReLU(nn.Module):
 
 
 class ELU(nn.ELU):
-    """`keras.layers.ELU`."""
-
-    def __init__(self, alpha: float = 1.0) -> None:
-        super().__init__(alpha)
+    """`keras.layers.ELU`: `alpha` is 1 by default."""
 
 
 class Softmax(nn.Module):

@@ -30,14 +30,7 @@ class Conv2D(nn.Conv2d):
         size, stride = pair(kernel_size), pair(strides)
         uneven = padding == "same" and (stride != (1, 1) or any(length % 2 == 0 for length in size))
         super().__init__(
-            in_channels,
-            filters,
-            size,
-            stride,
-            padding="valid" if uneven else padding,
-            dilation=pair(dilation_rate),
-            groups=groups,
-            bias=use_bias,
+            in_channels, filters, size, stride, "valid" if uneven else padding, pair(dilation_rate), groups, use_bias
         )
         self.pads_as_keras = uneven  # PyTorch can't with strides, and copies for an even kernel
         self.activation = fused(activation)
@@ -50,8 +43,7 @@ class Conv2D(nn.Conv2d):
         padding = ", padding=same" if self.pads_as_keras else ""
         return f"{super().extra_repr()}{padding}, activation={activation_name(self.activation)}"
 
-    def reset_parameters(self) -> None:
-        initialise_as_keras(self)
+    reset_parameters = initialise_as_keras
 
     def forward(self, x: Tensor) -> Tensor:
         check_like_weights(x, self.weight)

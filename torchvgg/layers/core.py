@@ -27,8 +27,7 @@ class Dense(nn.Linear):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={activation_name(self.activation)}"
 
-    def reset_parameters(self) -> None:
-        initialise_as_keras(self)
+    reset_parameters = initialise_as_keras
 
     def forward(self, x: Tensor) -> Tensor:
         check_like_weights(x, self.weight)

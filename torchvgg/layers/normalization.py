@@ -69,14 +69,10 @@ class BatchNormalization(nn.Module):
 
 
 class LayerNormalization(nn.Module):
-    """`keras.layers.LayerNormalization` over the channels at each place, or over the whole image.
+    """`keras.layers.LayerNormalization` over the channels at each place (`axis` -1), or over the whole image (`(1, 2, 3)`).
 
-    Args:
-        shape: the shape of gamma and beta: `(C,)`, or `(C, H, W)` over the whole image.
-        axis: -1 for the channels, Keras's `(1, 2, 3)` for the whole image.
-        epsilon: added to the variance.
-        center: has a beta, `bias`.
-        scale: has a gamma, `weight`.
+    `shape` is that of gamma, `weight`, and of beta, `bias`: `(C,)`, or `(C, H, W)` over the whole image. `scale` and `center`
+    say whether the layer has them; `epsilon` is added to the variance.
     """
 
     def __init__(

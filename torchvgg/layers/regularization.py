@@ -6,25 +6,21 @@ from torch import Tensor, nn
 __all__ = ["AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D"]
 
 
-class Dropout(nn.Dropout):
+class _ByRate(nn.Module):
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)  # the `p` of PyTorch's dropout, the next base class
+
+
+class Dropout(_ByRate, nn.Dropout):
     """`keras.layers.Dropout`."""
 
-    def __init__(self, rate: float) -> None:
-        super().__init__(rate)
 
-
-class SpatialDropout2D(nn.Dropout2d):
+class SpatialDropout2D(_ByRate, nn.Dropout2d):
     """`keras.layers.SpatialDropout2D`: drops whole channels."""
 
-    def __init__(self, rate: float) -> None:
-        super().__init__(rate)
 
-
-class AlphaDropout(nn.AlphaDropout):
+class AlphaDropout(_ByRate, nn.AlphaDropout):
     """`keras.layers.AlphaDropout`: keeps mean and variance, for selu."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__(rate)
 
 
 class GaussianDropout(nn.Module):

@@ -16,8 +16,7 @@ def check_like_weights(x: Tensor, weight: Tensor) -> None:
 
     PyTorch notices most of this, in its kernels' own words, but computes garbage from weights on the meta device.
     """
-    has_type = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
-    if not has_type or x.device != weight.device:
+    if x.device != weight.device or not (x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)):
         raise ValueError(
             f"expected a tensor like the weights, {weight.dtype} on {weight.device}. Received: {x.dtype} on {x.device}"
         )
