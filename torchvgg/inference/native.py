@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from ctypes import byref, c_int64, c_void_p
+from ctypes import POINTER, byref, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,9 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self._columns: int = self._library.columns()
+        common = (POINTER(View), c_void_p, c_void_p, POINTER(View), c_int)  # x, weights, bias, y, ReLU
+        self._library.convolve.argtypes = (*common, c_int, c_void_p, c_int64, c_int, c_int)
+        self._library.convolve_few.argtypes = self._library.dense.argtypes = (*common, c_int)
 
     def fits(self, channels: int, filters: int) -> bool:
         """Tells whether `convolve`, or for few channels `convolve_few`, takes such a layer: it must fill whole vectors."""
@@ -125,7 +128,7 @@ class Kernels:
         alone = channels * filters <= 128 * 128  # each thread takes tiles of its own: U stays in every core's cache
         chunk = max(1, min(48, -(-tiles // threads)) if alone else min(196, tiles))
         scratch = bias.new_empty(chunk * 36 * (channels + filters) * (threads if alone else 1))
-        settings = (relu, pool, c_void_p(scratch.data_ptr()), c_int64(chunk), alone)
+        settings = (relu, pool, scratch.data_ptr(), chunk, alone)
         self._call(self._library.convolve, x.padded, u, bias, y, *settings)
 
     def convolve_few(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool, y: Tensor) -> None:
@@ -140,5 +143,5 @@ class Kernels:
         return y
 
     def _call(self, function: Any, x: Tensor, weights: Tensor, bias: Tensor, y: Tensor, *settings: Any) -> None:
-        pointers = byref(View.of(x)), c_void_p(weights.data_ptr()), c_void_p(bias.data_ptr()), byref(View.of(y))
+        pointers = byref(View.of(x)), weights.data_ptr(), bias.data_ptr(), byref(View.of(y))
         function(*pointers, *settings, torch.get_num_threads())
