@@ -26,7 +26,7 @@ def in_order(model: Entry) -> list[Entry]:
 
 
 def path_to(name: str, by_name: Mapping[str, Entry]) -> Iterator[Entry]:
-    """Yields the layers that lead to one, backwards from it, operations as the layers that they amount to.
+    """Yields the layers that lead to one, backwards from it, operations as the layers that they are equivalent to.
 
     Raises a LayerError if one of them has several inputs, or is called more than once, or in a way of its own.
     """

@@ -1,4 +1,4 @@
-"""Operations in a model's graph → the layers that they amount to.
+"""Operations in a model's graph → the layers that they are equivalent to.
 
 What isn't a layer in Keras is left in the graph as an operation, in Keras 2 as an `…OpLambda` with the name of a function,
 in Keras 3 as a class of its own. Here `x / 255.0` becomes a Rescaling, `relu(x)` an Activation, and the five operations of
@@ -33,14 +33,14 @@ FUNCTIONS = {
 
 
 class Operation(NamedTuple):
-    """The layer that one or more operations amount to, and the names of the layers that feed them."""
+    """The layer that one or more operations are equivalent to, and the names of the layers that feed them."""
 
     entry: Entry
     inputs: list[str]
 
 
 def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
-    """Returns the layer that `entry`, and the operations before it, amount to; None if none is known."""
+    """Returns the layer that `entry`, and the operations before it, are equivalent to; None if none is known."""
     if not entry.calls:
         return None
     operands = entry.calls[0]

@@ -61,24 +61,24 @@ KINDS = [("", False)] + ([(", bf16 autocast", True)] if HAS_BFLOAT16 else [])
 def training(scale: Scale, batch: int = 8) -> Table:
     """A step of SGD with momentum: forward, cross entropy, backward, update."""
     steps = {}
-    for house, make in _houses(scale).items():
+    for project, make in _models_of_each(scale).items():
         for form, memory_format in (("", torch.contiguous_format), (", channels-last", torch.channels_last)):
             for kind, is_half in KINDS:
-                steps[f"{house}{form}{kind}"] = _step(make, scale, batch, memory_format, is_half)
+                steps[f"{project}{form}{kind}"] = _step(make, scale, batch, memory_format, is_half)
     for step in steps.values():
         step()
     return medians(in_turn(steps, min(scale.rounds, 3)))
 
 
-def _houses(scale: Scale) -> dict[str, Callable[[], nn.Module]]:
-    """No dropout in either, as Keras has it; and one memory is enough for all steps of a house."""
-    houses: dict[str, Callable[[], nn.Module]] = {"torchvgg": lambda: ours(scale)}
+def _models_of_each(scale: Scale) -> dict[str, Callable[[], nn.Module]]:
+    """No dropout in either, as Keras has it; and one memory is enough for all steps of a project."""
+    models: dict[str, Callable[[], nn.Module]] = {"torchvgg": lambda: ours(scale)}
     with contextlib.suppress(ImportError):
         from torchvision.models import vgg16
 
         if scale.size == 224:
-            houses["torchvision"] = lambda: vgg16(num_classes=scale.classes, dropout=0.0)
-    return houses
+            models["torchvision"] = lambda: vgg16(num_classes=scale.classes, dropout=0.0)
+    return models
 
 
 def _step(make: Any, scale: Scale, batch: int, memory_format: torch.memory_format, is_half: bool) -> Callable[[], None]:

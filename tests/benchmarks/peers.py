@@ -1,4 +1,4 @@
-"""VGG16 in everybody's hands: for each of the peers the function that makes it ready, with the weights of ours."""
+"""VGG16 of each peer, made ready with our weights."""
 
 import contextlib
 import copy
@@ -110,7 +110,7 @@ def keras_on_tensorflow() -> Any:
 
 
 def fill(peer: Any, model: VGG16) -> None:
-    """Gives Keras's model the weights of ours."""
+    """Gives Keras's model our weights."""
     _, _, height, width = model.input_shape
     for layer in peer.layers:
         if layer.weights:

@@ -10,10 +10,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from ..activations import linear, relu_in_place
+from ..layers import Conv2D, Dense, MaxPooling2D
 from ..layers.reshaping import KerasOrder
 from ..layers.shared import check_like_weights
 from ..model import Model
-from .fast_layers import Engine, Features, Memory, optimize_layer, tensor_of
+from .fast_layers import Engine, FastConv2D, FastDense, Features, FusedPooling, Memory, Plain, tensor_of
 from .native import MissingError, kernels
 from .winograd import Operators
 
@@ -154,3 +156,20 @@ class OptimizedModel(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         self.described._check_input(x)
         check_like_weights(x, torch.empty(0, dtype=self._dtype, device="cpu"))
+
+
+def optimize_layer(layer: nn.Module, engine: Engine) -> nn.Module:
+    """Returns a module on `Features` and `Memory` that computes the same as a layer, faster if it can."""
+    if (
+        isinstance(layer, Conv2D)  # and like VGG's
+        and (layer.kernel_size, layer.stride, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), 1)
+        and layer.padding == "same"
+        and layer.activation in (relu_in_place, linear)
+        and engine.fits(layer.in_channels, layer.out_channels)
+    ):
+        return FastConv2D(layer, engine)
+    if isinstance(layer, Dense):
+        return FastDense(layer, engine)
+    if isinstance(layer, MaxPooling2D) and layer.kernel_size == layer.stride == (2, 2) and not layer.pads_as_keras:
+        return FusedPooling(layer)
+    return Plain(layer)
