@@ -233,7 +233,7 @@ def test_an_array_missing_or_left_over_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_setting_that_is_none_is_refused(layer: str, change: dict[str, Any], tmp_path: Path) -> None:
-    """Whatever a stranger wrote there."""
+    """An untrusted file may say anything there."""
     front, after = [keras.Input((32, 32, 3)), L.Rescaling(1 / 255, name="rescaling")], [L.Dropout(0.5, name="drop")]
     flat = [
         *(L.PReLU(name="slopes", shared_axes=[1, 2]), L.LayerNormalization(name="norm"), L.Softmax(name="soft")),
