@@ -41,9 +41,8 @@ def vgg_of_arrays(
     convolutions = _in_order_of_names([pair for pair in pairs if len(pair[0].shape) == 4])
     dense = [pair for pair in pairs if len(pair[0].shape) == 2]
     is_plain = 2 * (len(convolutions) + len(dense)) == len(arrays) and len(convolutions) in NETWORKS
-    if not is_plain or (
-        dense and [kernel.shape[1] for kernel, _ in dense[:-1]] != [units for units, _ in TOP.values() if units]
-    ):
+    widths = [kernel.shape[1] for kernel, _ in dense[:-1]]
+    if not is_plain or (dense and widths != [units for units, _ in TOP.values() if units]):
         raise ValueError(_foreign(arrays, in_order))
     if not dense:
         return vgg_of_pairs(convolutions, kernels)
@@ -86,11 +85,8 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
 
     Raises a ValueError if there is no VGG, or more than one, or there may be normalizations between its convolutions.
     """
-    pairs = [
-        (kernel, bias)
-        for kernel, bias in pairwise(arrays)
-        if (len(kernel.shape), len(bias.shape)) == (4, 1) and _owner(kernel) == _owner(bias)
-    ]
+    in_pairs = [(a, b) for a, b in pairwise(arrays) if _owner(a) == _owner(b)]
+    pairs = [(kernel, bias) for kernel, bias in in_pairs if (len(kernel.shape), len(bias.shape)) == (4, 1)]
     ordered = _in_order_of_names(pairs)
     for count in NETWORKS:
         starts = [start for start in range(len(ordered) - count + 1) if _is_vgg(ordered[start : start + count])]
@@ -100,9 +96,8 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
             base = ordered[starts[0] : starts[0] + count]
             check_between(arrays, base, in_order and ordered == pairs)
             return base
-    raise ValueError(
-        f"expected the 13 convolutions of VGG16 or the 16 of VGG19, one after the other. Received: {len(ordered)}; {_shown(arrays)}"
-    )
+    expected = "the 13 convolutions of VGG16 or the 16 of VGG19, one after the other"
+    raise ValueError(f"expected {expected}. Received: {len(ordered)}; {_shown(arrays)}")
 
 
 def _owner(array: Array) -> str:

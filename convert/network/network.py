@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -115,11 +115,3 @@ class Network:
         height, width, channels = self.input_shape
         shape = [channels, height, width]
         return {"name": self.name, "input_shape": shape, "layers": [layer.description() for layer in self.layers]}
-
-    def refusing_nonfinite(self) -> Network:
-        """Returns the same network with weights that allow no NaN and no infinity."""
-        layers = [
-            replace(layer, weights=[replace(weight, allows_nonfinite=False) for weight in layer.weights])
-            for layer in self.layers
-        ]
-        return replace(self, layers=layers)
