@@ -83,15 +83,11 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
     wanted for, `purpose`.
     """
     layers = [layer for _, layer in simplified(network.layers)]
+    if layers[-1].class_name in POOLINGS:  # at the end it has no weights, and Keras adds it as asked
+        layers.pop()
     convolutions = sum(layer.class_name == "Conv2D" for layer in layers)
-    dense = [layer for layer in layers if layer.class_name == "Dense"]
-    has_pooling = layers[-1].class_name in POOLINGS  # at the end it has no weights, and Keras adds it as asked
-    layers = layers[:-1] if has_pooling else layers
-    chain = vgg_chain(
-        convolutions if convolutions in NETWORKS else min(NETWORKS),
-        network.input_shape,
-        dense[-1].settings["units"] if dense else None,
-    )
+    classes = next((layer.settings["units"] for layer in reversed(layers) if layer.class_name == "Dense"), None)
+    chain = vgg_chain(convolutions if convolutions in NETWORKS else min(NETWORKS), network.input_shape, classes)
     for layer, plain in zip_longest(layers, chain.layers):
         if layer is None or plain is None or not is_like(layer, plain):
             name = layer.name if layer else plain.name
@@ -124,7 +120,8 @@ def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
 def _joined(before: Layer, layer: Layer) -> Layer | None:
     """Joins a convolution to the padding before it, or an activation to the convolution or Dense before it; else None."""
     is_padding = before.class_name == "ZeroPadding2D" and before.settings.get("padding") == ((1, 1), (1, 1))
-    if is_padding and layer.class_name == "Conv2D" and layer.settings.items() >= _BARE.items():
+    bare = {"kernel_size": (3, 3), "strides": (1, 1), "dilation_rate": (1, 1), "padding": "valid"}
+    if is_padding and layer.class_name == "Conv2D" and layer.settings.items() >= bare.items():
         return replace(layer, settings=layer.settings | {"padding": "same"})
     if before.class_name in ("Conv2D", "Dense") and before.settings.get("activation") == "linear":
         if layer.class_name == "Activation":
@@ -132,9 +129,6 @@ def _joined(before: Layer, layer: Layer) -> Layer | None:
         if layer.class_name == "ReLU" and layer.settings and not shortened("ReLU", layer.settings):
             return replace(before, settings=before.settings | {"activation": "relu"})
     return None
-
-
-_BARE = {"kernel_size": (3, 3), "strides": (1, 1), "dilation_rate": (1, 1), "padding": "valid"}
 
 
 def is_like(layer: Layer, plain: Described) -> bool:
@@ -175,10 +169,8 @@ def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
             if alike is None:
                 return [own[0] for own, plain in pairs if own and plain.class_name == "Conv2D"]
             own, plain = pairs[alike]
-            text = (
-                f"{own[1].name!r} ({own[1].class_name}) isn't like {plain.name}" if own else f"{plain.name} is missing"
-            )
-            differences.append(_Difference(alike, own is not None, text))
+            reason = f"{own[1].name!r} ({own[1].class_name}) isn't like {plain.name}" if own else ""
+            differences.append(_Difference(alike, own is not None, reason or f"{plain.name} is missing"))
     return max(differences, key=lambda difference: difference[:2])
 
 
