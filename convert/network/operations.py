@@ -41,9 +41,7 @@ class Operation(NamedTuple):
 
 def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
     """Returns the layer that `entry`, and the operations before it, amount to; None if none is known."""
-    if not entry.calls:
-        return None
-    operands = entry.calls[0]
+    operands = entry.calls[0] if entry.calls else []
     inputs = [operand.layer for operand in operands if operand.layer is not None]
     constants = [operand.constant for operand in operands if operand.layer is None]
     # One of Keras 3's operations says nothing of being trainable; a layer of the same name, Softmax say, does.
