@@ -146,10 +146,9 @@ def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
 def _operands(value: Any, depth: int) -> Iterator[Operand]:
     """Yields what an argument consists of: tensors, in a list or alone, or a constant."""
     match value:
-        case {
-            "class_name": "__keras_tensor__",
-            "config": {"keras_history": [str(layer), int(node), int(tensor)]},
-        } | [str(layer), int(node), int(tensor), *_]:
+        case {"class_name": "__keras_tensor__", "config": {"keras_history": [str(layer), int(node), int(tensor)]}}:
+            yield Operand(layer, None, node, tensor)
+        case [str(layer), int(node), int(tensor), *_]:
             yield Operand(layer, None, node, tensor)
         case [dict() | [str(), *_], *_] if not _is_index(value) and depth < MOST_NESTED:  # a list of tensors
             yield from chain.from_iterable(_operands(item, depth + 1) for item in value)

@@ -97,9 +97,7 @@ def _swapped(entry: Entry, by_name: Mapping[str, Entry]) -> str | None:
 
 def _last_index(entry: Entry) -> Any:
     """Returns `i` if the entry is an operation `x[..., i]`, a number, or a slice as a mapping; else None."""
-    match entry.class_name, entry.calls:
-        case "GetItem" | "SlicingOpLambda", [
-            [Operand(layer=str()), Operand(constant=[{"class_name": "__ellipsis__"}, index])]
-        ]:
-            return index
+    match entry.calls:
+        case [[Operand(layer=str()), Operand(constant=[{"class_name": "__ellipsis__"}, index])]]:
+            return index if entry.class_name in ("GetItem", "SlicingOpLambda") else None
     return None

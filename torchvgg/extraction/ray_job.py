@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .decoding import Decoder
     from .extractor import Extractor
 
-    Batch = dict[str, Any]  # Ray's columns: only "batch"
-
 
 class _Actor:
     """Runs an `Extractor` in a Ray process that uses all cores of its node, or one GPU."""
@@ -34,7 +32,7 @@ class _Actor:
         torch.set_num_threads(os.cpu_count() or 1)  # Ray sets the number of cores that it reserves
         self.extractor: Extractor = ray.get(extractor)()
 
-    def __call__(self, batch: Batch) -> pyarrow.Table:
+    def __call__(self, batch: dict[str, Any]) -> pyarrow.Table:
         (decoded,) = batch["batch"]
         return to_table(self.extractor(pickle.loads(decoded)))
 
