@@ -155,12 +155,11 @@ def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
     The last pool may be missing, but no other pooling may stand in its place.
     """
     plainly = simplified(layers)
+    starts = [place for place, (_, layer) in enumerate(plainly) if layer.class_name == "Conv2D"]
     differences = [_Difference(0, False, "there is no convolution")]
     for count in NETWORKS:
         wanted = vgg_chain(count, (None, None, 3), None).layers
-        for start, (_, first) in enumerate(plainly):
-            if first.class_name != "Conv2D":
-                continue
+        for start in starts:
             pairs = list(zip_longest(plainly[start : start + len(wanted)], wanted))
             end, _ = pairs[-1]
             if not end or end[1].class_name not in ("MaxPooling2D", "AveragePooling2D"):
