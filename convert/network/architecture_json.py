@@ -111,8 +111,7 @@ def _check_references(model: Entry) -> None:
     names = {layer.name for layer in model.layers}
     if len(names) < len(model.layers) and model.class_name != "Sequential":
         raise ValueError(f"{model.name}: two layers of one name")
-    calls = [*model.ends.values(), *(layer.inputs for layer in model.layers)]
-    for operand in chain.from_iterable(calls):
+    for operand in chain(*model.ends.values(), *(layer.inputs for layer in model.layers)):
         if operand.layer not in names:
             raise _malformed(f"a layer of {model.name!r}", operand.layer)
 
@@ -127,14 +126,11 @@ def counted(layers: list[Any]) -> list[Any]:
 def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
     match node:
         case {"args": list(arguments), "kwargs": dict(keywords)}:  # Keras 3
-            for value in (*arguments, *keywords.values()):
-                yield from _operands(value, depth)
+            yield from chain.from_iterable(_operands(value, depth) for value in (*arguments, *keywords.values()))
         case dict():  # Keras 2, of a layer that takes a mapping of tensors
-            for value in node.values():
-                yield from _operands(value, depth)
+            yield from chain.from_iterable(_operands(value, depth) for value in node.values())
         case [list(), *_] if depth < MOST_NESTED:  # Keras 2: [["layer", 0, 0, {...}], ...], one for each tensor
-            for tensor in node:
-                yield from _operands_of_call(tensor, depth + 1)
+            yield from chain.from_iterable(_operands_of_call(tensor, depth + 1) for tensor in node)
         case [str(layer), int(number), int(tensor), *rest] | ["_CONSTANT_VALUE" as layer, number, tensor, *rest]:
             yield Operand(None, tensor) if layer == "_CONSTANT_VALUE" else Operand(layer, None, number, tensor)
             # The other arguments of a function, `{"y": …}`.
@@ -150,14 +146,12 @@ def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
 def _operands(value: Any, depth: int) -> Iterator[Operand]:
     """Yields what an argument consists of: tensors, in a list or alone, or a constant."""
     match value:
-        case {
-            "class_name": "__keras_tensor__",
-            "config": {"keras_history": [str(layer), int(node), int(tensor)]},
-        } | [str(layer), int(node), int(tensor), *_]:
+        case {"class_name": "__keras_tensor__", "config": {"keras_history": [str(layer), int(node), int(tensor)]}}:
+            yield Operand(layer, None, node, tensor)
+        case [str(layer), int(node), int(tensor), *_]:
             yield Operand(layer, None, node, tensor)
         case [dict() | [str(), *_], *_] if not _is_index(value) and depth < MOST_NESTED:  # a list of tensors
-            for item in value:
-                yield from _operands(item, depth + 1)
+            yield from chain.from_iterable(_operands(item, depth + 1) for item in value)
         case None | bool() | str():
             pass
         case _:

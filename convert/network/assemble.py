@@ -33,7 +33,8 @@ def plan(chain: Chain, keras_version: str = "3", kernels: Layout = CONV2D_KERNEL
     layers = []
     for position, described in enumerate(chain.layers, start=1):
         try:
-            settings = _settings(described, x, keras_version)
+            _check_kind(described.class_name, x)
+            settings = read_settings(described.class_name, described.config, x.shape, keras_version)
             if described.class_name == "Flatten":
                 settings["order"] = _order_of_flatten(later.class_name for later in chain.layers[position:])
             specs = [_with_layout(spec, kernels) for spec in KINDS[described.class_name].arrays(settings, x)]
@@ -67,15 +68,13 @@ def assemble(
     return Network(chain.name, chain.input_shape, layers, kernels)
 
 
-def _settings(described: Described, x: Features, keras_version: str) -> Settings:
-    class_name = described.class_name
+def _check_kind(class_name: str, x: Features) -> None:
     if class_name == "Lambda":
         raise ValueError("code in the file, which is never run")
     if class_name not in KINDS:
         raise ValueError("a kind of layer that can't be converted")
     if len(x.shape) not in KINDS[class_name].ranks:
         raise ValueError(f"it can't be converted on an input of shape {(None, *x.shape)}")
-    return read_settings(class_name, described.config, x.shape, keras_version)
 
 
 def _order_of_flatten(following: Iterable[str]) -> str:

@@ -68,9 +68,8 @@ def read_chain(model: Entry, keras_version: str = "3") -> Chain:
             layers = counted([d for d in unfolded(model, keras_version) if d.class_name not in AUGMENTATION])
             return Chain(model.name, (height, width, channels), uniquely_named(layers))
         case shape:
-            raise ValueError(
-                f"expected a model of images, (N, height, width, channels). Received input shape: {shape!r:.100}"
-            )
+            expected = "a model of images, (N, height, width, channels)"
+            raise ValueError(f"expected {expected}. Received input shape: {shape!r:.100}")
 
 
 def _input_shape(model: Entry) -> Any:
@@ -78,13 +77,9 @@ def _input_shape(model: Entry) -> Any:
     first = next(iter(in_order(model)), model)
     if first.layers and first is not model:
         return _input_shape(first)
-    for config, key in (
-        (first.config, "batch_shape"),  # Keras 3
-        (first.config, "batch_input_shape"),  # Keras 2
-        (model.config, "build_input_shape"),  # a Sequential without an input
-    ):
-        if config.get(key):
-            return config[key]
+    keras_3, keras_2 = first.config.get("batch_shape"), first.config.get("batch_input_shape")
+    if found := keras_3 or keras_2 or model.config.get("build_input_shape"):  # the last: a Sequential without an input
+        return found
     raise LayerError(model.name, model.class_name, "the shape of its input isn't in the file")
 
 

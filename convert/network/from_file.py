@@ -49,7 +49,11 @@ class Source(NamedTuple):
 
     def refusing_nonfinite(self) -> Source:
         """Copies the source with weights that allow no NaN and no infinity."""
-        return self._replace(network=self.network.refusing_nonfinite())
+        layers = [
+            replace(layer, weights=[replace(weight, allows_nonfinite=False) for weight in layer.weights])
+            for layer in self.network.layers
+        ]
+        return self._replace(network=replace(self.network, layers=layers))
 
     def check_unchanged(self) -> None:
         """Raises a ValueError if the file has changed since it was opened."""
@@ -114,16 +118,14 @@ def _check_order(keras_file: KerasFile, base_only: bool) -> None:
         return
     numbered: dict[str, set[int]] = defaultdict(set)
     for layer in keras_file.layers:
-        match = re.fullmatch(r"(.*layers/(?:conv2d|dense))(?:_([1-9][0-9]*))?", layer.name)
-        if match:
+        if match := re.fullmatch(r"(.*layers/(?:conv2d|dense))(?:_([1-9][0-9]*))?", layer.name):
             numbered[match[1]].add(int(match[2] or 0))
         elif not base_only and any(len(array.shape) == 4 for array in layer.arrays):
             raise ValueError(f"{layer.name}: a kernel in a layer that Keras doesn't call conv2d")
     for place, numbers in numbered.items():
         if numbers != set(range(len(numbers))):
-            raise ValueError(
-                f"{place}: expected layers numbered from 0 on. Received: {', '.join(map(str, sorted(numbers)))}"
-            )
+            received = ", ".join(map(str, sorted(numbers)))
+            raise ValueError(f"{place}: expected layers numbered from 0 on. Received: {received}")
 
 
 def _network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
@@ -169,8 +171,8 @@ def _with_activation(
             raise ValueError(f"activation: {reason}; drop the option")
         return network, ""
     *layers, last = network.layers
-    layers.append(replace(last, settings=last.settings | {"activation": ACTIVATIONS[activation or "softmax"]}))
-    network = replace(network, layers=layers)
+    last = replace(last, settings=last.settings | {"activation": ACTIVATIONS[activation or "softmax"]})
+    network = replace(network, layers=[*layers, last])
     assumed = ["softmax at its end (--activation none gives logits)"] if activation is None else []
     if input_shape is None:
         height, width, _ = network.input_shape

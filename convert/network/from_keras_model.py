@@ -42,12 +42,9 @@ def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Net
     chain = read_chain(read_entry(config), keras_file.keras_version)
     network = assemble(chain, hand_out, keras_file.keras_version, kernels)
     # A Dropout, and a layer that varies images, may have their random generator's state with them.
-    if surplus := [
-        array.name
-        for arrays in left.values()
-        for array in arrays
-        if array.dtype.is_floating_point or not re.search("seed|random|generator", array.name)
-    ]:
+    unused = [array for arrays in left.values() for array in arrays]
+    generator = re.compile("seed|random|generator")
+    if surplus := [a.name for a in unused if a.dtype.is_floating_point or not generator.search(a.name)]:
         raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")
     return network
 

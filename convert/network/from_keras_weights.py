@@ -38,12 +38,11 @@ def vgg_of_arrays(
     if base_only:
         return vgg_of_pairs(_base(arrays, in_order), kernels)
     pairs = list(zip(arrays[0::2], arrays[1::2], strict=False))
-    convolutions = _in_order_of_names([pair for pair in pairs if len(pair[0].shape) == 4])
+    convolutions = sorted((pair for pair in pairs if len(pair[0].shape) == 4), key=_block)
     dense = [pair for pair in pairs if len(pair[0].shape) == 2]
     is_plain = 2 * (len(convolutions) + len(dense)) == len(arrays) and len(convolutions) in NETWORKS
-    if not is_plain or (
-        dense and [kernel.shape[1] for kernel, _ in dense[:-1]] != [units for units, _ in TOP.values() if units]
-    ):
+    widths = [kernel.shape[1] for kernel, _ in dense[:-1]]
+    if not is_plain or (dense and widths != [units for units, _ in TOP.values() if units]):
         raise ValueError(_foreign(arrays, in_order))
     if not dense:
         return vgg_of_pairs(convolutions, kernels)
@@ -86,12 +85,9 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
 
     Raises a ValueError if there is no VGG, or more than one, or there may be normalizations between its convolutions.
     """
-    pairs = [
-        (kernel, bias)
-        for kernel, bias in pairwise(arrays)
-        if (len(kernel.shape), len(bias.shape)) == (4, 1) and _owner(kernel) == _owner(bias)
-    ]
-    ordered = _in_order_of_names(pairs)
+    in_pairs = [(a, b) for a, b in pairwise(arrays) if _owner(a) == _owner(b)]
+    pairs = [(kernel, bias) for kernel, bias in in_pairs if (len(kernel.shape), len(bias.shape)) == (4, 1)]
+    ordered = sorted(pairs, key=_block)
     for count in NETWORKS:
         starts = [start for start in range(len(ordered) - count + 1) if _is_vgg(ordered[start : start + count])]
         if starts and starts[-1] >= starts[0] + count:
@@ -100,9 +96,8 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
             base = ordered[starts[0] : starts[0] + count]
             check_between(arrays, base, in_order and ordered == pairs)
             return base
-    raise ValueError(
-        f"expected the 13 convolutions of VGG16 or the 16 of VGG19, one after the other. Received: {len(ordered)}; {_shown(arrays)}"
-    )
+    expected = "the 13 convolutions of VGG16 or the 16 of VGG19, one after the other"
+    raise ValueError(f"expected {expected}. Received: {len(ordered)}; {_shown(arrays)}")
 
 
 def _owner(array: Array) -> str:
@@ -155,14 +150,9 @@ def _between(array: Array) -> str:
     )
 
 
-def _in_order_of_names(pairs: list[Pair]) -> list[Pair]:
-    """Sorts convolutions under Keras's own names by these: the file of a half-frozen model has another order."""
-    return sorted(pairs, key=lambda pair: _block(pair[0].name))
-
-
-def _block(name: str) -> tuple[int, int]:
-    """`vgg16/block3_conv2/kernel:0` → (3, 2); a name of another kind comes last."""
-    match = CONVOLUTION_NAME.search(name)
+def _block(convolution: Pair) -> tuple[int, int]:
+    """`vgg16/block3_conv2/kernel:0` → (3, 2), the order in a VGG; a half-frozen model's file has another. Others come last."""
+    match = CONVOLUTION_NAME.search(convolution[0].name)
     return (int(match[1]), int(match[2])) if match else (9, 9)
 
 
@@ -171,7 +161,7 @@ def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
         _base(arrays, in_order)
     except ValueError as error:
         return str(error)
-    head = [array for array in arrays if _block(array.name) == (9, 9) and len(array.shape) != 4] or arrays
+    head = [array for array in arrays if len(array.shape) != 4 and not CONVOLUTION_NAME.search(array.name)] or arrays
     return (
         f"a VGG with a head that isn't Keras's own ({_shown(head)}), and how its layers are connected isn't in a file "
         "of weights; save the whole model, model.save('x.keras'), and take that"

@@ -63,9 +63,8 @@ def _check_base(tensors: Mapping[str, Tensor], network: Network) -> None:
     named = ((key.replace(".", "/"), tensor) for key, tensor in tensors.items() if tensor.is_floating_point())
     arrays = [TorchArray(name, tensor, layouts.get(tensor.dim(), UNCHANGED)) for name, tensor in named]
     by_name = {array.name: array for array in arrays}
-    base = [
-        (by_name[f"{layer.name}/weight"], by_name[f"{layer.name}/bias"]) for layer in network.layers if layer.weights
-    ]
+    names = [layer.name for layer in network.layers if layer.weights]
+    base = [(by_name[f"{name}/weight"], by_name[f"{name}/bias"]) for name in names]
     for in_order in (True, False):  # of a `.pt` the order is the layers', of a `.safetensors` it needn't be
         check_between(arrays, base, in_order)
 
@@ -127,24 +126,18 @@ def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, 
         shown = ", ".join(list(tensors)[:3]) or "no tensors"
         raise ValueError(f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight and so on. Received: {shown}")
     height, width = input_shape or (None, None)
-    channels, classes = kernels[0].shape[1], None
+    classes = None
     if "predictions.weight" in tensors:
-        classes, features = (
-            tensors[key].shape[axis] if key in tensors and tensors[key].dim() == 2 else 0
-            for key, axis in (("predictions.weight", 0), ("fc1.weight", 1))
-        )
+        dense = {key: tensor.shape for key, tensor in tensors.items() if tensor.dim() == 2}
+        classes, _ = dense.get("predictions.weight", (0, 0))
         if input_shape is None:
-            height, width = square_input("fc1.weight", features)
-    return vgg_chain(len(kernels), (height, width, channels), classes)
+            height, width = square_input("fc1.weight", dense.get("fc1.weight", (0, 0))[1])
+    return vgg_chain(len(kernels), (height, width, kernels[0].shape[1]), classes)
 
 
 def network_of_layers(chain: Chain, layers: Iterable[Layer]) -> Network:
     """Makes the network of a VGG's chain from the tensors of layers in order. Raises a ValueError for another shape."""
-    own = [layer for layer in layers if layer.weights]
-    places = [plain for plain in chain.layers if plain.class_name in ("Conv2D", "Dense")]
-    tensors = {
-        f"{plain.name}.{weight.name}": weight.tensor()
-        for layer, plain in zip(own, places, strict=True)
-        for weight in layer.weights
-    }
-    return network_of_tensors(chain, tensors)
+    own = (layer.weights for layer in layers if layer.weights)
+    names = [plain.name for plain in chain.layers if plain.class_name in ("Conv2D", "Dense")]
+    pairs = zip(names, own, strict=True)
+    return network_of_tensors(chain, {f"{name}.{w.name}": w.tensor() for name, weights in pairs for w in weights})

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from ..errors import LayerError
 from .architecture_json import MODELS, Entry, Operand
-from .operations import Operation, as_layer
+from .operations import as_layer
 
 
 def in_order(model: Entry) -> list[Entry]:
@@ -36,15 +36,14 @@ def path_to(name: str, by_name: Mapping[str, Entry]) -> Iterator[Entry]:
             raise LayerError(name, entry.class_name, "called more than once, which makes no chain")
         if entry.in_training:
             raise LayerError(name, entry.class_name, "called with training=True, which makes it work as in training")
-        inputs = [str(operand.layer) for operand in entry.inputs]
-        operation = as_layer(entry, by_name) or Operation(entry, inputs)
-        yield operation.entry
-        if not operation.inputs:
+        layer, inputs = as_layer(entry, by_name) or (entry, [str(operand.layer) for operand in entry.inputs])
+        yield layer
+        if not inputs:
             return
-        if len(operation.inputs) > 1:
-            reason = f"it joins {len(operation.inputs)} branches, and only a chain can be converted"
+        if len(inputs) > 1:
+            reason = f"it joins {len(inputs)} branches, and only a chain can be converted"
             raise LayerError(name, entry.class_name, reason)
-        (name,) = operation.inputs
+        (name,) = inputs
     raise LayerError(name, by_name[name].class_name, "called more than once, which makes no chain")
 
 

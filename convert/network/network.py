@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -84,12 +84,6 @@ class Layer:
     weights: list[Weight] = field(default_factory=list)
     trainable: bool = True
 
-    def description(self) -> dict[str, Any]:
-        """Describes the layer as plain data, from which it can be built again."""
-        config = shortened(self.class_name, self.settings)
-        frozen = {} if self.trainable else {"trainable": False}
-        return {"class_name": self.class_name, "name": self.name, "config": config, **frozen}
-
 
 @dataclass(frozen=True)
 class Network:
@@ -113,13 +107,9 @@ class Network:
     def architecture(self) -> dict[str, Any]:
         """Describes the model as plain data, from which it can be built again; the input shape is channels-first."""
         height, width, channels = self.input_shape
-        shape = [channels, height, width]
-        return {"name": self.name, "input_shape": shape, "layers": [layer.description() for layer in self.layers]}
-
-    def refusing_nonfinite(self) -> Network:
-        """Returns the same network with weights that allow no NaN and no infinity."""
         layers = [
-            replace(layer, weights=[replace(weight, allows_nonfinite=False) for weight in layer.weights])
+            {"class_name": layer.class_name, "name": layer.name, "config": shortened(layer.class_name, layer.settings)}
+            | ({} if layer.trainable else {"trainable": False})
             for layer in self.layers
         ]
-        return replace(self, layers=layers)
+        return {"name": self.name, "input_shape": [channels, height, width], "layers": layers}

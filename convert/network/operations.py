@@ -6,7 +6,7 @@ in Keras 3 as a class of its own. Here `x / 255.0` becomes a Rescaling, `relu(x)
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from .architecture_json import Entry, Operand
 from .kinds.preprocessing import MEAN_BGR
@@ -32,18 +32,9 @@ FUNCTIONS = {
 }
 
 
-class Operation(NamedTuple):
-    """The layer that one or more operations are equivalent to, and the names of the layers that feed them."""
-
-    entry: Entry
-    inputs: list[str]
-
-
-def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
-    """Returns the layer that `entry`, and the operations before it, are equivalent to; None if none is known."""
-    if not entry.calls:
-        return None
-    operands = entry.calls[0]
+def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> tuple[Entry, list[str]] | None:
+    """Returns the layer that `entry`, and the operations before it, are equivalent to, and what feeds it; None if none is known."""
+    operands = entry.calls[0] if entry.calls else []
     inputs = [operand.layer for operand in operands if operand.layer is not None]
     constants = [operand.constant for operand in operands if operand.layer is None]
     # One of Keras 3's operations says nothing of being trainable; a layer of the same name, Softmax say, does.
@@ -52,9 +43,9 @@ def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
     if not is_operation or not isinstance(function, str) or len(inputs) != 1:
         return None
     if function in ("cast", "Cast"):  # all that is computed here is floating-point
-        return Operation(Entry("Activation", entry.name, {"activation": "linear"}), inputs)
+        return Entry("Activation", entry.name, {"activation": "linear"}), inputs
     if function in FUNCTIONS and entry.config.get("axis", -1) == -1 and set(map(str, constants)) <= {"-1"}:
-        return Operation(Entry("Activation", entry.name, {"activation": FUNCTIONS[function]}), inputs)
+        return Entry("Activation", entry.name, {"activation": FUNCTIONS[function]}), inputs
     comes_second = operands[0].layer is not None or function in ADDITION + MULTIPLICATION
     if function not in ARITHMETIC or len(constants) != 1 or not comes_second:
         return None
@@ -65,9 +56,9 @@ def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> Operation | None:
     if origin := _swapped(by_name[inputs[0]], by_name):
         is_mean = len(offset) == 3 and all(abs(b + m) < 1e-3 for b, m in zip(offset, MEAN_BGR, strict=True))
         is_preprocessing = is_mean and set(scale) == {1.0}
-        return Operation(Entry("PreprocessInput", "preprocess_input"), [origin]) if is_preprocessing else None
+        return (Entry("PreprocessInput", "preprocess_input"), [origin]) if is_preprocessing else None
     config = {"scale": _one_or_all(scale), "offset": _one_or_all(offset)}
-    return Operation(Entry("Rescaling", entry.name, config), inputs)
+    return Entry("Rescaling", entry.name, config), inputs
 
 
 def _one_or_all(numbers: tuple[float, ...]) -> float | list[float]:
@@ -99,9 +90,7 @@ def _swapped(entry: Entry, by_name: Mapping[str, Entry]) -> str | None:
 
 def _last_index(entry: Entry) -> Any:
     """Returns `i` if the entry is an operation `x[..., i]`, a number, or a slice as a mapping; else None."""
-    match entry.class_name, entry.calls:
-        case "GetItem" | "SlicingOpLambda", [
-            [Operand(layer=str()), Operand(constant=[{"class_name": "__ellipsis__"}, index])]
-        ]:
-            return index
+    match entry.calls:
+        case [[Operand(layer=str()), Operand(constant=[{"class_name": "__ellipsis__"}, index])]]:
+            return index if entry.class_name in ("GetItem", "SlicingOpLambda") else None
     return None

@@ -70,10 +70,9 @@ def _activation(value: Any, shape: Shape, keras_version: str) -> Any:
     match value:
         case None:
             return "linear"
-        case {"class_name": "Activation", "config": {"activation": inner}} | {
-            "class_name": "function",
-            "config": inner,
-        }:
+        case {"class_name": "Activation", "config": {"activation": inner}}:
+            return _activation(inner, shape, keras_version)
+        case {"class_name": "function", "config": inner}:
             return _activation(inner, shape, keras_version)
         case {"class_name": "ReLU" | "LeakyReLU" | "ELU" | "Softmax" as class_name, "config": dict(config)}:
             return {"class_name": class_name, "config": read_settings(class_name, config, shape, keras_version)}

@@ -53,18 +53,14 @@ def vgg_arguments(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
         return None
     arguments: dict[str, Any] = {"input_shape": shape, "include_top": layers[-1][1] == "predictions"}
     class_name, name, config = layers[-1]
-    classes = None
     if arguments["include_top"] and class_name == "Dense":
-        classes = config["units"]
-        arguments |= {"classes": classes, "classifier_activation": config.get("activation")}
+        arguments |= {"classes": config["units"], "classifier_activation": config.get("activation")}
         layers[-1] = (class_name, name, config | {"activation": "softmax"})
     elif class_name in POOLINGS and re.sub(r"_\d+$", "", name) == POOLINGS[class_name][1] and not config:
         arguments["pooling"], _ = POOLINGS[class_name]
         layers.pop()
-    expected = [
-        (layer.described.class_name, layer.described.name, shortened(layer.described.class_name, layer.settings))
-        for layer in plan(vgg_chain(convolutions, (height, width, channels), classes))
-    ]
+    planned = plan(vgg_chain(convolutions, (height, width, channels), arguments.get("classes")))
+    expected = [(own.class_name, own.name, shortened(own.class_name, settings)) for own, settings, _ in planned]
     return (NETWORKS[convolutions], arguments) if layers == expected else None
 
 

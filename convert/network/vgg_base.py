@@ -83,15 +83,11 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
     wanted for, `purpose`.
     """
     layers = [layer for _, layer in simplified(network.layers)]
+    if layers[-1].class_name in POOLINGS:  # at the end it has no weights, and Keras adds it as asked
+        layers.pop()
     convolutions = sum(layer.class_name == "Conv2D" for layer in layers)
-    dense = [layer for layer in layers if layer.class_name == "Dense"]
-    has_pooling = layers[-1].class_name in POOLINGS  # at the end it has no weights, and Keras adds it as asked
-    layers = layers[:-1] if has_pooling else layers
-    chain = vgg_chain(
-        convolutions if convolutions in NETWORKS else min(NETWORKS),
-        network.input_shape,
-        dense[-1].settings["units"] if dense else None,
-    )
+    classes = next((layer.settings["units"] for layer in reversed(layers) if layer.class_name == "Dense"), None)
+    chain = vgg_chain(convolutions if convolutions in NETWORKS else min(NETWORKS), network.input_shape, classes)
     for layer, plain in zip_longest(layers, chain.layers):
         if layer is None or plain is None or not is_like(layer, plain):
             name = layer.name if layer else plain.name
@@ -124,7 +120,8 @@ def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
 def _joined(before: Layer, layer: Layer) -> Layer | None:
     """Joins a convolution to the padding before it, or an activation to the convolution or Dense before it; else None."""
     is_padding = before.class_name == "ZeroPadding2D" and before.settings.get("padding") == ((1, 1), (1, 1))
-    if is_padding and layer.class_name == "Conv2D" and layer.settings.items() >= _BARE.items():
+    bare = {"kernel_size": (3, 3), "strides": (1, 1), "dilation_rate": (1, 1), "padding": "valid"}
+    if is_padding and layer.class_name == "Conv2D" and layer.settings.items() >= bare.items():
         return replace(layer, settings=layer.settings | {"padding": "same"})
     if before.class_name in ("Conv2D", "Dense") and before.settings.get("activation") == "linear":
         if layer.class_name == "Activation":
@@ -132,9 +129,6 @@ def _joined(before: Layer, layer: Layer) -> Layer | None:
         if layer.class_name == "ReLU" and layer.settings and not shortened("ReLU", layer.settings):
             return replace(before, settings=before.settings | {"activation": "relu"})
     return None
-
-
-_BARE = {"kernel_size": (3, 3), "strides": (1, 1), "dilation_rate": (1, 1), "padding": "valid"}
 
 
 def is_like(layer: Layer, plain: Described) -> bool:
@@ -161,12 +155,11 @@ def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
     The last pool may be missing, but no other pooling may stand in its place.
     """
     plainly = simplified(layers)
+    starts = [place for place, (_, layer) in enumerate(plainly) if layer.class_name == "Conv2D"]
     differences = [_Difference(0, False, "there is no convolution")]
     for count in NETWORKS:
         wanted = vgg_chain(count, (None, None, 3), None).layers
-        for start, (_, first) in enumerate(plainly):
-            if first.class_name != "Conv2D":
-                continue
+        for start in starts:
             pairs = list(zip_longest(plainly[start : start + len(wanted)], wanted))
             end, _ = pairs[-1]
             if not end or end[1].class_name not in ("MaxPooling2D", "AveragePooling2D"):
@@ -175,10 +168,8 @@ def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
             if alike is None:
                 return [own[0] for own, plain in pairs if own and plain.class_name == "Conv2D"]
             own, plain = pairs[alike]
-            text = (
-                f"{own[1].name!r} ({own[1].class_name}) isn't like {plain.name}" if own else f"{plain.name} is missing"
-            )
-            differences.append(_Difference(alike, own is not None, text))
+            reason = f"{own[1].name!r} ({own[1].class_name}) isn't like {plain.name}" if own else ""
+            differences.append(_Difference(alike, own is not None, reason or f"{plain.name} is missing"))
     return max(differences, key=lambda difference: difference[:2])
 
 

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..images import read_pixels
 
@@ -22,7 +23,8 @@ class Decoded(NamedTuple):
     errors: list[str]
 
 
-class Decoder(NamedTuple):
+@dataclass(frozen=True)
+class Decoder:
     """Reads a batch of image files; a bad file becomes an error message in its place."""
 
     size: tuple[int, int]
@@ -50,28 +52,16 @@ def escaped(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-class _Batches(Dataset[Decoded]):
-    def __init__(self, batches: Sequence[list[str]], decoder: Decoder) -> None:
-        self.batches, self.decoder = batches, decoder
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Decoded:
-        return self.decoder(self.batches[number])
-
-
 def decode_batches(batches: Sequence[list[str]], decoder: Decoder, workers: int | None) -> Iterator[Decoded]:
     """Yields the batches in order, decoded ahead by worker processes (None: one per core, at most 8)."""
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
-    loader = DataLoader(
-        _Batches(batches, decoder),
+    yield from DataLoader(
+        batches,  # type: ignore[arg-type]  # any sequence will do
         batch_size=None,
         num_workers=min(workers, len(batches)),
-        collate_fn=_unchanged,  # arrays go through a pipe; tensors would need shared memory, which is small in containers
+        collate_fn=decoder,  # arrays go through a pipe; tensors would need shared memory, which is small in containers
         worker_init_fn=_exit_with_parent,
     )
-    yield from loader
 
 
 @contextmanager
@@ -96,7 +86,3 @@ def _exit_with_parent(_: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch

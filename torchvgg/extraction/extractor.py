@@ -54,8 +54,7 @@ def features_of(model: Model, layer: str, pooling: str | None) -> Model:
         ValueError: there is no such layer or pooling.
     """
     model._check_names([layer])
-    _, channels, *sizes = model.input_shape
-    input_shape = (channels, *(size or default for size, default in zip(sizes, image_size(model), strict=True)))
+    input_shape = (model.input_shape[1], *image_size(model))
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     chain: dict[str, nn.Module] = {}
     for name, child in model.named_children():

@@ -173,29 +173,25 @@ class Parts:
 
     def join(self, paths: Sequence[str]) -> int:
         """Writes the rows of `paths`, in this order, to `output`, deletes the parts, and returns the number of bad images."""
-        bad = 0
-
-        def counted() -> Iterator[Rows]:
-            nonlocal bad
-            for rows in self._in_order(paths):
-                bad += sum(map(bool, rows.error))
-                yield rows
-
-        self._write(self.output, lambda unfinished: self.format.write(unfinished, counted()))
-        shutil.rmtree(self.folder)
-        return bad
-
-    def _in_order(self, paths: Sequence[str]) -> Iterator[Rows]:
-        places, read = self.places(), lru_cache(8)(self.format.read)
+        places, read, bad = self.places(), lru_cache(8)(self.format.read), 0
         if lost := [path for path in paths if path not in places]:
             raise OSError(f"{self.folder}: the rows of {len(lost)} images are lost; run the same command again")
-        for start in range(0, len(paths), CHUNK):
-            chunk = paths[start : start + CHUNK]
-            pieces = []
-            for part, group in groupby((places[path] for path in chunk), key=lambda place: place[0]):
-                rows, own = read(part), [row for _, row in group]
-                pieces.append((rows.vector[own], [rows.error[row] for row in own]))
-            yield Rows(list(chunk), np.concatenate([v for v, _ in pieces]), [e for _, errors in pieces for e in errors])
+
+        def chunks() -> Iterator[Rows]:
+            nonlocal bad
+            for start in range(0, len(paths), CHUNK):
+                chunk = list(paths[start : start + CHUNK])
+                vectors, errors = [], []
+                for part, group in groupby((places[path] for path in chunk), key=lambda place: place[0]):
+                    rows, own = read(part), [row for _, row in group]
+                    vectors.append(rows.vector[own])
+                    errors += [rows.error[row] for row in own]
+                bad += sum(map(bool, errors))
+                yield Rows(chunk, np.concatenate(vectors), errors)
+
+        self._write(self.output, lambda unfinished: self.format.write(unfinished, chunks()))
+        shutil.rmtree(self.folder)
+        return bad
 
     def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
         """Calls `write` with a temporary name and renames the finished file to `path`."""

@@ -3,7 +3,7 @@
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import torch
 from ..images import check_preprocessing, color_mode, find_images, image_size, preprocessing_of
 from ..model import Model
 from ..optional_imports import extra
-from .decoding import Decoded, Decoder, decode_batches, escaped, explained_worker_death
+from .decoding import Decoder, decode_batches, escaped, explained_worker_death
 from .extractor import Extractor, features_of
 from .feature_files import open_parts
 
@@ -98,10 +98,14 @@ def extract_features(
 
             run_on_ray(batches, decoder, extractor, parts.folder, None if ray is True else str(ray), half, progress)
         elif batches:
-            compute = extractor()
-            with explained_worker_death():
-                for batch in _with_bar(decode_batches(batches, decoder, workers), len(names), len(done), progress):
+            with extra("images"):
+                from tqdm import tqdm
+            compute, hidden = extractor(), None if progress else True  # None: hidden if standard error is no terminal
+            bar = tqdm(total=len(names), initial=len(done), unit=" images", disable=hidden)
+            with explained_worker_death(), bar:
+                for batch in decode_batches(batches, decoder, workers):
                     parts.add(compute(batch))
+                    bar.update(len(batch.paths))
         bad = parts.join(list(names))
     return Extraction(len(names), bad, len(done), features.output_shape[1] or 0, time.perf_counter() - started)
 
@@ -112,13 +116,3 @@ def _fingerprint(model: Model) -> int:
     for tensor in model.state_dict().values():
         checksum = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), checksum)
     return checksum
-
-
-def _with_bar(batches: Iterable[Decoded], total: int, done: int, progress: bool) -> Iterator[Decoded]:
-    """Yields the batches and, if standard error is a terminal, shows a bar with the rate and the time left."""
-    with extra("images"):
-        from tqdm import tqdm
-    with tqdm(total=total, initial=done, unit=" images", disable=None if progress else True) as bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch.paths))

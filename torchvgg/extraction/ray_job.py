@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .decoding import Decoder
     from .extractor import Extractor
 
-    Batch = dict[str, Any]  # Ray's columns: only "batch"
-
 
 class _Actor:
     """Runs an `Extractor` in a Ray process that uses all cores of its node, or one GPU."""
@@ -34,7 +32,7 @@ class _Actor:
         torch.set_num_threads(os.cpu_count() or 1)  # Ray sets the number of cores that it reserves
         self.extractor: Extractor = ray.get(extractor)()
 
-    def __call__(self, batch: Batch) -> pyarrow.Table:
+    def __call__(self, batch: dict[str, Any]) -> pyarrow.Table:
         (decoded,) = batch["batch"]
         return to_table(self.extractor(pickle.loads(decoded)))
 
@@ -70,15 +68,13 @@ def run_on_ray(
     with extra("ray"):
         import ray
         from ray.data import ActorPoolStrategy, DataContext
-    quiet = logging.WARNING
-    logging.getLogger("ray.data").setLevel(quiet)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     if not ray.is_initialized():
         if address:
             _check_reachable(address)
-        ray.init(address=address or "local", log_to_driver=False, logging_level=quiet)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
     DataContext.get_current().enable_progress_bars = progress and sys.stderr.isatty()
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    nodes = sum(node["Alive"] for node in ray.nodes())
     if half and not gpus:
         raise ValueError("half: there is no GPU in the cluster, and on a CPU float32 is faster")
     model = ray.put(extractor)  # in Ray's store: other users may be able to replace a pickle in a file
@@ -91,7 +87,7 @@ def run_on_ray(
         _Actor,
         fn_constructor_args=(model,),
         batch_size=1,
-        compute=ActorPoolStrategy(size=gpus or nodes),
+        compute=ActorPoolStrategy(size=gpus or sum(node["Alive"] for node in ray.nodes())),
         num_gpus=1 if gpus else None,
         num_cpus=None if gpus else 1,
     )
