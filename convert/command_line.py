@@ -28,9 +28,7 @@ class Parser(argparse.ArgumentParser):
 def status_of(action: Callable[[], object], source: object) -> int:
     """Runs a command and returns its exit status. An error is one line on standard error.
 
-    Args:
-        action: the command.
-        source: what it reads, to be named where memory runs out.
+    `source` is what the command reads, to be named where memory runs out.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets question marks

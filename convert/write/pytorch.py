@@ -35,14 +35,9 @@ _NAMES = {
 def write_safetensors(
     network: Network, path: Path, naming_scheme: str, dtype: str, metadata: Mapping[str, str]
 ) -> None:
-    """Writes a `.safetensors`. The library's own `save_file` takes tensors in memory, all of them.
+    """Writes a `.safetensors`, in which integers stay integers, whatever the `dtype`.
 
-    Args:
-        network: holds the tensors.
-        path: the file.
-        naming_scheme: whose names and shapes the tensors get.
-        dtype: of the numbers; integers stay integers.
-        metadata: strings for the header.
+    The library's own `save_file` takes tensors in memory, all of them.
     """
     forms = _forms(network, dtype)
     with open(path, "wb") as stream:
