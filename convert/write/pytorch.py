@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
@@ -111,17 +112,12 @@ def metadata(network: Network, source: Source, naming_scheme: str) -> dict[str, 
         "source": os.fsencode(source.path.name).decode("utf-8", "replace"),
         "source_size": str(source.path.stat().st_size),
         "keras_version": source.keras_version,
-        "torchvgg_version": _our_version(),
+        "torchvgg_version": "unknown",
     }
+    with suppress(PackageNotFoundError):  # of a checkout that isn't installed
+        found["torchvgg_version"] = version("torchvgg")
     if source.published_md5:
         found["source_md5"] = source.published_md5
     if naming_scheme == "torchvgg":
         return found | {"architecture": json.dumps(network.architecture())}
     return found | {"layout": naming_scheme}
-
-
-def _our_version() -> str:
-    try:
-        return version("torchvgg")
-    except PackageNotFoundError:  # a checkout that isn't installed
-        return "unknown"
