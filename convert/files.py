@@ -62,8 +62,10 @@ def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Ite
     """
     parent = parent or Path(tempfile.gettempdir())
     for left in parent.glob(f"{glob.escape(prefix)}*/{_CLAIM}"):
-        if is_own(left.parent) and is_own(left) and _is_abandoned(left):
-            _clear(left.parent)
+        if is_own(left.parent) and is_own(left):
+            with suppress(OSError), open(left, "rb+") as claim:  # another process may have removed it
+                if lock(claim):
+                    _clear(left.parent)
     folder = parent / f"{prefix}{secrets.token_hex(8)}"  # named before it is made: a signal may come in between
     try:
         folder.mkdir(mode=0o700)
@@ -97,15 +99,6 @@ def locked(path: Path) -> Iterator[None]:
                     if path.exists() and not path.stat().st_size:
                         path.unlink()
                 return
-
-
-def _is_abandoned(path: Path) -> bool:
-    """Tells whether no process holds a file any more."""
-    try:
-        with open(path, "rb+") as claim:
-            return lock(claim)
-    except OSError:  # it is gone
-        return False
 
 
 def is_own(path: Path, others: int = stat.S_IWGRP | stat.S_IWOTH) -> bool:

@@ -33,18 +33,8 @@ def conv2d_kernel_to_keras(weight: Tensor) -> Tensor:
     return weight.permute(2, 3, 1, 0)
 
 
-def turned_kernel_to_torch(kernel: Tensor) -> Tensor:
-    """`(kh, kw, in, out)`, turned by 180°, since Theano convolves where PyTorch correlates → `(out, in, kh, kw)`."""
-    return conv2d_kernel_to_torch(kernel.flip(0, 1))
-
-
-def turned_kernel_to_keras(weight: Tensor) -> Tensor:
-    """`(out, in, kh, kw)` → `(kh, kw, in, out)`, turned by 180°."""
-    return conv2d_kernel_to_keras(weight).flip(0, 1)
-
-
 def theano_kernel_to_torch(kernel: Tensor) -> Tensor:
-    """`(out, in, kh, kw)`, turned by 180° → the same shape; its own inverse."""
+    """`(out, in, kh, kw)`, turned by 180° as well → the same shape; its own inverse."""
     return kernel.flip(2, 3)
 
 
@@ -65,7 +55,12 @@ def flattened_dense_kernel_to_keras(weight: Tensor, height: int, width: int) -> 
 
 UNCHANGED = Layout(lambda array: array, lambda array: array)  # `(c,)`: one number for each channel
 CONV2D_KERNEL = Layout(conv2d_kernel_to_torch, conv2d_kernel_to_keras, by_units=True)
-TURNED_KERNEL = Layout(turned_kernel_to_torch, turned_kernel_to_keras, by_units=True)  # Keras 2's on Theano
+# Keras 2's on Theano: the same, but turned by 180°, since Theano convolves where PyTorch correlates.
+TURNED_KERNEL = Layout(
+    lambda kernel: conv2d_kernel_to_torch(kernel.flip(0, 1)),
+    lambda weight: conv2d_kernel_to_keras(weight).flip(0, 1),
+    by_units=True,
+)
 THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_torch)  # for channels-first images
 DENSE_KERNEL = Layout(dense_kernel_to_torch, Tensor.t, by_units=True)
 FEATURES = Layout(lambda array: array.movedim(-1, 0), lambda array: array.movedim(0, -1))  # `(h, w, c)` ↔ `(c, h, w)`

@@ -66,5 +66,4 @@ def _read_back(path: Path, suffix: str, network: Network, naming_scheme: str, dt
     height, width, _ = network.input_shape
     with open_keras_file(path) as keras_file:
         size = (height, width) if height and width else None
-        written = vgg_of_arrays(keras_file.arrays, size, base_only=False)
-        return tensors_on_disk(written, path.with_name("back"), dtype)
+        return tensors_on_disk(vgg_of_arrays(keras_file.arrays, size, base_only=False), path.with_name("back"), dtype)

@@ -33,22 +33,20 @@ _NAMES = {
 }
 
 
-def write_safetensors(
-    network: Network, path: Path, naming_scheme: str, dtype: str, metadata: Mapping[str, str]
-) -> None:
-    """Writes a `.safetensors`, in which integers stay integers, whatever the `dtype`.
+def write_safetensors(network: Network, path: Path, naming_scheme: str, dtype: str, facts: Mapping[str, str]) -> None:
+    """Writes a `.safetensors` with `facts` as its metadata; integers stay integers, whatever the `dtype`.
 
     The library's own `save_file` takes tensors in memory, all of them.
     """
     forms = _forms(network, dtype)
     with open(path, "wb") as stream:
-        stream.write(_header(to_scheme(forms, network, naming_scheme), metadata))
+        stream.write(_header(to_scheme(forms, network, naming_scheme), facts))
         _write_numbers(network, forms, stream)
 
 
-def _header(forms: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def _header(forms: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
     """Makes the header of a `.safetensors`: its length in 8 bytes, then JSON; the tensors follow one after the other."""
-    fields: dict[str, object] = {"__metadata__": metadata}
+    fields: dict[str, object] = {"__metadata__": facts}
     start = 0
     for key, form in forms.items():
         end = start + form.nbytes
