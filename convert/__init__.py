@@ -14,6 +14,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .options import SUFFIXES, check_form, check_options, suffix_of
+
 if TYPE_CHECKING:
     from .report import Report
 
@@ -59,26 +61,21 @@ def convert(
         ValueError: the source can't be converted, or doesn't fit the arguments, or the check failed.
         OSError: a file can't be read, written or fetched, or the output exists.
     """
+    from torchvgg.loading import build  # the one place where the conversion meets the model
+
     from . import published
+    from .demo import write_demo
     from .errors import naming_file
     from .files import check_output, scratch_folder
     from .network.from_file import open_source
-    from .options import SUFFIXES, check_form, check_options, suffix_of
     from .report import Report
     from .write.output import write_checked
 
     started = time.perf_counter()
     check_options(dtype, input_shape, activation)
-    build = None
-    if check:
-        from torchvgg.loading import build as build_model  # the one place where the conversion meets the model
-
-        build = build_model
     is_published = source in published.FILES
     with scratch_folder() as scratch:
         if source == "demo":
-            from .demo import write_demo
-
             target = Path(output) if output else scratch / "demo.safetensors"
             check_output(target, SUFFIXES, force)
             path = write_demo(scratch)
@@ -106,12 +103,11 @@ def convert(
                 warnings.warn(f"{path}: {assumed}", stacklevel=2)
             if not allow_nonfinite:
                 opened = opened.refusing_nonfinite()
-            network, error, worst = write_checked(opened, target, layout, dtype, build)
-            kept = output is not None or source != "demo"
+            network, error, worst = write_checked(opened, target, layout, dtype, build if check else None)
             return Report.of(
                 network,
                 source=str(source),
-                output=str(target) if kept else None,
+                output=None if output is None and source == "demo" else str(target),
                 format=opened.format,
                 keras_version=opened.keras_version,
                 max_relative_error=error,
@@ -123,6 +119,4 @@ def convert(
 
 def default_output(source: Path) -> Path:
     """Names the output beside a file: `my.weights.h5`, `my.h5`, `my.keras` → `my.safetensors`."""
-    from .options import suffix_of
-
     return source.with_name(f"{source.name.removesuffix(suffix_of(source))}.safetensors")

@@ -103,26 +103,26 @@ def layer_errors(network: Network, model: Any, image: Tensor) -> Iterator[tuple[
     The two computations are independent, but for steep activations, which get the model's own scores.
     """
     expected, received = image, image.permute(0, 3, 1, 2)
-    in_keras_order: Callable[[Tensor], Tensor] = _channels_last
+    flattened: torch.Size | None = None  # the channels-first shape of features that PyTorch flattened in its own order
     for layer, module in zip(network.layers, model.children(), strict=True):
         kind = KINDS[layer.class_name]
-        x = in_keras_order(received) if kind.is_steep else expected
+        x = _in_keras_order(received, flattened) if kind.is_steep else expected
         if layer.class_name == "Flatten":
             if network.kernels is THEANO_KERNEL:
                 x = x.movedim(-1, 1)  # as Theano flattens, and PyTorch
             elif layer.settings["order"] == "channels_first" and x.dim() == 4:
-                in_keras_order = _flattened_in_keras_order(x)
+                flattened = received.shape[1:]
         elif not kind.any_order:
-            in_keras_order = _channels_last  # of features that aren't flattened it changes nothing
+            flattened = None
         expected = kind.reference(layer.settings, _arrays(layer, network.kernels), x)
         activation = layer.settings.get("activation", "linear")
         if activation not in GENTLE and not kind.is_steep:
-            scores = in_keras_order(_without_activation(module, received))
+            scores = _in_keras_order(_without_activation(module, received), flattened)
             yield layer.name, relative_error(scores, expected)
             expected = scores
         expected = activate(activation, expected)
         received = module(received)
-        yield layer.name, relative_error(in_keras_order(received), expected)
+        yield layer.name, relative_error(_in_keras_order(received, flattened), expected)
 
 
 def _without_activation(module: Any, x: Tensor) -> Tensor:
@@ -133,14 +133,9 @@ def _without_activation(module: Any, x: Tensor) -> Tensor:
     return scores
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1)
-
-
-def _flattened_in_keras_order(before: Tensor) -> Callable[[Tensor], Tensor]:
-    """Returns the function that puts what was flattened from `before`, channels-last, into Keras's order."""
-    _, height, width, channels = before.shape
-    return lambda x: x.unflatten(1, (channels, height, width)).movedim(1, -1).flatten(1)
+def _in_keras_order(x: Tensor, flattened: torch.Size | None) -> Tensor:
+    """Moves the channels to the end, also within features that were `flattened` from that shape."""
+    return x.unflatten(1, flattened).movedim(1, -1).flatten(1) if flattened else x.movedim(1, -1)
 
 
 def relative_error(computed: Tensor, expected: Tensor) -> float:
@@ -173,7 +168,5 @@ def _arrays(layer: Layer, kernels: Layout) -> list[Tensor]:
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Compares bits: NaN equals itself, and -0.0 isn't 0.0."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))

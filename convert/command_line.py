@@ -28,15 +28,15 @@ class Parser(argparse.ArgumentParser):
 def status_of(action: Callable[[], object], source: object) -> int:
     """Runs a command and returns its exit status. An error is one line on standard error.
 
-    Args:
-        action: the command.
-        source: what it reads, to be named where memory runs out.
+    `source` is what the command reads, to be named where memory runs out.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets question marks
     try:
         with _cleaning_up_on_sigterm(), warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = lambda message, *_, **__: print(
+                f"warning: {one_line(str(message))}", file=sys.stderr
+            )
             action()
             sys.stdout.flush()
     except BrokenPipeError:  # the reader has gone, as with `| head`
@@ -63,10 +63,6 @@ def _reason(error: Exception, source: object) -> str:
         traceback.print_exception(error)
     what = one_line(f"{type(error).__name__}: {error}")
     return f"a mistake in torchvgg ({what}), not in your file; TORCHVGG_DEBUG=1 shows the traceback, please report it"
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
 @contextmanager

@@ -18,15 +18,10 @@ _CLAIM = "claim"  # the file in a scratch folder that its owner has locked
 
 
 def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
-    """Checks that a file may be written.
-
-    Args:
-        path: the file.
-        suffixes: what its name may end in; if there are none, anything.
-        force: an existing file may be overwritten.
+    """Checks that a file may be written, with `force` also over an existing one.
 
     Raises:
-        ValueError: the name ends in something else.
+        ValueError: the name ends in none of the suffixes, if there are any.
         OSError: the path is a folder, or a link to itself, or exists.
     """
     check_suffix(path, suffixes)
@@ -67,8 +62,10 @@ def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Ite
     """
     parent = parent or Path(tempfile.gettempdir())
     for left in parent.glob(f"{glob.escape(prefix)}*/{_CLAIM}"):
-        if is_own(left.parent) and is_own(left) and _is_abandoned(left):
-            _clear(left.parent)
+        if is_own(left.parent) and is_own(left):
+            with suppress(OSError), open(left, "rb+") as claim:  # another process may have removed it
+                if lock(claim):
+                    _clear(left.parent)
     folder = parent / f"{prefix}{secrets.token_hex(8)}"  # named before it is made: a signal may come in between
     try:
         folder.mkdir(mode=0o700)
@@ -104,26 +101,16 @@ def locked(path: Path) -> Iterator[None]:
                 return
 
 
-def _is_abandoned(path: Path) -> bool:
-    """Tells whether no process holds a file any more."""
-    try:
-        with open(path, "rb+") as claim:
-            return lock(claim)
-    except OSError:  # it is gone
-        return False
-
-
 def is_own(path: Path, others: int = stat.S_IWGRP | stat.S_IWOTH) -> bool:
     """Tells whether a path is this user's own folder or plain file, no link, to which none of the `others` can write."""
     try:
         found = path.lstat()
     except OSError:
         return False
-    if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
-        return False
+    is_plain = stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)
     if not hasattr(os, "getuid"):  # a system without users
-        return True
-    return found.st_uid == os.getuid() and not found.st_mode & others
+        return is_plain
+    return is_plain and found.st_uid == os.getuid() and not found.st_mode & others
 
 
 def open_own(path: str, flags: int) -> int:
@@ -135,11 +122,9 @@ def lock(claim: IO[bytes], wait: bool = False) -> bool:
     """Locks an open file until it is closed, at the end of the process at the latest. Returns False if another has."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
+
         fcntl.flock(claim, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+    except (ImportError, OSError):  # Windows has no fcntl
         return False
     return True
 

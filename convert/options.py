@@ -14,9 +14,7 @@ def check_options(dtype: str, input_shape: tuple[int, int] | None, activation: s
     """Raises a ValueError unless each option has a value that it may have."""
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("activation", activation, (None, *ACTIVATIONS))
-    if input_shape is not None and (
-        len(input_shape) != 2 or not all(isinstance(size, int) and size >= 32 for size in input_shape)
-    ):
+    if input_shape is not None and [isinstance(size, int) and size >= 32 for size in input_shape] != [True, True]:
         raise ValueError(f"input_shape: expected (height, width), 32 or more each. Received: {input_shape!r}")
 
 

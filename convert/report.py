@@ -10,11 +10,6 @@ from typing import Any
 from .errors import printable
 from .network.network import Network
 
-JSON_KEYS = (
-    *("source", "output", "format", "keras_version", "layers", "params", "max_relative_error", "seconds"),
-    *("activation", "assumed"),
-)
-
 
 @dataclass(frozen=True)
 class Report:
@@ -29,10 +24,10 @@ class Report:
         params: the count of all numbers.
         max_relative_error: the largest of any layer's output, against the channels-last computation; None if unchecked.
         seconds: the time the conversion took.
-        keras_names: the arrays' names in the source, in the order of `layers`.
-        worst_layer: the layer of `max_relative_error`; None if unchecked.
-        assumed: what the source doesn't say.
         activation: of the last layer; None if it has none.
+        assumed: what the source doesn't say.
+        keras_names: the arrays' names in the source, in the order of `layers`; not in the JSON.
+        worst_layer: the layer of `max_relative_error`; None if unchecked; not in the JSON.
     """
 
     source: str
@@ -43,10 +38,10 @@ class Report:
     params: int
     max_relative_error: float | None
     seconds: float
+    activation: str | dict[str, Any] | None
+    assumed: str
     keras_names: list[str]
     worst_layer: str | None
-    assumed: str
-    activation: str | dict[str, Any] | None
 
     @classmethod
     def of(cls, network: Network, **attributes: Any) -> Report:
@@ -59,7 +54,8 @@ class Report:
         return cls(layers=rows, params=params, keras_names=names, activation=activation, **attributes)
 
     def to_json(self) -> str:
-        return json.dumps({key: getattr(self, key) for key in JSON_KEYS})
+        left_out = ("keras_names", "worst_layer")
+        return json.dumps({key: value for key, value in vars(self).items() if key not in left_out})
 
     def to_text(self) -> str:
         """Formats a row for each array, then the totals."""
@@ -68,15 +64,14 @@ class Report:
             for name, row in zip(self.keras_names, self.layers, strict=True)
         ]
         a, b, c = (max((len(row[column]) for row in cells), default=0) for column in range(3))
-        lines = [f"{name:<{a}}  {old:<{b}}  →  {key:<{c}}  {new}" for name, old, key, new in cells]
-        lines.append(
-            f"{len(cells)} arrays, {self.params:,} parameters, from {self.source} ({self.format}, Keras {self.keras_version})"
-        )
-        if self.assumed:
-            lines.append(self.assumed)
-        if self.max_relative_error is None:
-            lines.append("not checked")
-        else:
-            lines.append(f"largest relative error of any layer: {self.max_relative_error:.1e}, at {self.worst_layer}")
-        lines.append(f"{self.output or 'not kept: name a file with -o'}  {self.seconds:.1f} s")
-        return "\n".join(map(printable, lines))
+        checked = "not checked"
+        if self.max_relative_error is not None:
+            checked = f"largest relative error of any layer: {self.max_relative_error:.1e}, at {self.worst_layer}"
+        lines = [
+            *(f"{name:<{a}}  {old:<{b}}  →  {key:<{c}}  {new}" for name, old, key, new in cells),
+            f"{len(cells)} arrays, {self.params:,} parameters, from {self.source} ({self.format}, Keras {self.keras_version})",
+            self.assumed,
+            checked,
+            f"{self.output or 'not kept: name a file with -o'}  {self.seconds:.1f} s",
+        ]
+        return "\n".join(map(printable, filter(None, lines)))

@@ -10,17 +10,11 @@ import torch
 from ..network.chain import places
 from ..network.network import Layer, Network
 
-KERAS_NAMES = {"weight": "kernel", "bias": "bias"}
-
 
 def write_keras(network: Network, path: Path, suffix: str, dtype: str) -> None:
-    """Writes the arrays of a plain VGG, in Keras's layout.
+    """Writes the arrays of a plain VGG, which have Keras's own layout, not Theano's.
 
-    Args:
-        network: the VGG, whose arrays have Keras's own layout, not Theano's.
-        path: the file.
-        suffix: ".h5" for Keras 2's format, which Keras 3 reads too, or ".weights.h5" for Keras 3's, which 2 reads too.
-        dtype: of the arrays.
+    The suffix ".h5" stands for Keras 2's format, which Keras 3 reads too, ".weights.h5" for Keras 3's, which 2 reads too.
     """
     with h5py.File(path, "w", locking=False) as file:  # nobody else knows its name: `files.writing`
         (_write_numbered if suffix == ".weights.h5" else _write_named)(network, file, dtype)
@@ -34,7 +28,7 @@ def _write_named(network: Network, file: h5py.File, dtype: str) -> None:
     for layer in network.layers:
         group = file.create_group(layer.name)
         names = []
-        for name, array in _arrays(layer, dtype):
+        for name, array in zip(("kernel", "bias"), _arrays(layer, dtype), strict=False):  # none in a pooling layer
             names.append(f"{layer.name}/{name}:0")
             group[names[-1]] = array
         group.attrs["weight_names"] = np.array(names, "S")
@@ -47,14 +41,13 @@ def _write_numbered(network: Network, file: h5py.File, dtype: str) -> None:
     for place, layer in zip(places(layer.class_name for layer in network.layers), network.layers, strict=True):
         group = file.create_group(f"{place}/vars")
         group.attrs["name"] = layer.name
-        for number, (_, array) in enumerate(_arrays(layer, dtype)):
+        for number, array in enumerate(_arrays(layer, dtype)):
             group[str(number)] = array
             if dtype == "bfloat16":
                 group[str(number)].attrs["dtype"] = dtype
 
 
-def _arrays(layer: Layer, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(layer: Layer, dtype: str) -> Iterator[np.ndarray]:
     for weight in layer.weights:
         array = weight.keras_array(getattr(torch, dtype))
-        numbers = array.view(torch.int16).numpy().view("V2") if dtype == "bfloat16" else array.numpy()
-        yield KERAS_NAMES[weight.name], numbers
+        yield array.view(torch.int16).numpy().view("V2") if dtype == "bfloat16" else array.numpy()

@@ -23,9 +23,8 @@ def to_scheme(tensors: Mapping[str, Tensor], network: Network, naming_scheme: st
     places = _places(network, naming_scheme)
     moved = {}
     for key, tensor in tensors.items():
-        layer, parameter = key.split(".")
-        name, window = places[layer]
-        moved[f"{name}.{parameter}"] = tensor.unflatten(1, (-1, *window)) if window and tensor.dim() == 2 else tensor
+        name, window = places[key]
+        moved[name] = tensor.unflatten(1, (-1, *window)) if window else tensor
     return moved
 
 
@@ -33,26 +32,21 @@ def from_scheme(tensors: Mapping[str, Tensor], network: Network, naming_scheme: 
     """Renames and reshapes the tensors of another project's model back: the inverse of `to_scheme`."""
     if naming_scheme == "torchvgg":
         return dict(tensors)
-    back = {}
-    for layer, (name, window) in _places(network, naming_scheme).items():
-        for parameter in ("weight", "bias"):
-            tensor = tensors[f"{name}.{parameter}"]
-            back[f"{layer}.{parameter}"] = tensor.flatten(1) if window and tensor.dim() == 4 else tensor
-    return back
+    places = _places(network, naming_scheme)
+    return {key: tensors[name].flatten(1) if window else tensors[name] for key, (name, window) in places.items()}
 
 
 def _places(network: Network, naming_scheme: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Returns each layer's name in a scheme, and the kernel size of a dense layer that is a convolution there."""
+    """Returns each tensor's name in a scheme, and the kernel size of a dense kernel that is a convolution's there."""
     places: dict[str, tuple[str, tuple[int, ...]]] = {}
     number = 0  # in `features`, where a ReLU follows each convolution
     for layer in network.layers:
-        if layer.class_name == "Conv2D":
-            places[layer.name] = (f"features.{number}", ())
-            number += 2
-        elif layer.class_name == "MaxPooling2D":
-            number += 1
-        elif layer.class_name == "Dense":
-            places[layer.name] = _TOPS[naming_scheme][layer.name]
+        is_dense = layer.class_name == "Dense"
+        name, window = _TOPS[naming_scheme][layer.name] if is_dense else (f"features.{number}", ())
+        if layer.weights:
+            places[f"{layer.name}.weight"] = (f"{name}.weight", window)
+            places[f"{layer.name}.bias"] = (f"{name}.bias", ())
+        number += {"Conv2D": 2, "MaxPooling2D": 1}.get(layer.class_name, 0)
     return places
 
 

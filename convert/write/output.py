@@ -22,14 +22,9 @@ from .pytorch import metadata, tensors_on_disk, write_pickle, write_safetensors
 def write_checked(
     source: Source, output: Path, naming_scheme: str, dtype: str, build: Build | None
 ) -> tuple[Network, float | None, str | None]:
-    """Writes `output`, whole or not at all.
+    """Writes the network of an open file to `output`, whole or not at all, in the form of its suffix.
 
-    Args:
-        source: the open file.
-        output: the file to write; its suffix is its form.
-        naming_scheme: "torchvgg", or that of another project.
-        dtype: of the numbers written.
-        build: builds the model for the check, from an architecture and its tensors; None leaves the check out.
+    `build` makes the model for the check; None leaves the check out.
 
     Returns:
         The network as it was written; the largest relative error of any layer, and that layer; None and None if unchecked.
@@ -71,5 +66,4 @@ def _read_back(path: Path, suffix: str, network: Network, naming_scheme: str, dt
     height, width, _ = network.input_shape
     with open_keras_file(path) as keras_file:
         size = (height, width) if height and width else None
-        written = vgg_of_arrays(keras_file.arrays, size, base_only=False)
-        return tensors_on_disk(written, path.with_name("back"), dtype)
+        return tensors_on_disk(vgg_of_arrays(keras_file.arrays, size, base_only=False), path.with_name("back"), dtype)

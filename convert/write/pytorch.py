@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
@@ -32,27 +33,20 @@ _NAMES = {
 }
 
 
-def write_safetensors(
-    network: Network, path: Path, naming_scheme: str, dtype: str, metadata: Mapping[str, str]
-) -> None:
-    """Writes a `.safetensors`. The library's own `save_file` takes tensors in memory, all of them.
+def write_safetensors(network: Network, path: Path, naming_scheme: str, dtype: str, facts: Mapping[str, str]) -> None:
+    """Writes a `.safetensors` with `facts` as its metadata; integers stay integers, whatever the `dtype`.
 
-    Args:
-        network: holds the tensors.
-        path: the file.
-        naming_scheme: whose names and shapes the tensors get.
-        dtype: of the numbers; integers stay integers.
-        metadata: strings for the header.
+    The library's own `save_file` takes tensors in memory, all of them.
     """
     forms = _forms(network, dtype)
     with open(path, "wb") as stream:
-        stream.write(_header(to_scheme(forms, network, naming_scheme), metadata))
+        stream.write(_header(to_scheme(forms, network, naming_scheme), facts))
         _write_numbers(network, forms, stream)
 
 
-def _header(forms: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def _header(forms: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
     """Makes the header of a `.safetensors`: its length in 8 bytes, then JSON; the tensors follow one after the other."""
-    fields: dict[str, object] = {"__metadata__": metadata}
+    fields: dict[str, object] = {"__metadata__": facts}
     start = 0
     for key, form in forms.items():
         end = start + form.nbytes
@@ -116,17 +110,12 @@ def metadata(network: Network, source: Source, naming_scheme: str) -> dict[str, 
         "source": os.fsencode(source.path.name).decode("utf-8", "replace"),
         "source_size": str(source.path.stat().st_size),
         "keras_version": source.keras_version,
-        "torchvgg_version": _our_version(),
+        "torchvgg_version": "unknown",
     }
+    with suppress(PackageNotFoundError):  # of a checkout that isn't installed
+        found["torchvgg_version"] = version("torchvgg")
     if source.published_md5:
         found["source_md5"] = source.published_md5
     if naming_scheme == "torchvgg":
         return found | {"architecture": json.dumps(network.architecture())}
     return found | {"layout": naming_scheme}
-
-
-def _our_version() -> str:
-    try:
-        return version("torchvgg")
-    except PackageNotFoundError:  # a checkout that isn't installed
-        return "unknown"
