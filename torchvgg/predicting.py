@@ -40,14 +40,13 @@ def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> li
             "`extract` writes features"
         )
     scores = model(x)[0].float().tolist()
-    if names is None and len(scores) == len(labels()):
-        return [
-            Score(i, name, wnid, score) for i, ((wnid, name), score) in enumerate(zip(labels(), scores, strict=True))
-        ]
-    names = [f"class {number}" for number in range(len(scores))] if names is None else names
-    if len(names) != len(scores):
-        raise ValueError(f"labels: expected a name for each of the {len(scores)} classes. Received: {len(names)}")
-    return [Score(i, name, None, score) for i, (name, score) in enumerate(zip(names, scores, strict=True))]
+    classes: Sequence[tuple[str | None, str]] = labels()
+    if names is not None or len(scores) != len(classes):
+        names = [f"class {number}" for number in range(len(scores))] if names is None else names
+        classes = [(None, name) for name in names]
+    if len(classes) != len(scores):
+        raise ValueError(f"labels: expected a name for each of the {len(scores)} classes. Received: {len(classes)}")
+    return [Score(i, name, wnid, score) for i, ((wnid, name), score) in enumerate(zip(classes, scores, strict=True))]
 
 
 def likeliest(scores: Sequence[Score], top: int) -> list[Score]:
@@ -63,9 +62,8 @@ def by_name(scores: Sequence[Score], wanted: str) -> Score:
     if not found:
         raise ValueError(f"{wanted}: no such class; expected a name, or a number from 0 to {len(scores) - 1}")
     if len(found) > 1:
-        raise ValueError(
-            f"{wanted}: several classes have this name; give a number, {', '.join(str(s.number) for s in found)}"
-        )
+        numbers = ", ".join(str(score.number) for score in found)
+        raise ValueError(f"{wanted}: several classes have this name; give a number, {numbers}")
     return found[0]
 
 
