@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,91 +54,59 @@ def parser() -> argparse.ArgumentParser:
 
     main = Parser(prog="torchvgg", description=DESCRIPTION, epilog=EXAMPLES)
     commands = main.add_subparsers(metavar="COMMAND", required=True, dest="command")
-    _add_summary(commands)
-    _add_predict(commands)
-    _add_extract(commands)
-    _add_show(commands)
-    return main
 
+    def add_command(name: str, brief: str, description: str, examples: str) -> Any:
+        return commands.add_parser(name, help=brief, description=description, epilog=examples).add_argument
 
-def _command(commands: Any, name: str, brief: str, description: str, examples: str) -> Any:
-    """Adds a command and returns its `add_argument`."""
-    return commands.add_parser(name, help=brief, description=description, epilog=examples).add_argument
-
-
-def _add_summary(commands: Any) -> None:
-    add = _command(commands, "summary", "print the table of layers", "Print the table of layers.", SUMMARY)
+    add = add_command("summary", "print the table of layers", "Print the table of layers.", SUMMARY)
     add("weights", metavar="WEIGHTS", nargs="?", default="vgg16", help="vgg16 (the default), vgg19, or a file")
     add("--no-top", dest="include_top", action="store_false", help="without the classifier")
     add("--input-shape", metavar="H,W", type=_input_shape, help="size of the images; or C,H,W")
     add("--pooling", choices=("avg", "max"), help="global pooling at the end, without the top")
     add("--channels-last", action="store_true", help="Keras's shapes, (N, H, W, C)")
 
-
-def _add_predict(commands: Any) -> None:
-    description = "Print the likeliest classes of images."
-    add = _command(commands, "predict", "classify images", description, PREDICT)
+    add = add_command("predict", "classify images", "Print the likeliest classes of images.", PREDICT)
     add("images", metavar="IMAGE", nargs="+", help="files, folders or globs")
     _add_model(add)
-    add("--top", metavar="N", type=_at_least(1), default=5, help="number of classes (5)")
+    add("--top", metavar="N", type=partial(_at_least, 1), default=5, help="number of classes (5)")
     add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
     add("--json", action="store_true", help="print one JSON array")
 
-
-def _add_extract(commands: Any) -> None:
     description = "Write the features of images to a file: a row for each, with its path, and its vector or an error."
-    add = _command(commands, "extract", "write feature vectors of images", description, EXTRACT)
+    add = add_command("extract", "write feature vectors of images", description, EXTRACT)
     add("images", metavar="PATH", nargs="+", help="files, folders or globs")
-    add("-o", dest="output", metavar="OUTPUT", type=Path, required=True, help="the file to write, .parquet or .npz")
+    add("-o", dest="output", type=Path, required=True, help="the file to write, .parquet or .npz")
     _add_model(add)
     add("--layer", default="block5_pool", help="layer whose output is written (block5_pool)")
     add("--pooling", choices=("avg", "max", "none"), default="avg", help="pooling of maps (avg); none flattens them")
-    add("--batch-size", metavar="N", type=_at_least(1), default=32, help="images computed at once (32)")
-    add("--workers", metavar="N", type=_at_least(0), help="processes that decode (one per core, at most 8)")
+    add("--batch-size", metavar="N", type=partial(_at_least, 1), default=32, help="images computed at once (32)")
+    add("--workers", metavar="N", type=partial(_at_least, 0), help="processes that decode (one per core, at most 8)")
     add("--half", action="store_true", help="half precision, on a GPU")
     add("--ray", metavar="ADDRESS", nargs="?", const=True, default=False, help="on Ray: on this machine, or a cluster")
     add("--force", action="store_true", help="overwrite OUTPUT")
 
-
-def _add_show(commands: Any) -> None:
     description = "Draw the feature maps of a layer, or where the network looks for a class (Grad-CAM)."
-    add = _command(commands, "show", "draw feature maps or Grad-CAM", description, SHOW)
+    add = add_command("show", "draw feature maps or Grad-CAM", description, SHOW)
     add("image", metavar="IMAGE", help="a file")
-    add(
-        "-o",
-        dest="output",
-        metavar="OUTPUT",
-        type=Path,
-        required=True,
-        help="the picture to write, as a .png for example",
-    )
+    add("-o", dest="output", type=Path, required=True, help="the picture to write, as a .png for example")
     _add_model(add)
     add("--layer", help="layer whose maps are drawn (the last convolution)")
-    add("--maps", metavar="N", type=_at_least(1), default=64, help="number of maps at most (64)")
-    add(
-        "--cam",
-        metavar="CLASS",
-        nargs="?",
-        const="",
-        help="draw where the network looks for a class, by name or number; by default the likeliest",
-    )
+    add("--maps", metavar="N", type=partial(_at_least, 1), default=64, help="number of maps at most (64)")
+    cam = "draw where the network looks for a class, by name or number; by default the likeliest"
+    add("--cam", metavar="CLASS", nargs="?", const="", help=cam)
     add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
     add("--force", action="store_true", help="overwrite OUTPUT")
+    return main
 
 
 def _add_model(add: Any) -> None:
-    add(
-        "--weights",
-        metavar="FILE",
-        default="vgg16",
-        help="a Keras file or a converted one; or published weights: vgg16 (the default), vgg19",
+    weights = "a Keras file or a converted one; or published weights: vgg16 (the default), vgg19"
+    add("--weights", metavar="FILE", default="vgg16", help=weights)
+    preprocess = (
+        "what the model was trained with: Keras's preprocess_input, [0, 1], or RGB in [0, 255] (by default vgg, or "
+        "none if the model's first layer preprocesses)"
     )
-    add(
-        "--preprocess",
-        choices=("vgg", "unit", "none"),
-        help="what the model was trained with: Keras's preprocess_input, [0, 1], or RGB in [0, 255] (by default vgg, or "
-        "none if the model's first layer preprocesses)",
-    )
+    add("--preprocess", choices=("vgg", "unit", "none"), help=preprocess)
     add("--exif", action="store_true", help="rotate images by their EXIF orientation")
 
 
@@ -149,13 +117,10 @@ def _input_shape(text: str) -> tuple[int, ...]:
     return (*((3,) if len(sizes) == 2 else ()), *map(int, sizes))
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a number from {least} up. Received: {text!r}")
-        return int(text)
-
-    return parse
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a number from {least} up. Received: {text!r}")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -165,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
 
     def run() -> None:
-        getattr(import_module(".commands", __package__), options.command)(options)
+        from . import commands
+
+        getattr(commands, options.command)(options)
 
     return status_of(run, options.command)
 

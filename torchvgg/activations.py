@@ -36,10 +36,6 @@ def glu(x: Tensor) -> Tensor:
     return F.glu(x, dim=1)
 
 
-def gelu(x: Tensor) -> Tensor:
-    return F.gelu(x)
-
-
 def squareplus(x: Tensor) -> Tensor:
     return (x + torch.sqrt(x * x + 4)) / 2
 
@@ -70,7 +66,7 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
     "celu": F.celu,
     "elu": F.elu,
     "exponential": torch.exp,
-    "gelu": gelu,
+    "gelu": F.gelu,
     "glu": glu,
     "hard_shrink": F.hardshrink,
     "hard_sigmoid": F.hardsigmoid,

@@ -49,14 +49,12 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
         if maps.dim() != 4 or layer in list(outputs)[-HEAD:]:
             raise ValueError(f"layer: expected one with maps, (N, C, H, W), before the head. Received: {layer!r}")
         if scores.dim() != 2:
-            raise ValueError(
-                f"expected a model that ends in classes, (N, classes). Received: one of {model.output_shape}"
-            )
+            shape = model.output_shape
+            raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
         classes = scores.argmax(1) if classes is None else classes.to(scores.device)
-        if classes.shape != (len(x),) or not ((classes >= 0) & (classes < scores.shape[1])).all():
-            raise ValueError(
-                f"classes: expected one for each image, 0 to {scores.shape[1] - 1}. Received: {classes.tolist()}"
-            )
+        last = scores.shape[1] - 1
+        if classes.shape != (len(x),) or not ((classes >= 0) & (classes <= last)).all():
+            raise ValueError(f"classes: expected one for each image, 0 to {last}. Received: {classes.tolist()}")
         chosen = scores.gather(1, classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(chosen, maps)
     cam = F.relu((gradient.mean((2, 3), keepdim=True) * maps.detach()).sum(1))  # (N, h, w)
@@ -65,8 +63,7 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
 
 def last_convolution(model: Model, before: int = 0) -> str:
     """Returns the name of the last convolution before the last `before` layers. Raises a ValueError if there is none."""
-    layers = list(model.named_children())
-    for name, layer in reversed(layers[: len(layers) - before]):
+    for name, layer in list(model.named_children())[::-1][before:]:
         if isinstance(layer, Conv2D):
             return name
     raise ValueError(f"{model.name} has no convolution; name a layer")

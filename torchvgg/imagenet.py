@@ -32,14 +32,13 @@ def preprocess_input(x: Array, data_format: str = "channels_first") -> Array:
         raise ValueError(f"expected a torch.Tensor or a numpy.ndarray. Received: {type(x).__name__}")
     if x.ndim not in (3, 4):
         raise ValueError(f"expected an image or a batch of images, 3-D or 4-D. Received shape: {tuple(x.shape)}")
-    axis = -3 if data_format == "channels_first" else -1
+    is_first = data_format == "channels_first"
+    axis, mean_shape, other = (-3, (3, 1, 1), "channels_last") if is_first else (-1, (3,), "channels_first")
     if x.shape[axis] != 3:
-        other = "channels_last" if data_format == "channels_first" else "channels_first"
         raise ValueError(
             f"expected 3 channels on axis {axis}, as data_format={data_format!r} says. "
             f"Received shape: {tuple(x.shape)}; for the other order pass data_format={other!r}"
         )
-    mean_shape = (3, 1, 1) if data_format == "channels_first" else (3,)
     if "complex" in str(x.dtype) or x.dtype == object:
         raise ValueError(f"expected real numbers. Received: {x.dtype}")
     if isinstance(x, torch.Tensor):
@@ -69,9 +68,8 @@ def decode_predictions(preds: torch.Tensor | np.ndarray, top: int = 5) -> list[l
     if isinstance(preds, torch.Tensor):
         preds = preds.detach().cpu()
         preds = (preds.float() if preds.dtype == torch.bfloat16 else preds).numpy()
-    names = labels()
     ranked = np.argsort(preds, axis=1)[:, ::-1][:, :top]
-    return [[(*names[i], scores[i]) for i in best] for scores, best in zip(preds, ranked, strict=True)]
+    return [[(*labels()[i], scores[i]) for i in best] for scores, best in zip(preds, ranked, strict=True)]
 
 
 @cache

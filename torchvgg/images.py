@@ -18,17 +18,13 @@ from .optional_imports import extra
 if TYPE_CHECKING:
     from .model import Model
 
-COLOR_MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}  # Keras's names, by the number of channels
 PREPROCESSING = ("vgg", "unit", "none")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in folders
 
 # The formats that Pillow may detect; EPS isn't one, since it would run Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_PILLOW_MODES = {
-    "grayscale": ("L", ("L", "I;16", "I")),  # the mode to convert to, and the modes to keep
-    "rgb": ("RGB", ("RGB",)),
-    "rgba": ("RGBA", ("RGBA",)),
-}
+# Pillow's modes that are kept; others are converted to the first.
+_PILLOW_MODES = {"grayscale": ("L", "I;16", "I"), "rgb": ("RGB",), "rgba": ("RGBA",)}
 
 
 def load_image(
@@ -77,14 +73,14 @@ def read_pixels(
         raise ValueError(f"interpolation: expected one of {', '.join(ways)}. Received: {interpolation!r}")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"size: expected (height, width), 1 or more each. Received: {size!r}")
-    mode, accepted = _PILLOW_MODES[color_mode]
+    modes = _PILLOW_MODES[color_mode]
     with open(path, "rb") as stream:
         try:
             image: Any = Image.open(stream, formats=_FORMATS)
             if exif:
                 image = ImageOps.exif_transpose(image)
-            if image.mode not in accepted:
-                image = image.convert(mode)
+            if image.mode not in modes:
+                image = image.convert(modes[0])
             if size is not None and image.size != (size[1], size[0]):
                 image = image.resize((size[1], size[0]), ways[interpolation])
             pixels = np.array(image)
@@ -96,30 +92,22 @@ def read_pixels(
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def load_for(
-    model: Model, path: str | os.PathLike[str], preprocessing: str | None = None, exif: bool = False
-) -> Tensor:
+def load_for(model: Model, path: str | os.PathLike[str], how: str | None = None, exif: bool = False) -> Tensor:
     """Loads an image for a model: in its size and channels, preprocessed, `(1, C, H, W)`.
 
-    Args:
-        model: a model from `VGG16`, `VGG19` or `load_model`.
-        path: the image, as for `load_image`.
-        preprocessing: "vgg", "unit" or "none", see `preprocess`; by default `preprocessing_of(model)`.
-        exif: rotate the image by its EXIF orientation.
-
-    Raises:
-        ValueError, OSError, ImportError: as `load_image`.
+    `how` is as for `preprocess`, by default `preprocessing_of(model)`; errors are those of `load_image`.
     """
     x = load_image(path, image_size(model), color_mode=color_mode(model), exif=exif)
-    return preprocess(x, preprocessing or preprocessing_of(model))
+    return preprocess(x, how or preprocessing_of(model))
 
 
 def color_mode(model: Model) -> str:
     """Returns Keras's color mode for a model's number of input channels. Raises a ValueError if there is none."""
     channels = model.input_shape[1]
-    if channels not in COLOR_MODES:
+    modes = {1: "grayscale", 3: "rgb", 4: "rgba"}
+    if channels not in modes:
         raise ValueError(f"expected a model of images with 1, 3 or 4 channels. Received: one with {channels}")
-    return COLOR_MODES[channels]
+    return modes[channels]
 
 
 def find_images(patterns: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .layers.reshaping import KerasOrder
-from .summary import Row, summary_table
+from .summary import summary_table
 
 Shape = tuple[int | None, ...]
 
@@ -75,7 +75,7 @@ class Model(nn.Module):
     def _check_names(self, layers: Iterable[str]) -> set[str]:
         """Returns the names as a set. Raises a ValueError if one isn't a layer of this model."""
         wanted = {layers} if isinstance(layers, str) else set(layers)
-        names = [name for name, _ in self.named_children()]
+        names = dict(self.named_children())
         if unknown := [name for name in wanted if name not in names]:
             raise ValueError(f"unknown layers: expected names out of {', '.join(names)}. Received: {unknown}")
         return wanted
@@ -102,14 +102,15 @@ class Model(nn.Module):
         if data_format not in ("channels_first", "channels_last"):
             raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
 
-        def show(shape: Shape) -> Shape:
-            return shape if data_format == "channels_first" else (shape[0], *shape[2:], shape[1])
+        def row(name: str, kind: str, shape: Shape, count: int) -> tuple[str, str, str]:
+            shown = shape if data_format == "channels_first" else (shape[0], *shape[2:], shape[1])
+            return f"{name} ({kind})", str(shown), f"{count:,}"
 
-        rows = [Row("input_layer", "InputLayer", show(self.input_shape), 0)]
+        rows = [row("input_layer", "InputLayer", self.input_shape, 0)]
         shapes = self._output_shapes()
         for name, layer in self.named_children():
             count = sum(weight.numel() for weight in layer.state_dict().values())
-            rows.append(Row(name, type(layer).__name__, show(shapes[name]), count))
+            rows.append(row(name, type(layer).__name__, shapes[name], count))
         for line in summary_table(self.name, rows, list(self.state_dict(keep_vars=True).values())):
             print_fn(line)
 
@@ -122,13 +123,11 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def _shapes_at(self, batch: int, open_size: int) -> dict[str, torch.Size]:
-        _, *image = self.input_shape
-        x = torch.empty(batch, *(size or open_size for size in image), device="meta")
+        x = torch.empty(batch, *(size or open_size for size in self.input_shape[1:]), device="meta")
         shapes = {}
         for name, layer in self.named_children():
             tensors = (*layer.named_parameters(), *layer.named_buffers())  # the state_dict lacks some buffers
-            state = {key: _on_meta(value) for key, value in tensors}
-            x = functional_call(layer, state, x)
+            x = functional_call(layer, {key: _on_meta(tensor) for key, tensor in tensors}, x)
             shapes[name] = x.shape
         return shapes
 
@@ -146,25 +145,17 @@ class Model(nn.Module):
         if not isinstance(x, Tensor) or x.layout != torch.strided:
             received = x.layout if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"expected a dense torch.Tensor. Received: {received}")
-        _, channels, height, width = self.input_shape
-        fits = x.dim() == 4 and x.shape[1] == channels
-        fits = fits and all(
+        if x.dim() != 4 or not all(
             size >= self.min_size if fixed is None else size == fixed
-            for size, fixed in zip(x.shape[2:], (height, width), strict=True)
-        )
-        if not fits:
-            raise ValueError(self._shape_message(x))
+            for size, fixed in zip(x.shape[1:], self.input_shape[1:], strict=True)
+        ):
+            expected = ", ".join(f"{size or f'{self.min_size} or more'}" for size in self.input_shape[1:])
+            advice = ", which lacks the batch axis: x.unsqueeze(0)" if x.dim() == 3 else ""
+            if x.dim() == 4 and x.shape[3] == self.input_shape[1]:
+                advice = ", which looks channels-last: x.permute(0, 3, 1, 2)"
+            raise ValueError(f"expected a tensor of shape (N, {expected}). Received: {tuple(x.shape)}{advice}")
         if not x.is_floating_point():
             raise ValueError(f"expected a floating-point tensor; call preprocess_input first. Received: {x.dtype}")
-
-    def _shape_message(self, x: Tensor) -> str:
-        expected = ", ".join(f"{size or f'{self.min_size} or more'}" for size in self.input_shape[1:])
-        message = f"expected a tensor of shape (N, {expected}). Received: {tuple(x.shape)}"
-        if x.dim() == 3:
-            return f"{message}, which lacks the batch axis: x.unsqueeze(0)"
-        if x.dim() == 4 and x.shape[3] == self.input_shape[1]:
-            return f"{message}, which looks channels-last: x.permute(0, 3, 1, 2)"
-        return message
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

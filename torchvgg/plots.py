@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,36 +12,24 @@ from .optional_imports import extra
 
 
 def draw_maps(image: np.ndarray, maps: Tensor, title: str, path: Path, most: int = 64) -> None:
-    """Draws the maps of a layer in a grid beside the image, each scaled from its least (dark) to its largest value.
+    """Draws the first maps of a layer in a grid beside the image, each scaled from its least (dark) to its largest value.
 
-    Args:
-        image: `(H, W, 3)`, uint8.
-        maps: `(C, h, w)`.
-        title: the title of the grid.
-        path: the file to write; its suffix says the format.
-        most: the number of maps drawn at most, the first ones.
+    The image is `(H, W, 3)` in uint8, the maps are `(C, h, w)`; the suffix of `path` says the format.
     """
     shown = maps[:most].float().cpu()
     columns = math.ceil(math.sqrt(len(shown)))
     least, largest = (f((1, 2), keepdim=True) for f in (shown.amin, shown.amax))
-    tiles = F.pad((shown - least) / (largest - least).clamp_min(1e-12), (1, 1, 1, 1), value=float("nan"))
-    blank = tiles.new_full((-len(tiles) % columns, *tiles.shape[1:]), float("nan"))
-    rows = (*tiles, *blank)
-    grid = np.block(
-        [[tile.numpy() for tile in rows[start : start + columns]] for start in range(0, len(rows), columns)]
-    )
+    margins = (1, 1, 1, 1, 0, -len(shown) % columns)  # around each map, and whole blank maps at the end
+    tiles = F.pad((shown - least) / (largest - least).clamp_min(1e-12), margins, value=math.nan)
+    grid = torch.vstack([torch.hstack(row.unbind()) for row in tiles.split(columns)]).numpy()
     number = f"{len(shown)} of {len(maps)} maps" if len(shown) < len(maps) else f"{len(maps)} maps"
     _draw([(image, "the image", {}), (grid, f"{title}: {number}", {"cmap": "viridis"})], path)
 
 
 def draw_cam(image: np.ndarray, cam: Tensor, title: str, path: Path) -> None:
-    """Draws a class's map over the image, red where the network looks, beside the image itself.
+    """Draws a class's map `(h, w)`, 0 to 1, over the image, red where the network looks, beside the image itself.
 
-    Args:
-        image: `(H, W, 3)`, uint8.
-        cam: `(h, w)`, 0 to 1.
-        title: the title of the map.
-        path: the file to write; its suffix says the format.
+    The image is `(H, W, 3)` in uint8; the suffix of `path` says the format.
     """
     (large,) = F.interpolate(cam[None, None].float().cpu(), image.shape[:2], mode="bicubic")[0].clamp(0, 1).numpy()
     with extra("plot"):

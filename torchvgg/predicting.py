@@ -27,12 +27,9 @@ class Score(NamedTuple):
 
 @torch.no_grad()
 def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> list[Score]:
-    """Computes the score of every class, in the order of the model's output.
+    """Computes the score of every class of an image `(1, C, H, W)`, in the order of the model's output `(N, classes)`.
 
-    Args:
-        model: a model with an output `(N, classes)`.
-        x: one image, as the model takes it, `(1, C, H, W)`.
-        names: the names of the classes; by default ImageNet's if there are 1000, else "class 0" and so on.
+    By default, 1000 classes have ImageNet's names, others "class 0" and so on.
 
     Raises:
         ValueError: the model's output has another shape, or the number of names is wrong.
@@ -43,10 +40,13 @@ def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> li
             "`extract` writes features"
         )
     scores = model(x)[0].float().tolist()
-    return [
-        Score(number, name, wnid, score)
-        for number, ((name, wnid), score) in enumerate(zip(_class_names(model, names), scores, strict=True))
-    ]
+    classes: Sequence[tuple[str | None, str]] = labels()
+    if names is not None or len(scores) != len(classes):
+        names = [f"class {number}" for number in range(len(scores))] if names is None else names
+        classes = [(None, name) for name in names]
+    if len(classes) != len(scores):
+        raise ValueError(f"labels: expected a name for each of the {len(scores)} classes. Received: {len(classes)}")
+    return [Score(i, name, wnid, score) for i, ((wnid, name), score) in enumerate(zip(classes, scores, strict=True))]
 
 
 def likeliest(scores: Sequence[Score], top: int) -> list[Score]:
@@ -62,9 +62,8 @@ def by_name(scores: Sequence[Score], wanted: str) -> Score:
     if not found:
         raise ValueError(f"{wanted}: no such class; expected a name, or a number from 0 to {len(scores) - 1}")
     if len(found) > 1:
-        raise ValueError(
-            f"{wanted}: several classes have this name; give a number, {', '.join(str(s.number) for s in found)}"
-        )
+        numbers = ", ".join(str(score.number) for score in found)
+        raise ValueError(f"{wanted}: several classes have this name; give a number, {numbers}")
     return found[0]
 
 
@@ -73,14 +72,3 @@ def gives_probabilities(model: Model) -> bool:
     *_, last = model.children()
     activation = getattr(last, "activation", None)
     return isinstance(last, Softmax) or activation in (get_activation("softmax"), get_activation("sigmoid"))
-
-
-def _class_names(model: Model, names: Sequence[str] | None = None) -> list[tuple[str, str | None]]:
-    """Returns each class's name and WordNet id. Raises a ValueError if the number of `names` is wrong."""
-    classes = model.output_shape[-1] or 0
-    if names is None and classes == len(labels()):
-        return [(name, wnid) for wnid, name in labels()]
-    names = [f"class {number}" for number in range(classes)] if names is None else names
-    if len(names) != classes:
-        raise ValueError(f"labels: expected a name for each of the {classes} classes. Received: {len(names)}")
-    return [(name, None) for name in names]

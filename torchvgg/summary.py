@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from textwrap import wrap
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,17 +10,8 @@ COLUMNS = ("Layer (type)", "Output Shape", "Param #")
 WIDTHS = (36, 27, 15)  # of the columns' text, in Keras's default width of 88
 
 
-class Row(NamedTuple):
-    """A layer's row in the table."""
-
-    name: str
-    type: str
-    output_shape: tuple[int | None, ...]
-    params: int
-
-
-def summary_table(title: str, rows: Sequence[Row], weights: Sequence[Tensor]) -> Iterator[str]:
-    """Yields the lines of the summary; texts too long for their column are wrapped as in Keras."""
+def summary_table(title: str, rows: Sequence[Sequence[str]], weights: Sequence[Tensor]) -> Iterator[str]:
+    """Yields the lines of the summary; a row's texts that are too long for their column are wrapped as in Keras."""
 
     def rule(left: str, line: str, joint: str, right: str) -> str:
         return left + joint.join(line * (width + 2) for width in WIDTHS) + right
@@ -38,13 +28,12 @@ def summary_table(title: str, rows: Sequence[Row], weights: Sequence[Tensor]) ->
     for number, row in enumerate(rows):
         if number:
             yield rule("├", "─", "┼", "┤")
-        yield from lines("│", (f"{row.name} ({row.type})", str(row.output_shape), f"{row.params:,}"))
+        yield from lines("│", row)
     yield rule("└", "─", "┴", "┘")
-    trainable = [weight for weight in weights if weight.requires_grad]
-    frozen = [weight for weight in weights if not weight.requires_grad]
-    for label, group in (("Total", weights), ("Trainable", trainable), ("Non-trainable", frozen)):
-        count = sum(weight.numel() for weight in group)
-        yield f" {label} params: {count:,} ({_memory(sum(w.numel() * w.element_size() for w in group))})"
+    for label, counted in (("Total", (True, False)), ("Trainable", (True,)), ("Non-trainable", (False,))):
+        group = [weight for weight in weights if weight.requires_grad in counted]
+        count, size = sum(weight.numel() for weight in group), sum(weight.nbytes for weight in group)
+        yield f" {label} params: {count:,} ({_memory(size)})"
 
 
 def _memory(size: float) -> str:

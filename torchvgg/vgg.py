@@ -13,9 +13,6 @@ from .layers import Conv2D, Dense, Flatten, GlobalAveragePooling2D, GlobalMaxPoo
 from .model import Model, Shape
 from .weights import load_weights
 
-DEFAULT_SIZE = 224
-IMAGENET_CLASSES = 1000
-
 
 class VGG(Model):
     """Base class of `VGG16` and `VGG19`, which document the arguments."""
@@ -94,7 +91,7 @@ def check_weights(weights: Any, include_top: bool, classes: Any, activation: Act
         return
     if not _is_whole(classes) or classes < 1:
         raise ValueError(f"classes: expected a number from 1 up. Received: {classes!r}")
-    if weights == "imagenet" and classes != IMAGENET_CLASSES:
+    if weights == "imagenet" and classes != 1000:
         raise ValueError(f"classes: expected 1000 with weights='imagenet' and include_top=True. Received: {classes}")
     get_activation(activation)
     if weights is not None and activation not in (None, "softmax", "linear"):
@@ -112,33 +109,26 @@ def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> 
         ValueError: it isn't a shape, or Keras refuses it.
     """
     if input_shape is None:
-        size = DEFAULT_SIZE if include_top else None
-        return 3, size, size
+        return (3, 224, 224) if include_top else (3, None, None)
+
+    def refused(expected: str) -> ValueError:
+        return ValueError(f"input_shape: expected {expected}. Received: {input_shape!r}")
+
     if not isinstance(input_shape, tuple | list) or len(input_shape) != 3:
-        raise ValueError(f"input_shape: expected three numbers, (channels, height, width). Received: {input_shape!r}")
+        raise refused("three numbers, (channels, height, width)")
     channels, height, width = input_shape
     if width in (1, 3) and channels not in (1, 3):  # Keras's (height, width, channels)
         channels, height, width = width, channels, height
     if not _is_whole(channels) or channels < 1 or not all(n is None or _is_whole(n) for n in (height, width)):
-        raise ValueError(
-            "input_shape: expected (channels, height, width) in whole numbers, with None for an open height or width. "
-            f"Received: {input_shape!r}"
-        )
+        raise refused("(channels, height, width) in whole numbers, with None for an open height or width")
     if any(size is not None and size < VGG.min_size for size in (height, width)):
-        raise ValueError(
-            f"input_shape: expected a height and width of {VGG.min_size} or more, after the channels. "
-            f"Received: {input_shape!r}"
-        )
+        raise refused(f"a height and width of {VGG.min_size} or more, after the channels")
     if include_top and None in (height, width):
-        raise ValueError(
-            "input_shape: expected a fixed height and width with include_top=True, since a dense layer takes one "
-            f"number of features. Received: {input_shape!r}"
+        raise refused(
+            "a fixed height and width with include_top=True, since a dense layer takes one number of features"
         )
     if imagenet and channels != 3:
-        raise ValueError(f"input_shape: expected 3 channels with weights='imagenet'. Received: {input_shape!r}")
-    if imagenet and include_top and (height, width) != (DEFAULT_SIZE, DEFAULT_SIZE):
-        raise ValueError(
-            "input_shape: expected (3, 224, 224) with weights='imagenet' and include_top=True. "
-            f"Received: {input_shape!r}"
-        )
+        raise refused("3 channels with weights='imagenet'")
+    if imagenet and include_top and (height, width) != (224, 224):
+        raise refused("(3, 224, 224) with weights='imagenet' and include_top=True")
     return channels, height, width

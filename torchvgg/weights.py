@@ -7,7 +7,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,13 +16,6 @@ from .model import Model
 
 if TYPE_CHECKING:
     from .convert.network.from_file import Source
-
-
-class Weights(NamedTuple):
-    """Tensors by name, of the file's own type, and the architecture they belong to, if the file has one."""
-
-    tensors: dict[str, Tensor]
-    architecture: dict[str, Any] | None
 
 
 def find_weights(weights: str | os.PathLike[str], network: str, include_top: bool) -> Path:
@@ -39,8 +32,8 @@ def find_weights(weights: str | os.PathLike[str], network: str, include_top: boo
     return published.converted_path(name)
 
 
-def read_model(path: Path) -> Weights:
-    """Reads the tensors and the architecture of a file that `convert` or Keras wrote.
+def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Reads the tensors, in the file's own type, and the architecture, if there is one, of a file of `convert` or Keras.
 
     Raises:
         ValueError: the file is of another kind, or is damaged, or its model can't be converted.
@@ -56,25 +49,18 @@ def read_model(path: Path) -> Weights:
         with open_source(path, None, base_only=False) as source:
             if source.assumed:
                 warnings.warn(f"{path}: {source.assumed}", stacklevel=3)
-            return Weights(_tensors(source), source.network.architecture())
+            return _tensors(source), source.network.architecture()
     file = read_torch_file(path)
     if file.architecture is None:
-        return Weights(file.tensors, None)
+        return file.tensors, None
     with naming_file(path):
-        return Weights(file.tensors, network_of_torch_file(file, None, base_only=False).architecture())
+        return file.tensors, network_of_torch_file(file, None, base_only=False).architecture()
 
 
 def read_weights(path: Path, image_size: tuple[int, int] | None, base_only: bool) -> dict[str, Tensor]:
     """Reads the tensors of a VGG in such a file. Of a Keras file only the order and shapes of its arrays count.
 
-    Args:
-        path: the file.
-        image_size: `(height, width)` of the images, if a Keras file has a top.
-        base_only: leave out the top of a Keras file, or its head of another kind.
-
-    Raises:
-        ValueError: the file is of another kind, or is damaged, or has other arrays.
-        OSError: it can't be read.
+    Only a Keras file's top needs `image_size`; `base_only` leaves that top out, or a head of another kind.
     """
     from .convert.network.from_file import open_source
     from .convert.read.file_kind import file_kind
