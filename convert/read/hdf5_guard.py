@@ -8,6 +8,8 @@ import math
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import IO, Any
 
 import h5py
@@ -31,20 +33,19 @@ class RefusedError(Exception):
     """Says what is wrong with the file, and where."""
 
 
+@dataclass
 class GuardedFile:
-    """An open HDF5 file, read within limits.
+    """An open HDF5 file, read within limits."""
 
-    Args:
-        root: the HDF5 file.
-        start: where it begins in the file that holds it.
-        length: its bytes.
-        spool: takes the numbers of compressed arrays.
-        deadline: the processor time at which the process ends; what is unpacked postpones it.
-    """
-
-    def __init__(self, root: h5py.File, start: int, length: int, spool: IO[bytes], deadline: float) -> None:
-        self.root, self.start, self.length, self.spool, self.deadline = root, start, length, spool, deadline
-        self.objects = self.stored = self.packed = self.unpacked = 0
+    root: h5py.File
+    start: int  # where it begins in the file that holds it
+    length: int  # its bytes
+    spool: IO[bytes]  # takes the numbers of compressed arrays
+    deadline: float  # the processor time at which the process ends; what is unpacked postpones it
+    objects: int = 0  # looked at
+    stored: int = 0  # bytes of contiguous arrays
+    packed: int = 0  # bytes of the other arrays, as stored
+    unpacked: int = 0  # and as declared
 
     def members(self, group: h5py.Group) -> list[str]:
         if group.id.get_num_objs() > MOST_MEMBERS:
@@ -108,7 +109,7 @@ class GuardedFile:
             self.check_chunks(found, plist, name)
         offset = self.spool.tell()
         for block in blocks(found):
-            self.spool.write(np.ascontiguousarray(block).tobytes())
+            self.spool.write(block.tobytes())
         return [name, shape, kind, True, offset]
 
     def check_chunks(self, dataset: h5py.Dataset, plist: Any, name: str) -> None:
@@ -142,20 +143,13 @@ class GuardedFile:
 
     def names(self, group: h5py.Group, attribute: str) -> list[str]:
         """Returns a list of names; Keras splits one too long for an HDF5 attribute into `attribute0`, `attribute1`, …"""
-        if h5a.exists(group.id, attribute.encode()):
+        if attribute in group.attrs:
             return self.strings(group, attribute)
-        names: list[str] = []
-        part = 0
-        while h5a.exists(group.id, f"{attribute}{part}".encode()):
-            names += self.strings(group, f"{attribute}{part}")
-            part += 1
-        return names
+        parts = takewhile(group.attrs.__contains__, (f"{attribute}{number}" for number in count()))
+        return [name for part in parts for name in self.strings(group, part)]
 
     def text(self, group: h5py.Group | h5py.Dataset, attribute: str) -> str | None:
-        if not h5a.exists(group.id, attribute.encode()):
-            return None
-        strings = self.strings(group, attribute)
-        return strings[0] if strings else ""
+        return "".join(self.strings(group, attribute)[:1]) if attribute in group.attrs else None
 
     def strings(self, group: h5py.Group | h5py.Dataset, attribute: str) -> list[str]:
         """Returns the strings of an attribute, one or many. Keras writes an empty list as an empty array of numbers."""
@@ -211,9 +205,8 @@ def blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
         yield dataset[()]
         return
     row = max(1, math.prod(dataset.shape[1:]) * dataset.dtype.itemsize)
-    rows = max(1, BLOCK // row)
-    if dataset.chunks:
-        rows = max(1, rows // dataset.chunks[0]) * dataset.chunks[0]  # no chunk is unpacked for two blocks
+    step = dataset.chunks[0] if dataset.chunks else 1  # no chunk is unpacked for two blocks
+    rows = max(1, BLOCK // (row * step)) * step
     for first in range(0, dataset.shape[0], rows):
         yield dataset[first : first + rows]
 
