@@ -23,7 +23,6 @@ ZIP_MAGIC = b"PK\x03\x04"
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"  # the members of a .keras
 UNPACKED_AT_MOST = (1 << 28, 8)  # so many bytes, and so many times what is stored: weights hardly compress
 MOST_MEMBERS = 10_000
-BLOCK = 1 << 20  # bytes read at a time
 
 
 class KerasArchive(NamedTuple):
@@ -63,7 +62,7 @@ def read_keras_archive(path: Path, scratch: Path) -> KerasArchive:
                 _unpack(archive, weights, unpacked)
             return KerasArchive(config, version, scratch / WEIGHTS, 0, weights.file_size)
         with _reporting_damage(), archive.open(weights) as stored:  # to compare its CRC-32: it is read in place
-            while stored.read(BLOCK):
+            while stored.read(1 << 20):
                 pass
         return KerasArchive(config, version, path, starts[WEIGHTS], weights.file_size)
 

@@ -27,6 +27,13 @@ MOST_CHUNKS = 10**5
 BLOCK = 1 << 24  # bytes unpacked at a time
 UNPACKED_A_SECOND = 1 << 25  # bytes, and chunks, on a slow machine
 CHUNKS_A_SECOND = 1 << 13
+TYPE_NAMES = {
+    h5t.COMPOUND: "compound",
+    h5t.STRING: "text",
+    h5t.REFERENCE: "references",
+    h5t.VLEN: "lists",
+    h5t.ENUM: "enums",
+}
 
 
 class RefusedError(Exception):
@@ -82,11 +89,13 @@ class GuardedFile:
         found = self.member(group, key)
         if not isinstance(found, h5py.Dataset):
             raise RefusedError(f"the array {name!r} is named, but isn't there")
-        kind = number_type(found.id.get_type())
+        file_type = found.id.get_type()
+        kind = number_type(file_type)
         if kind == "V2" and self.text(found, "dtype") not in (None, "bfloat16"):
             raise RefusedError(f"{name}: two bytes a number, and not said to be bfloat16")
         if kind is None:
-            raise RefusedError(f"{name}: expected floating-point numbers. Received: {type_name(found.id.get_type())}")
+            received = TYPE_NAMES.get(file_type.get_class(), "another type")
+            raise RefusedError(f"{name}: expected floating-point numbers. Received: {received}")
         shape = found.shape
         if shape is None or len(shape) > 8:
             raise RefusedError(f"{name}: an array of no shape that Keras writes")
@@ -186,17 +195,6 @@ def number_type(kind: h5t.TypeID) -> str | None:
         return None
     dtype = kind.dtype
     return dtype.str if dtype.kind in "fiu" and kind == h5t.py_create(dtype) else None
-
-
-def type_name(kind: h5t.TypeID) -> str:
-    classes = {
-        h5t.COMPOUND: "compound",
-        h5t.STRING: "text",
-        h5t.REFERENCE: "references",
-        h5t.VLEN: "lists",
-        h5t.ENUM: "enums",
-    }
-    return classes.get(kind.get_class(), "another type")
 
 
 def blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
