@@ -23,7 +23,6 @@ ZIP_MAGIC = b"PK\x03\x04"
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"  # the members of a .keras
 UNPACKED_AT_MOST = (1 << 28, 8)  # so many bytes, and so many times what is stored: weights hardly compress
 MOST_MEMBERS = 10_000
-BLOCK = 1 << 20  # bytes read at a time
 
 
 class KerasArchive(NamedTuple):
@@ -36,19 +35,8 @@ class KerasArchive(NamedTuple):
     length: int
 
 
-class TorchArchive(NamedTuple):
-    """The pickle of a zip that PyTorch wrote, and where the bytes of each storage lie: `(start, length)` by key."""
-
-    pickle: bytes
-    storages: dict[str, tuple[int, int]]
-
-
 def member_names(path: Path) -> list[str]:
-    """Lists the names of an archive's members.
-
-    Raises:
-        ValueError: the archive is damaged.
-    """
+    """Lists the names of an archive's members. A ValueError tells of a damaged one."""
     with naming_file(path), _open(path) as (_, archive):
         return archive.namelist()
 
@@ -64,8 +52,8 @@ def read_keras_archive(path: Path, scratch: Path) -> KerasArchive:
         if missing := {CONFIG, METADATA, WEIGHTS} - members.keys():
             raise ValueError(f"a damaged archive ({', '.join(sorted(missing))} missing)")
         starts = {name: _start(stream, members[name]) for name in (CONFIG, METADATA, WEIGHTS)}
-        config = parse_json(_read_json(archive, members[CONFIG]), CONFIG)
-        version = parse_json(_read_json(archive, members[METADATA]), METADATA).get("keras_version")
+        config = _read_json(archive, members[CONFIG])
+        version = _read_json(archive, members[METADATA]).get("keras_version")
         if not isinstance(version, str) or len(version) > LONGEST_VERSION:
             raise ValueError(f"{METADATA}: expected the keras_version. Received: {version!r:.50}")
         weights = members[WEIGHTS]
@@ -74,13 +62,13 @@ def read_keras_archive(path: Path, scratch: Path) -> KerasArchive:
                 _unpack(archive, weights, unpacked)
             return KerasArchive(config, version, scratch / WEIGHTS, 0, weights.file_size)
         with _reporting_damage(), archive.open(weights) as stored:  # to compare its CRC-32: it is read in place
-            while stored.read(BLOCK):
+            while stored.read(1 << 20):
                 pass
         return KerasArchive(config, version, path, starts[WEIGHTS], weights.file_size)
 
 
-def read_torch_archive(path: Path) -> TorchArchive:
-    """Finds the pickle and the storages in a zip that PyTorch wrote; the numbers themselves aren't read.
+def read_torch_archive(path: Path) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """Returns the pickle in a zip that PyTorch wrote, and where the bytes of each storage lie: `(start, length)` by key.
 
     Raises:
         ValueError: PyTorch writes no such zip, or a member isn't as PyTorch writes it.
@@ -108,12 +96,11 @@ def read_torch_archive(path: Path) -> TorchArchive:
             raise ValueError(f"its numbers are {order[:10]}-endian; torch.load it and torch.save it again")
         start = f"{folder}data/"
         storages = {name.removeprefix(start): place for name, place in places.items() if name.startswith(start)}
-        return TorchArchive(read(pickles[0]), storages)
+        return read(pickles[0]), storages
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
-    """Opens an archive, as a file too."""
     with open(path, "rb") as stream:
         with _reporting_damage():
             archive = zipfile.ZipFile(stream)
@@ -136,9 +123,10 @@ def _reporting_damage() -> Iterator[None]:
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Returns the archive's members by name. Raises a ValueError unless each is a plain one."""
-    members: dict[str, zipfile.ZipInfo] = {}
     if len(archive.infolist()) > MOST_MEMBERS:
         raise ValueError(f"an archive of more than {MOST_MEMBERS} members")
+    members: dict[str, zipfile.ZipInfo] = {}
+    least, times = UNPACKED_AT_MOST
     for info in archive.infolist():
         name = info.filename
         if name.startswith("/") or "\\" in name or ".." in name.split("/") or "\0" in name or ":" in name:
@@ -149,7 +137,6 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise ValueError(f"{name[:50]!r} is encrypted")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise ValueError(f"{name[:50]!r} is a link")
-        least, times = UNPACKED_AT_MOST
         if info.file_size > least + times * info.compress_size:
             raise ValueError(
                 f"{name[:50]!r} unpacks to {info.file_size:,} bytes, and {info.compress_size:,} are stored"
@@ -158,12 +145,11 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _read_json(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+def _read_json(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, Any]:
     if info.file_size > LONGEST_JSON:
         raise ValueError(f"{info.filename}: longer than Keras writes it")
-    content = io.BytesIO()
-    _unpack(archive, info, content)
-    return content.getvalue()
+    _unpack(archive, info, content := io.BytesIO())
+    return parse_json(content.getvalue(), info.filename)
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: IO[bytes]) -> None:

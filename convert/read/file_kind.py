@@ -9,8 +9,6 @@ EXPECTED = "expected a Keras file, or one that `convert` wrote (.safetensors, .p
 
 
 class FileKind(Enum):
-    """The kinds of files that are read."""
-
     HDF5 = "Keras's .h5 and .weights.h5"
     KERAS_ARCHIVE = "Keras's .keras, a zip"
     SAFETENSORS = "PyTorch tensors as .safetensors"
@@ -22,12 +20,7 @@ class FileKind(Enum):
 
 
 def file_kind(path: Path) -> FileKind:
-    """Returns the kind of a file.
-
-    Raises:
-        ValueError: it is of no kind that is read.
-        OSError: it can't be read.
-    """
+    """Returns the kind of a file. A ValueError tells of one that isn't read."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: no plain file")
     with open(path, "rb") as stream:

@@ -8,6 +8,8 @@ import math
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import IO, Any
 
 import h5py
@@ -25,26 +27,32 @@ MOST_CHUNKS = 10**5
 BLOCK = 1 << 24  # bytes unpacked at a time
 UNPACKED_A_SECOND = 1 << 25  # bytes, and chunks, on a slow machine
 CHUNKS_A_SECOND = 1 << 13
+TYPE_NAMES = {
+    h5t.COMPOUND: "compound",
+    h5t.STRING: "text",
+    h5t.REFERENCE: "references",
+    h5t.VLEN: "lists",
+    h5t.ENUM: "enums",
+}
 
 
 class RefusedError(Exception):
     """Says what is wrong with the file, and where."""
 
 
+@dataclass
 class GuardedFile:
-    """An open HDF5 file, read within limits.
+    """An open HDF5 file, read within limits."""
 
-    Args:
-        root: the HDF5 file.
-        start: where it begins in the file that holds it.
-        length: its bytes.
-        spool: takes the numbers of compressed arrays.
-        deadline: the processor time at which the process ends; what is unpacked postpones it.
-    """
-
-    def __init__(self, root: h5py.File, start: int, length: int, spool: IO[bytes], deadline: float) -> None:
-        self.root, self.start, self.length, self.spool, self.deadline = root, start, length, spool, deadline
-        self.objects = self.stored = self.packed = self.unpacked = 0
+    root: h5py.File
+    start: int  # where it begins in the file that holds it
+    length: int  # its bytes
+    spool: IO[bytes]  # takes the numbers of compressed arrays
+    deadline: float  # the processor time at which the process ends; what is unpacked postpones it
+    objects: int = 0  # looked at
+    stored: int = 0  # bytes of contiguous arrays
+    packed: int = 0  # bytes of the other arrays, as stored
+    unpacked: int = 0  # and as declared
 
     def members(self, group: h5py.Group) -> list[str]:
         if group.id.get_num_objs() > MOST_MEMBERS:
@@ -81,11 +89,13 @@ class GuardedFile:
         found = self.member(group, key)
         if not isinstance(found, h5py.Dataset):
             raise RefusedError(f"the array {name!r} is named, but isn't there")
-        kind = number_type(found.id.get_type())
+        file_type = found.id.get_type()
+        kind = number_type(file_type)
         if kind == "V2" and self.text(found, "dtype") not in (None, "bfloat16"):
             raise RefusedError(f"{name}: two bytes a number, and not said to be bfloat16")
         if kind is None:
-            raise RefusedError(f"{name}: expected floating-point numbers. Received: {type_name(found.id.get_type())}")
+            received = TYPE_NAMES.get(file_type.get_class(), "another type")
+            raise RefusedError(f"{name}: expected floating-point numbers. Received: {received}")
         shape = found.shape
         if shape is None or len(shape) > 8:
             raise RefusedError(f"{name}: an array of no shape that Keras writes")
@@ -108,7 +118,7 @@ class GuardedFile:
             self.check_chunks(found, plist, name)
         offset = self.spool.tell()
         for block in blocks(found):
-            self.spool.write(np.ascontiguousarray(block).tobytes())
+            self.spool.write(block.tobytes())
         return [name, shape, kind, True, offset]
 
     def check_chunks(self, dataset: h5py.Dataset, plist: Any, name: str) -> None:
@@ -142,20 +152,13 @@ class GuardedFile:
 
     def names(self, group: h5py.Group, attribute: str) -> list[str]:
         """Returns a list of names; Keras splits one too long for an HDF5 attribute into `attribute0`, `attribute1`, …"""
-        if h5a.exists(group.id, attribute.encode()):
+        if attribute in group.attrs:
             return self.strings(group, attribute)
-        names: list[str] = []
-        part = 0
-        while h5a.exists(group.id, f"{attribute}{part}".encode()):
-            names += self.strings(group, f"{attribute}{part}")
-            part += 1
-        return names
+        parts = takewhile(group.attrs.__contains__, (f"{attribute}{number}" for number in count()))
+        return [name for part in parts for name in self.strings(group, part)]
 
     def text(self, group: h5py.Group | h5py.Dataset, attribute: str) -> str | None:
-        if not h5a.exists(group.id, attribute.encode()):
-            return None
-        strings = self.strings(group, attribute)
-        return strings[0] if strings else ""
+        return "".join(self.strings(group, attribute)[:1]) if attribute in group.attrs else None
 
     def strings(self, group: h5py.Group | h5py.Dataset, attribute: str) -> list[str]:
         """Returns the strings of an attribute, one or many. Keras writes an empty list as an empty array of numbers."""
@@ -194,26 +197,14 @@ def number_type(kind: h5t.TypeID) -> str | None:
     return dtype.str if dtype.kind in "fiu" and kind == h5t.py_create(dtype) else None
 
 
-def type_name(kind: h5t.TypeID) -> str:
-    classes = {
-        h5t.COMPOUND: "compound",
-        h5t.STRING: "text",
-        h5t.REFERENCE: "references",
-        h5t.VLEN: "lists",
-        h5t.ENUM: "enums",
-    }
-    return classes.get(kind.get_class(), "another type")
-
-
 def blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
     """Yields a dataset's numbers in order, some rows at a time."""
     if not dataset.shape:
         yield dataset[()]
         return
     row = max(1, math.prod(dataset.shape[1:]) * dataset.dtype.itemsize)
-    rows = max(1, BLOCK // row)
-    if dataset.chunks:
-        rows = max(1, rows // dataset.chunks[0]) * dataset.chunks[0]  # no chunk is unpacked for two blocks
+    step = dataset.chunks[0] if dataset.chunks else 1  # no chunk is unpacked for two blocks
+    rows = max(1, BLOCK // (row * step)) * step
     for first in range(0, dataset.shape[0], rows):
         yield dataset[first : first + rows]
 

@@ -14,21 +14,16 @@ from typing import Any
 
 SECONDS = 5  # of processor time; the reader adds to it what it needs to unpack arrays
 PATIENCE = 120  # seconds by the clock, and one more for each 8 MB
-_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 
 
 def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Path) -> dict[str, Any]:
     """Runs `hdf5_reader` in a Python of its own with the same search path, and returns what it printed.
 
-    Args:
-        path: the file that the user named, for messages.
-        source: the file that is read, from `start` on, `length` bytes.
-        start: where the HDF5 file begins in it.
-        length: of the HDF5 file.
-        spool: the file to write, with the numbers of compressed arrays.
+    It reads `length` bytes of `source` from `start` on, and writes the numbers of compressed arrays to `spool`; messages
+    name `path`.
 
     Raises:
-        ValueError: the HDF5 library crashes on the file, or loops in it.
+        ValueError: the reader refuses the file, or the HDF5 library crashes on it, or loops in it.
         OSError: the process failed, or took too long.
     """
     code = (
@@ -37,17 +32,16 @@ def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Pa
     )
     patience = PATIENCE + length // 2**23
     arguments = [f"{__package__}.hdf5_reader", *map(str, (source.absolute(), start, length, spool, SECONDS))]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}  # no filters as plug-ins
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-c", code, *arguments, "\n".join(sys.path)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=patience,
-            env=environment,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"},  # no filters as plug-ins
             check=False,
         )
-        found = json.loads(done.stdout)
+        found: dict[str, Any] = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         raise TimeoutError(
             f"{path}: took longer than {patience} seconds to read; retry on a less busy machine"
@@ -56,9 +50,10 @@ def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Pa
         ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit status {done.returncode}"
         if ended == "SIGXCPU":
             raise ValueError(f"{path}: a damaged HDF5 file, in which the HDF5 library loops endlessly") from None
-        if ended in _CRASHES:
+        if ended in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"):
             raise ValueError(f"{path}: a damaged HDF5 file, on which the HDF5 library crashes") from None
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or ended
         raise OSError(f"{path}: can't be read, as the process that reads HDF5 failed ({last})") from None
-    assert isinstance(found, dict)
+    if "error" in found:
+        raise ValueError(found["error"])
     return found

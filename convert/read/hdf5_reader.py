@@ -13,13 +13,14 @@ Keras has three structures (learned from files that Keras wrote, and from its so
 - inside a `.keras`: such a `.weights.h5`.
 """
 
+import io
 import json
 import re
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import h5py
 
@@ -31,42 +32,28 @@ MOST_NESTED = 40  # groups in groups
 OF_TRAINING = ("metrics", "optimizer")  # groups of a compiled model whose arrays aren't weights
 
 
-class Slice:
+class Slice(io.RawIOBase):
     """Reads a part of a file as a file: the `.h5` in a `.keras`."""
 
-    def __init__(self, stream: IO[bytes], start: int, length: int) -> None:
+    def __init__(self, stream: io.FileIO, start: int, length: int) -> None:
         self.stream, self.start, self.length, self.position = stream, start, length, 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self.position = offset + (0, self.position, self.length)[whence]
         return self.position
 
-    def tell(self) -> int:
-        return self.position
-
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         self.stream.seek(self.start + self.position)
         wanted = max(0, min(len(buffer), self.length - self.position))
-        count = self.stream.readinto(buffer[:wanted])  # type: ignore[attr-defined]
+        count = self.stream.readinto(buffer[:wanted])
         self.position += count
         return count
-
-    def read(self, size: int = -1) -> bytes:
-        buffer = bytearray(max(0, self.length - self.position) if size < 0 else size)
-        return bytes(buffer[: self.readinto(memoryview(buffer))])
-
-    def write(self, content: bytes) -> int:
-        raise OSError("read only")
-
-    def flush(self) -> None:
-        pass
 
 
 class Reader(GuardedFile):
     """Walks through Keras's structures."""
 
     def read(self) -> dict[str, Any]:
-        """Describes all arrays of the file."""
         weights = self.group(self.root, "model_weights") if has(self.root, "model_weights") else self.root
         version = self.text(self.root, "keras_version") or self.text(weights, "keras_version")
         if version and len(version) > LONGEST_VERSION:

@@ -76,25 +76,14 @@ class KerasLayer:
 
 @dataclass(frozen=True)
 class KerasFile:
-    """A file.
+    """What a file of Keras's holds."""
 
-    Attributes:
-        path: the file that the user named.
-        format: its kind, for the report.
-        keras_version: of the Keras that wrote it.
-        layers: in the file's order, those without arrays among them.
-        config: Keras's JSON of the architecture; None in a file of weights alone.
-        is_named: the layers have their own names; in a `.weights.h5` they are named by class and number.
-        turned: Keras 2 wrote it on Theano, whose kernels are turned by 180°.
-    """
-
-    path: Path
-    format: str
-    keras_version: str
-    layers: list[KerasLayer]
-    config: dict[str, Any] | None = None
-    is_named: bool = True
-    turned: bool = False
+    format: str  # for the report
+    keras_version: str  # of the Keras that wrote it
+    layers: list[KerasLayer]  # in the file's order, those without arrays among them
+    config: dict[str, Any] | None  # Keras's JSON of the architecture; None in a file of weights alone
+    is_named: bool  # the layers have their own names; in a `.weights.h5` they are named by class and number
+    turned: bool = False  # Keras 2 wrote it on Theano, whose kernels are turned by 180°
 
     @property
     def arrays(self) -> list[KerasArray]:
@@ -102,7 +91,6 @@ class KerasFile:
 
 
 def _tensor_of(numbers: np.ndarray) -> torch.Tensor:
-    """Makes a tensor of an array, whose bytes may be in another order."""
     if numbers.dtype.kind == "V":  # bfloat16, which neither HDF5 nor numpy knows
         return torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
     if numbers.dtype.kind == "u" and numbers.itemsize > 1:  # PyTorch has such types, but few operators for them
@@ -128,7 +116,7 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
             elif kind is FileKind.KERAS_ARCHIVE:
                 archive = read_keras_archive(path, scratch)
                 found = _read_hdf5(path, archive.path, archive.start, archive.length, scratch / "spool")
-                found = KerasFile(path, ".keras", archive.keras_version, found.layers, archive.config, is_named=False)
+                found = KerasFile(".keras", archive.keras_version, found.layers, archive.config, is_named=False)
             else:
                 raise ValueError(f"expected a file that Keras wrote. Received: {kind.value}")
         yield found
@@ -137,8 +125,6 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
 def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -> KerasFile:
     """Describes the HDF5 file at `start` of `source`; `path` is the file that the user named."""
     found = run_hdf5_reader(path, source, start, length, spool)
-    if "error" in found:
-        raise ValueError(found["error"])
     layers = [
         KerasLayer(
             name,
@@ -150,4 +136,4 @@ def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -
         for name, arrays in found["layers"]
     ]
     config = None if found["config"] is None else parse_json(found["config"], "model_config")
-    return KerasFile(path, found["format"], found["version"], layers, config, found["is_named"], found["turned"])
+    return KerasFile(found["format"], found["version"], layers, config, found["is_named"], found["turned"])

@@ -32,36 +32,25 @@ class TorchFile(NamedTuple):
 
 
 def read_torch_file(path: Path) -> TorchFile:
-    """Reads the tensors of a `.safetensors`, or of a dict of tensors that `torch.save` wrote.
-
-    Raises:
-        ValueError: the file is neither, or is damaged.
-        OSError: it can't be read.
-    """
+    """Reads the tensors of a `.safetensors`, or of a dict that `torch.save` wrote. A ValueError tells of any other file."""
     is_safetensors = file_kind(path) is FileKind.SAFETENSORS
     with naming_file(path):
         found = _read_safetensors(path) if is_safetensors else TorchFile(_read_saved(path), {})
         for name, tensor in found.tensors.items():
-            if not _is_plain(tensor):
+            # An expanded tensor has any size and a few bytes.
+            is_whole = math.prod(tensor.shape) * tensor.element_size() <= tensor.untyped_storage().nbytes()
+            if tensor.is_complex() or tensor.device.type != "cpu" or not is_whole:
                 raise ValueError(f"{name[:100]!r} is no plain tensor of numbers")
     return found
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Tells whether a tensor is dense, real and stored in full: an expanded one has any size and a few bytes."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
-        return False
-    return (
-        tensor.device.type == "cpu"
-        and math.prod(tensor.shape) * tensor.element_size() <= tensor.untyped_storage().nbytes()
-    )
 
 
 def _read_safetensors(path: Path) -> TorchFile:
     from safetensors import SafetensorError, safe_open
 
     try:
-        _check_header(path)
+        with open(path, "rb") as stream:  # safetensors accepts a header of any length, and a name that comes twice
+            length = int.from_bytes(stream.read(8), "little")
+            parse_json(stream.read(min(length, LONGEST_JSON + 1)), "header")
         with safe_open(path, "pt") as file:
             found = TorchFile({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
         found.architecture  # noqa: B018  # it is JSON, or the file is damaged
@@ -70,20 +59,12 @@ def _read_safetensors(path: Path) -> TorchFile:
     return found
 
 
-def _check_header(path: Path) -> None:
-    """Raises a ValueError for what the library accepts: a header of any length, a name that comes twice."""
-    with open(path, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        parse_json(stream.read(min(length, LONGEST_JSON + 1)), "header")
-
-
 def _read_saved(path: Path) -> dict[str, Tensor]:
-    """Reads what `torch.save` wrote."""
     try:
-        archive = read_torch_archive(path)
+        pickle, storages = read_torch_archive(path)
         content = np.memmap(path, "u1", "c")
-        stored = {key: content[start : start + length] for key, (start, length) in archive.storages.items()}
-        return _map_tensors(read_pickle(archive.pickle), stored)
+        stored = {key: content[start : start + length] for key, (start, length) in storages.items()}
+        return _map_tensors(read_pickle(pickle), stored)
     except ValueError as error:
         reason = " ".join(str(error).split())[:200].removeprefix(f"{path}: ")
         raise ValueError(
@@ -92,11 +73,7 @@ def _read_saved(path: Path) -> dict[str, Tensor]:
 
 
 def _map_tensors(entries: Mapping[str, TensorEntry], stored: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Makes tensors over the bytes of their storages, which are shared where they were, and copied only if misaligned.
-
-    Raises:
-        ValueError: a storage is missing, is of another length, or doesn't hold the whole tensor.
-    """
+    """Makes tensors over the bytes of their storages, which are shared where they were, and copied only if misaligned."""
     storages: dict[StorageEntry, Tensor] = {}
     tensors = {}
     for name, (storage, offset, size, stride) in entries.items():

@@ -26,11 +26,9 @@ _DTYPES = {
     "torch ComplexDoubleStorage": torch.complex128,
 }
 
-_DICT, _TENSOR, _PARAMETER = (
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-)
+_DICT = "collections OrderedDict"
+_TENSOR = "torch._utils _rebuild_tensor_v2"
+_PARAMETER = "torch._utils _rebuild_parameter"
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _DAMAGED, _NO_DICT = "a damaged pickle", "a pickle that isn't a dict of tensors"
 
@@ -52,37 +50,34 @@ class TensorEntry(NamedTuple):
     stride: tuple[int, ...]
 
 
-class _Stack:
+class _Stack(list[Any]):
     """The stack of the interpreter. A ValueError tells of a pickle that takes what it hasn't put there."""
 
     def __init__(self) -> None:
-        self.items: list[Any] = []
+        super().__init__()
         self.marks: list[int] = []
 
-    def push(self, item: Any) -> None:
-        self.items.append(item)
-
-    def pop(self, count: int = 1) -> list[Any]:
+    def take(self, count: int = 1) -> list[Any]:
         """Takes the last items, down to the last mark at most."""
-        start = len(self.items) - count
+        start = len(self) - count
         if start < (self.marks[-1] if self.marks else 0):
             raise ValueError(_DAMAGED)
-        items = self.items[start:]
-        del self.items[start:]
+        items = self[start:]
+        del self[start:]
         return items
 
-    def pop_from_mark(self) -> list[Any]:
+    def take_from_mark(self) -> list[Any]:
         if not self.marks:
             raise ValueError(_DAMAGED)
-        return self.pop(len(self.items) - self.marks.pop())
+        return self.take(len(self) - self.marks.pop())
 
     def top(self, kind: type[T], otherwise: str = _NO_DICT) -> T:
         """Returns the last item, which has to be of that type."""
-        if not self.items:
+        if not self:
             raise ValueError(_DAMAGED)
-        if not isinstance(self.items[-1], kind):
+        if not isinstance(self[-1], kind):
             raise ValueError(otherwise)
-        return self.items[-1]
+        return self[-1]
 
 
 def read_pickle(content: bytes) -> dict[str, TensorEntry]:
@@ -95,49 +90,48 @@ def read_pickle(content: bytes) -> dict[str, TensorEntry]:
     memo: dict[Any, Any] = {}
     for opcode, argument, _ in pickletools.genops(content):
         match opcode.name:
-            case "PROTO":
-                if argument not in (2, 3):
-                    raise ValueError(f"a pickle of protocol {argument}; torch.save writes protocol 2")
-            case "STOP":
+            case "PROTO" if argument not in (2, 3):
+                raise ValueError(f"a pickle of protocol {argument}; torch.save writes protocol 2")
+            case "PROTO" | "STOP":
                 pass
             case "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
-                stack.push(argument)
+                stack.append(argument)
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
-                stack.push(_CONSTANTS[opcode.name])
+                stack.append(_CONSTANTS[opcode.name])
             case "EMPTY_DICT":
-                stack.push({})
+                stack.append({})
             case "EMPTY_LIST":
-                stack.push([])
+                stack.append([])
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack.top(object)
             case "BINGET" | "LONG_BINGET":
                 if argument not in memo:
                     raise ValueError(_DAMAGED)
-                stack.push(memo[argument])
+                stack.append(memo[argument])
             case "MARK":
-                stack.marks.append(len(stack.items))
+                stack.marks.append(len(stack))
             case "TUPLE":
-                stack.push(tuple(stack.pop_from_mark()))
+                stack.append(tuple(stack.take_from_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.push(tuple(stack.pop(int(opcode.name[-1]))))
+                stack.append(tuple(stack.take(int(opcode.name[-1]))))
             case "APPEND" | "APPENDS":
-                items = stack.pop() if opcode.name == "APPEND" else stack.pop_from_mark()
+                items = stack.take() if opcode.name == "APPEND" else stack.take_from_mark()
                 stack.top(list).extend(items)
             case "SETITEM" | "SETITEMS":
-                items = stack.pop(2) if opcode.name == "SETITEM" else stack.pop_from_mark()
+                items = stack.take(2) if opcode.name == "SETITEM" else stack.take_from_mark()
                 if len(items) % 2 or not all(isinstance(key, str | int) for key in items[::2]):
                     raise ValueError(_NO_DICT)
                 stack.top(dict).update(zip(items[::2], items[1::2], strict=True))
             case "GLOBAL":
                 if argument not in (_DICT, _TENSOR, _PARAMETER, *_DTYPES):
                     raise ValueError(f"a pickle that names {str(argument).replace(' ', '.')}, which isn't run")
-                stack.push(argument)
+                stack.append(argument)
             case "BINPERSID":
-                stack.push(_describe_storage(*stack.pop()))
+                stack.append(_describe_storage(*stack.take()))
             case "REDUCE":
-                stack.push(_describe(*stack.pop(2)))
+                stack.append(_describe(*stack.take(2)))
             case "BUILD":
-                stack.pop()  # what a state_dict notes of its modules' versions
+                stack.take()  # what a state_dict notes of its modules' versions
                 stack.top(dict, "a pickle with a tensor that has a state of its own")
             case name:
                 raise ValueError(f"a pickle with {name}, which isn't run")
