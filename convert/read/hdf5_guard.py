@@ -162,22 +162,21 @@ class GuardedFile:
 
     def strings(self, group: h5py.Group | h5py.Dataset, attribute: str) -> list[str]:
         """Returns the strings of an attribute, one or many. Keras writes an empty list as an empty array of numbers."""
+        where = f"{group.name}: the attribute {attribute!r}"
         found = h5a.open(group.id, attribute.encode())
         count = math.prod(found.shape)
         if not count:
             return []
         if count > MOST_OBJECTS or found.get_storage_size() > LONGEST_ATTRIBUTE:
-            raise RefusedError(f"{group.name}: the attribute {attribute!r} is longer than Keras writes one")
+            raise RefusedError(f"{where} is longer than Keras writes one")
         if found.get_type().get_class() != h5t.STRING or len(found.shape) > 1:
-            raise RefusedError(f"{group.name}: the attribute {attribute!r} holds no names")
+            raise RefusedError(f"{where} holds no names")
         value = group.attrs[attribute]
         texts = [value] if isinstance(value, str | bytes) else list(value)
         try:
             return [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in texts]
         except UnicodeDecodeError:
-            raise RefusedError(
-                f"{group.name}: the attribute {attribute!r} holds a name that Keras doesn't write (no UTF-8)"
-            ) from None
+            raise RefusedError(f"{where} holds a name that Keras doesn't write (no UTF-8)") from None
 
 
 def has(group: h5py.Group, name: str) -> bool:

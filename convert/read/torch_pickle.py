@@ -5,11 +5,9 @@ and hash its keys, which may take forever.
 """
 
 import pickletools
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
-
-T = TypeVar("T")
 
 _DTYPES = {
     "torch DoubleStorage": torch.float64,
@@ -71,7 +69,7 @@ class _Stack(list[Any]):
             raise ValueError(_DAMAGED)
         return self.take(len(self) - self.marks.pop())
 
-    def top(self, kind: type[T], otherwise: str = _NO_DICT) -> T:
+    def top(self, kind: type, otherwise: str = _NO_DICT) -> Any:
         """Returns the last item, which has to be of that type."""
         if not self:
             raise ValueError(_DAMAGED)
@@ -135,7 +133,7 @@ def read_pickle(content: bytes) -> dict[str, TensorEntry]:
                 stack.top(dict, "a pickle with a tensor that has a state of its own")
             case name:
                 raise ValueError(f"a pickle with {name}, which isn't run")
-    found = stack.top(dict)
+    found: dict[str, TensorEntry] = stack.top(dict)
     if not all(isinstance(key, str) and isinstance(value, TensorEntry) for key, value in found.items()):
         raise ValueError(_NO_DICT)
     return found
