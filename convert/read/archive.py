@@ -159,10 +159,8 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: IO[bytes]) 
 def _start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
     """Returns where a member's bytes begin: after its own header, which has to agree with the archive's directory."""
     end = stream.seek(0, 2)
-    header = b""
-    if 0 <= info.header_offset < end:
-        stream.seek(info.header_offset)
-        header = stream.read(30)
+    stream.seek(info.header_offset if 0 <= info.header_offset < end else end)
+    header = stream.read(30)
     if len(header) < 30 or header[:4] != ZIP_MAGIC:
         raise ValueError(f"{info.filename}: there is no member where the archive's directory says")
     _, flags, method, _, _, _, packed, unpacked, name_length, extra_length = struct.unpack("<HHHHHIIIHH", header[4:])

@@ -43,13 +43,10 @@ class KerasArray:
         return _tensor_of(np.empty(0, self.stored)).dtype
 
     def read(self, units: Units = ...) -> torch.Tensor:
-        """Returns the array as Keras laid it out, or a part of it.
+        """Returns the array as Keras laid it out, or a part of it. A ValueError tells that the file no longer holds it.
 
         It is mapped from the file, as PyTorch and safetensors do: reading a kernel's columns takes as long as all the rest
         of a conversion. If the file is truncated meanwhile, the system ends the process (SIGBUS).
-
-        Raises:
-            ValueError: the file no longer holds it.
         """
         try:
             if self.path.stat().st_size < self.offset + math.prod(self.shape) * self.stored.itemsize:
