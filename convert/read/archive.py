@@ -44,8 +44,7 @@ def member_names(path: Path) -> list[str]:
 def read_keras_archive(path: Path, scratch: Path) -> KerasArchive:
     """Reads what a `.keras` holds; compressed weights, which Keras doesn't write, are unpacked into the folder `scratch`.
 
-    Raises:
-        ValueError: a member is missing, or isn't as Keras writes it.
+    A ValueError tells of a member that is missing, or isn't as Keras writes it.
     """
     with naming_file(path), _open(path) as (stream, archive):
         members = _members(archive)
@@ -70,8 +69,7 @@ def read_keras_archive(path: Path, scratch: Path) -> KerasArchive:
 def read_torch_archive(path: Path) -> tuple[bytes, dict[str, tuple[int, int]]]:
     """Returns the pickle in a zip that PyTorch wrote, and where the bytes of each storage lie: `(start, length)` by key.
 
-    Raises:
-        ValueError: PyTorch writes no such zip, or a member isn't as PyTorch writes it.
+    A ValueError tells of a zip, or a member, that PyTorch doesn't write.
     """
     with naming_file(path), _open(path) as (stream, archive):
         members = _members(archive)
@@ -137,10 +135,9 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise ValueError(f"{name[:50]!r} is encrypted")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise ValueError(f"{name[:50]!r} is a link")
-        if info.file_size > least + times * info.compress_size:
-            raise ValueError(
-                f"{name[:50]!r} unpacks to {info.file_size:,} bytes, and {info.compress_size:,} are stored"
-            )
+        unpacked, stored = info.file_size, info.compress_size
+        if unpacked > least + times * stored:
+            raise ValueError(f"{name[:50]!r} unpacks to {unpacked:,} bytes, and {stored:,} are stored")
         members[name] = info
     return members
 
@@ -162,10 +159,8 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: IO[bytes]) 
 def _start(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
     """Returns where a member's bytes begin: after its own header, which has to agree with the archive's directory."""
     end = stream.seek(0, 2)
-    header = b""
-    if 0 <= info.header_offset < end:
-        stream.seek(info.header_offset)
-        header = stream.read(30)
+    stream.seek(info.header_offset if 0 <= info.header_offset < end else end)
+    header = stream.read(30)
     if len(header) < 30 or header[:4] != ZIP_MAGIC:
         raise ValueError(f"{info.filename}: there is no member where the archive's directory says")
     _, flags, method, _, _, _, packed, unpacked, name_length, extra_length = struct.unpack("<HHHHHIIIHH", header[4:])

@@ -4,12 +4,12 @@ Only plain links are followed, so that no other file is ever opened; only number
 declares much more than it stores. Nothing else in this package opens what lies in an HDF5 file.
 """
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count, takewhile
 from typing import IO, Any
 
 import h5py
@@ -27,7 +27,7 @@ MOST_CHUNKS = 10**5
 BLOCK = 1 << 24  # bytes unpacked at a time
 UNPACKED_A_SECOND = 1 << 25  # bytes, and chunks, on a slow machine
 CHUNKS_A_SECOND = 1 << 13
-TYPE_NAMES = {
+TYPES = {
     h5t.COMPOUND: "compound",
     h5t.STRING: "text",
     h5t.REFERENCE: "references",
@@ -94,7 +94,7 @@ class GuardedFile:
         if kind == "V2" and self.text(found, "dtype") not in (None, "bfloat16"):
             raise RefusedError(f"{name}: two bytes a number, and not said to be bfloat16")
         if kind is None:
-            received = TYPE_NAMES.get(file_type.get_class(), "another type")
+            received = TYPES.get(file_type.get_class(), "another type")
             raise RefusedError(f"{name}: expected floating-point numbers. Received: {received}")
         shape = found.shape
         if shape is None or len(shape) > 8:
@@ -154,7 +154,7 @@ class GuardedFile:
         """Returns a list of names; Keras splits one too long for an HDF5 attribute into `attribute0`, `attribute1`, …"""
         if attribute in group.attrs:
             return self.strings(group, attribute)
-        parts = takewhile(group.attrs.__contains__, (f"{attribute}{number}" for number in count()))
+        parts = itertools.takewhile(group.attrs.__contains__, (f"{attribute}{n}" for n in itertools.count()))
         return [name for part in parts for name in self.strings(group, part)]
 
     def text(self, group: h5py.Group | h5py.Dataset, attribute: str) -> str | None:
@@ -162,22 +162,21 @@ class GuardedFile:
 
     def strings(self, group: h5py.Group | h5py.Dataset, attribute: str) -> list[str]:
         """Returns the strings of an attribute, one or many. Keras writes an empty list as an empty array of numbers."""
+        where = f"{group.name}: the attribute {attribute!r}"
         found = h5a.open(group.id, attribute.encode())
         count = math.prod(found.shape)
         if not count:
             return []
         if count > MOST_OBJECTS or found.get_storage_size() > LONGEST_ATTRIBUTE:
-            raise RefusedError(f"{group.name}: the attribute {attribute!r} is longer than Keras writes one")
+            raise RefusedError(f"{where} is longer than Keras writes one")
         if found.get_type().get_class() != h5t.STRING or len(found.shape) > 1:
-            raise RefusedError(f"{group.name}: the attribute {attribute!r} holds no names")
+            raise RefusedError(f"{where} holds no names")
         value = group.attrs[attribute]
         texts = [value] if isinstance(value, str | bytes) else list(value)
         try:
             return [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in texts]
         except UnicodeDecodeError:
-            raise RefusedError(
-                f"{group.name}: the attribute {attribute!r} holds a name that Keras doesn't write (no UTF-8)"
-            ) from None
+            raise RefusedError(f"{where} holds a name that Keras doesn't write (no UTF-8)") from None
 
 
 def has(group: h5py.Group, name: str) -> bool:

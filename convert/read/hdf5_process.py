@@ -39,7 +39,6 @@ def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Pa
             capture_output=True,
             timeout=patience,
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"},  # no filters as plug-ins
-            check=False,
         )
         found: dict[str, Any] = json.loads(done.stdout)
     except subprocess.TimeoutExpired:

@@ -43,13 +43,10 @@ class KerasArray:
         return _tensor_of(np.empty(0, self.stored)).dtype
 
     def read(self, units: Units = ...) -> torch.Tensor:
-        """Returns the array as Keras laid it out, or a part of it.
+        """Returns the array as Keras laid it out, or a part of it. A ValueError tells that the file no longer holds it.
 
         It is mapped from the file, as PyTorch and safetensors do: reading a kernel's columns takes as long as all the rest
         of a conversion. If the file is truncated meanwhile, the system ends the process (SIGBUS).
-
-        Raises:
-            ValueError: the file no longer holds it.
         """
         try:
             if self.path.stat().st_size < self.offset + math.prod(self.shape) * self.stored.itemsize:
@@ -100,12 +97,7 @@ def _tensor_of(numbers: np.ndarray) -> torch.Tensor:
 
 @contextmanager
 def open_keras_file(path: Path) -> Iterator[KerasFile]:
-    """Opens an HDF5 file or a `.keras`. Its arrays can be read while it is open.
-
-    Raises:
-        ValueError: the file is of another kind, or isn't as Keras writes it.
-        OSError: it can't be read.
-    """
+    """Opens an HDF5 file or a `.keras`, whose arrays can be read while it is open. A ValueError tells of any other file."""
     kind = file_kind(path)
     with scratch_folder() as scratch:
         with naming_file(path):
@@ -125,15 +117,10 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
 def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -> KerasFile:
     """Describes the HDF5 file at `start` of `source`; `path` is the file that the user named."""
     found = run_hdf5_reader(path, source, start, length, spool)
-    layers = [
-        KerasLayer(
-            name,
-            [
-                KerasArray(array, tuple(shape), np.dtype(kind), spool if is_packed else source, offset)
-                for array, shape, kind, is_packed, offset in arrays
-            ],
-        )
-        for name, arrays in found["layers"]
-    ]
+
+    def array(name: str, shape: list[int], kind: str, is_packed: bool, offset: int) -> KerasArray:
+        return KerasArray(name, tuple(shape), np.dtype(kind), spool if is_packed else source, offset)
+
+    layers = [KerasLayer(name, [array(*described) for described in arrays]) for name, arrays in found["layers"]]
     config = None if found["config"] is None else parse_json(found["config"], "model_config")
     return KerasFile(found["format"], found["version"], layers, config, found["is_named"], found["turned"])

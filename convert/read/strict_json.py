@@ -8,11 +8,7 @@ LONGEST_VERSION = 50  # of Keras, as a file has it
 
 
 def parse_json(text: str | bytes, name: str) -> dict[str, Any]:
-    """Parses a JSON object.
-
-    Raises:
-        ValueError: it isn't one, or a key comes twice, or it is longer or deeper than Keras writes it.
-    """
+    """Parses a JSON object. A ValueError tells of anything else, and of what is longer or deeper than Keras writes it."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) < len(pairs):

@@ -15,8 +15,6 @@ from .file_kind import EXPECTED, FileKind, file_kind
 from .strict_json import LONGEST_JSON, parse_json
 from .torch_pickle import StorageEntry, TensorEntry, read_pickle
 
-LARGEST = 2**63 - 1  # size, stride or offset of a tensor
-
 
 class TorchFile(NamedTuple):
     """Tensors by name, of the file's own type, mapped from it where that is possible; and its metadata."""
@@ -86,7 +84,7 @@ def _map_tensors(entries: Mapping[str, TensorEntry], stored: Mapping[str, np.nda
             aligned = content if content.ctypes.data % storage.dtype.itemsize == 0 else content.copy()
             storages[storage] = torch.from_numpy(aligned).view(storage.dtype)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        is_possible = max(offset, math.prod(max(n, 1) for n in size), *stride, 0) <= LARGEST
+        is_possible = max(offset, math.prod(max(n, 1) for n in size), *stride, 0) < 2**63  # they are int64
         if not is_possible or min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= storage.length):
             raise ValueError(f"{name[:100]!r}: it reaches beyond the numbers that are stored")
         tensors[name] = storages[storage].as_strided(size, stride, offset)

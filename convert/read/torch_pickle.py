@@ -5,11 +5,9 @@ and hash its keys, which may take forever.
 """
 
 import pickletools
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
-
-T = TypeVar("T")
 
 _DTYPES = {
     "torch DoubleStorage": torch.float64,
@@ -29,6 +27,7 @@ _DTYPES = {
 _DICT = "collections OrderedDict"
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
+_COUNTS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}  # of items; TUPLE and so on use the mark
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _DAMAGED, _NO_DICT = "a damaged pickle", "a pickle that isn't a dict of tensors"
 
@@ -57,21 +56,18 @@ class _Stack(list[Any]):
         super().__init__()
         self.marks: list[int] = []
 
-    def take(self, count: int = 1) -> list[Any]:
-        """Takes the last items, down to the last mark at most."""
-        start = len(self) - count
+    def take(self, count: int | None) -> list[Any]:
+        """Takes so many of the items after the last mark; or all of them, and the mark."""
+        if count is None and not self.marks:
+            raise ValueError(_DAMAGED)
+        start = self.marks.pop() if count is None else len(self) - count
         if start < (self.marks[-1] if self.marks else 0):
             raise ValueError(_DAMAGED)
         items = self[start:]
         del self[start:]
         return items
 
-    def take_from_mark(self) -> list[Any]:
-        if not self.marks:
-            raise ValueError(_DAMAGED)
-        return self.take(len(self) - self.marks.pop())
-
-    def top(self, kind: type[T], otherwise: str = _NO_DICT) -> T:
+    def top(self, kind: type, otherwise: str = _NO_DICT) -> Any:
         """Returns the last item, which has to be of that type."""
         if not self:
             raise ValueError(_DAMAGED)
@@ -81,11 +77,7 @@ class _Stack(list[Any]):
 
 
 def read_pickle(content: bytes) -> dict[str, TensorEntry]:
-    """Interprets the opcodes that a pickled dict of tensors consists of.
-
-    Raises:
-        ValueError: the pickle is damaged, isn't a dict of tensors, or names anything else.
-    """
+    """Interprets a pickled dict of tensors. A ValueError tells of one that is damaged, or names or holds anything else."""
     stack = _Stack()
     memo: dict[Any, Any] = {}
     for opcode, argument, _ in pickletools.genops(content):
@@ -110,15 +102,13 @@ def read_pickle(content: bytes) -> dict[str, TensorEntry]:
                 stack.append(memo[argument])
             case "MARK":
                 stack.marks.append(len(stack))
-            case "TUPLE":
-                stack.append(tuple(stack.take_from_mark()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(stack.take(int(opcode.name[-1]))))
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(stack.take(_COUNTS.get(opcode.name))))
             case "APPEND" | "APPENDS":
-                items = stack.take() if opcode.name == "APPEND" else stack.take_from_mark()
+                items = stack.take(_COUNTS.get(opcode.name))
                 stack.top(list).extend(items)
             case "SETITEM" | "SETITEMS":
-                items = stack.take(2) if opcode.name == "SETITEM" else stack.take_from_mark()
+                items = stack.take(_COUNTS.get(opcode.name))
                 if len(items) % 2 or not all(isinstance(key, str | int) for key in items[::2]):
                     raise ValueError(_NO_DICT)
                 stack.top(dict).update(zip(items[::2], items[1::2], strict=True))
@@ -127,15 +117,15 @@ def read_pickle(content: bytes) -> dict[str, TensorEntry]:
                     raise ValueError(f"a pickle that names {str(argument).replace(' ', '.')}, which isn't run")
                 stack.append(argument)
             case "BINPERSID":
-                stack.append(_describe_storage(*stack.take()))
+                stack.append(_describe_storage(*stack.take(1)))
             case "REDUCE":
                 stack.append(_describe(*stack.take(2)))
             case "BUILD":
-                stack.take()  # what a state_dict notes of its modules' versions
+                stack.take(1)  # what a state_dict notes of its modules' versions
                 stack.top(dict, "a pickle with a tensor that has a state of its own")
             case name:
                 raise ValueError(f"a pickle with {name}, which isn't run")
-    found = stack.top(dict)
+    found: dict[str, TensorEntry] = stack.top(dict)
     if not all(isinstance(key, str) and isinstance(value, TensorEntry) for key, value in found.items()):
         raise ValueError(_NO_DICT)
     return found
