@@ -21,6 +21,7 @@ from .weights import TOP
 warnings.filterwarnings("ignore", module="PIL")  # load_image raises what matters
 
 BAR_WIDTH = 20  # characters
+IN_TOP = ("flatten", *TOP)
 
 
 def summary(options: argparse.Namespace) -> None:
@@ -68,7 +69,7 @@ def extract(options: argparse.Namespace) -> None:
 
     check_output(options.output, list(FORMATS), options.force)
     images = find_images(options.images)
-    model = open_model(options.weights, include_top=_is_in_top(options.layer))
+    model = open_model(options.weights, include_top=options.layer in IN_TOP)
     done = extract_features(
         model,
         images,
@@ -105,7 +106,7 @@ def show(options: argparse.Namespace) -> None:
     if options.output.exists() and options.output.samefile(options.image):
         raise ValueError(f"output: {options.output} is the image itself; name another file")
     check_output(options.output, [options.output.suffix], options.force)  # matplotlib knows what it can write
-    model = open_model(options.weights, include_top=options.cam is not None or _is_in_top(options.layer))
+    model = open_model(options.weights, include_top=options.cam is not None or options.layer in IN_TOP)
     x = load_for(model, options.image, options.preprocess, options.exif)
     image = read_pixels(options.image, image_size(model), exif=options.exif)
     layer = options.layer or last_convolution(model, before=0 if options.cam is None else HEAD)
@@ -120,10 +121,6 @@ def show(options: argparse.Namespace) -> None:
     number, name, _, score = by_name(scores, options.cam) if options.cam else likeliest(scores, 1)[0]
     (cam,) = grad_cam(model, x, torch.tensor([number]), layer)
     draw_cam(image, cam, f"{name} ({score:.1%}), {layer}", options.output)
-
-
-def _is_in_top(layer: str | None) -> bool:
-    return layer in ("flatten", *TOP)
 
 
 def _read_lines(path: Path | None) -> list[str] | None:

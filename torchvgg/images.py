@@ -18,7 +18,6 @@ from .optional_imports import extra
 if TYPE_CHECKING:
     from .model import Model
 
-PREPROCESSING = ("vgg", "unit", "none")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in folders
 
 # The formats that Pillow may detect; EPS isn't one, since it would run Ghostscript.
@@ -172,6 +171,6 @@ def preprocess(x: Tensor, how: str) -> Tensor:
 
 def check_preprocessing(how: str) -> str:
     """Returns `how` if `preprocess` knows it, else raises a ValueError."""
-    if how not in PREPROCESSING:
-        raise ValueError(f"preprocessing: expected one of {', '.join(PREPROCESSING)}. Received: {how!r}")
+    if how not in ("vgg", "unit", "none"):
+        raise ValueError(f"preprocessing: expected one of vgg, unit, none. Received: {how!r}")
     return how

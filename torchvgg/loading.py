@@ -29,8 +29,7 @@ def from_config(class_name: str, config: Mapping[str, Any], shapes: Shapes) -> n
         known = ", ".join(name for name, value in vars(layers).items() if isinstance(value, type))
         raise ValueError(f"expected a layer out of {known}. Received: {class_name!r}")
     sizes = layer_class.sizes(shapes, config) if hasattr(layer_class, "sizes") else {}
-    layer: nn.Module = layer_class(**sizes, **_with_activation(config))
-    return layer
+    return layer_class(**sizes, **_with_activation(config))
 
 
 def _with_activation(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,9 +102,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 def open_model(weights: str | os.PathLike[str] = "vgg16", include_top: bool = True) -> Model:
     """Opens a file, as `load_model` does, or a published model by its name, "vgg16" or "vgg19", in `eval()`.
 
-    Args:
-        weights: the file or the name.
-        include_top: whether a published model has its classifier; without it, images of any size go in.
+    `include_top` is a published model's; without the top, images of any size go in.
 
     Raises:
         ValueError: as `load_model`.

@@ -57,21 +57,6 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         return file.tensors, network_of_torch_file(file, None, base_only=False).architecture()
 
 
-def read_weights(path: Path, image_size: tuple[int, int] | None, base_only: bool) -> dict[str, Tensor]:
-    """Reads the tensors of a VGG in such a file. Of a Keras file only the order and shapes of its arrays count.
-
-    Only a Keras file's top needs `image_size`; `base_only` leaves that top out, or a head of another kind.
-    """
-    from .convert.network.from_file import open_source
-    from .convert.read.file_kind import file_kind
-    from .convert.read.torch_file import read_torch_file
-
-    if not file_kind(path).is_keras:
-        return read_torch_file(path).tensors
-    with open_source(path, image_size, base_only, weights_only=True) as source:
-        return _tensors(source)
-
-
 def _tensors(source: Source) -> dict[str, Tensor]:
     return {key: weight.tensor() for key, weight in source.network.weights()}
 
@@ -117,15 +102,25 @@ TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model with
 def load_weights(model: Model, network: str, weights: str | os.PathLike[str]) -> None:
     """Loads what the `weights` argument names. The tensors become the model's parameters, without a copy.
 
+    Of a Keras file only the order and shapes of its arrays count.
+
     Raises:
         ValueError: a tensor is missing, left over, or of another shape. A top that the model lacks is no error.
         OSError: the weights can't be read or fetched.
     """
+    from .convert.network.from_file import open_source
+    from .convert.read.file_kind import file_kind
+    from .convert.read.torch_file import read_torch_file
+
     include_top = "predictions" in dict(model.named_children())
     path = find_weights(weights, network, include_top)
-    _, _, height, width = model.input_shape
-    image_size = (height, width) if height and width else None
-    tensors = read_weights(path, image_size, base_only=not include_top)
+    if file_kind(path).is_keras:
+        _, _, height, width = model.input_shape
+        image_size = (height, width) if height and width else None
+        with open_source(path, image_size, base_only=not include_top, weights_only=True) as source:
+            tensors = _tensors(source)
+    else:
+        tensors = read_torch_file(path).tensors
     if not include_top:
         tensors = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] not in TOP}
     try:
