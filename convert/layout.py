@@ -1,4 +1,4 @@
-"""Layouts of arrays in Keras (channels-last) and in PyTorch (channels-first): each change a pure function, its inverse beside it.
+"""Layouts of arrays in Keras (channels-last) and in PyTorch (channels-first): for each change a pure function and its inverse.
 
 All take a tensor and return one, a view where that is possible. Rows of a kernel are moved together before they are
 transposed, which is faster by far.
@@ -8,6 +8,92 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
+
+
+def conv2d_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(kh, kw, in, out)` → `(out, in, kh, kw)`."""
+    height, width, channels, units = kernel.shape
+    return kernel.movedim(2, 0).reshape(-1, units).t().unflatten(1, (channels, height, width))
+
+
+def conv2d_kernel_to_keras(weight: Tensor) -> Tensor:
+    """`(out, in, kh, kw)` → `(kh, kw, in, out)`."""
+    return weight.permute(2, 3, 1, 0)
+
+
+def depthwise_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(kh, kw, in, multiplier)` → `(in * multiplier, 1, kh, kw)`: PyTorch has a group for each channel."""
+    return kernel.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1)
+
+
+def depthwise_kernel_to_keras(weight: Tensor, multiplier: int) -> Tensor:
+    """`(in * multiplier, 1, kh, kw)` → `(kh, kw, in, multiplier)`."""
+    return weight.squeeze(1).unflatten(0, (-1, multiplier)).permute(2, 3, 0, 1)
+
+
+def turned_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(kh, kw, in, out)`, turned by 180°, since Theano convolves where PyTorch correlates → `(out, in, kh, kw)`."""
+    return conv2d_kernel_to_torch(kernel.flip(0, 1))
+
+
+def turned_kernel_to_keras(weight: Tensor) -> Tensor:
+    """`(out, in, kh, kw)` → `(kh, kw, in, out)`, turned by 180°."""
+    return conv2d_kernel_to_keras(weight).flip(0, 1)
+
+
+def theano_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(out, in, kh, kw)`, turned by 180° → the same shape."""
+    return kernel.flip(2, 3)
+
+
+def theano_kernel_to_keras(weight: Tensor) -> Tensor:
+    """The same again: turning twice by 180° changes nothing."""
+    return weight.flip(2, 3)
+
+
+def dense_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(in, out)` → `(out, in)`."""
+    return kernel.contiguous().t()
+
+
+def dense_kernel_to_keras(weight: Tensor) -> Tensor:
+    """`(out, in)` → `(in, out)`."""
+    return weight.t()
+
+
+def flattened_to_torch(array: Tensor, height: int, width: int) -> Tensor:
+    """`(h * w * c, …)` → `(c * h * w, …)`: Keras flattens `(h, w, c)`, PyTorch `(c, h, w)`."""
+    return array.unflatten(0, (height, width, -1)).movedim(2, 0).reshape(array.shape)
+
+
+def flattened_to_keras(array: Tensor, height: int, width: int) -> Tensor:
+    """`(c * h * w, …)` → `(h * w * c, …)`."""
+    return array.unflatten(0, (-1, height, width)).movedim(0, 2).reshape(array.shape)
+
+
+def flattened_dense_kernel_to_torch(kernel: Tensor, height: int, width: int) -> Tensor:
+    """`(h * w * c, out)` → `(out, c * h * w)`: whole rows move, then one transposition."""
+    return flattened_to_torch(kernel, height, width).t()
+
+
+def flattened_dense_kernel_to_keras(weight: Tensor, height: int, width: int) -> Tensor:
+    """`(out, c * h * w)` → `(h * w * c, out)`."""
+    return flattened_to_keras(weight.t().contiguous(), height, width)
+
+
+def features_to_torch(array: Tensor) -> Tensor:
+    """`(h, w, c)` → `(c, h, w)`: a number for each place and channel."""
+    return array.movedim(-1, 0)
+
+
+def features_to_keras(array: Tensor) -> Tensor:
+    """`(c, h, w)` → `(h, w, c)`."""
+    return array.movedim(0, -1)
+
+
+def unchanged(array: Tensor) -> Tensor:
+    """`(c,)` → `(c,)`: one number for each channel."""
+    return array
 
 
 class Layout(NamedTuple):
@@ -22,63 +108,24 @@ class Layout(NamedTuple):
     by_units: bool = False
 
 
-def conv2d_kernel_to_torch(kernel: Tensor) -> Tensor:
-    """`(kh, kw, in, out)` → `(out, in, kh, kw)`."""
-    height, width, channels, units = kernel.shape
-    return kernel.movedim(2, 0).reshape(-1, units).t().unflatten(1, (channels, height, width))
-
-
-def conv2d_kernel_to_keras(weight: Tensor) -> Tensor:
-    """`(out, in, kh, kw)` → `(kh, kw, in, out)`."""
-    return weight.permute(2, 3, 1, 0)
-
-
-def theano_kernel_to_torch(kernel: Tensor) -> Tensor:
-    """`(out, in, kh, kw)`, turned by 180° as well → the same shape; its own inverse."""
-    return kernel.flip(2, 3)
-
-
-def dense_kernel_to_torch(kernel: Tensor) -> Tensor:
-    """`(in, out)` → `(out, in)`."""
-    return kernel.contiguous().t()
-
-
-def flattened_dense_kernel_to_torch(kernel: Tensor, height: int, width: int) -> Tensor:
-    """`(h * w * c, out)` → `(out, c * h * w)`: whole rows move, then one transposition."""
-    return flattened(height, width).to_torch(kernel).t()
-
-
-def flattened_dense_kernel_to_keras(weight: Tensor, height: int, width: int) -> Tensor:
-    """`(out, c * h * w)` → `(h * w * c, out)`."""
-    return flattened(height, width).to_keras(weight.t().contiguous())
-
-
-UNCHANGED = Layout(lambda array: array, lambda array: array)  # `(c,)`: one number for each channel
+UNCHANGED = Layout(unchanged, unchanged)
 CONV2D_KERNEL = Layout(conv2d_kernel_to_torch, conv2d_kernel_to_keras, by_units=True)
-# Keras 2's on Theano: the same, but turned by 180°, since Theano convolves where PyTorch correlates.
-TURNED_KERNEL = Layout(
-    lambda kernel: conv2d_kernel_to_torch(kernel.flip(0, 1)),
-    lambda weight: conv2d_kernel_to_keras(weight).flip(0, 1),
-    by_units=True,
-)
-THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_torch)  # for channels-first images
-DENSE_KERNEL = Layout(dense_kernel_to_torch, Tensor.t, by_units=True)
-FEATURES = Layout(lambda array: array.movedim(-1, 0), lambda array: array.movedim(0, -1))  # `(h, w, c)` ↔ `(c, h, w)`
+TURNED_KERNEL = Layout(turned_kernel_to_torch, turned_kernel_to_keras, by_units=True)  # Keras 2's on Theano
+THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_keras)  # for channels-first images
+DENSE_KERNEL = Layout(dense_kernel_to_torch, dense_kernel_to_keras, by_units=True)
+FEATURES = Layout(features_to_torch, features_to_keras)
 
 
 def depthwise_kernel(multiplier: int) -> Layout:
-    """`(kh, kw, in, multiplier)` ↔ `(in * multiplier, 1, kh, kw)`: PyTorch has a group for each channel."""
-    return Layout(
-        lambda kernel: kernel.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1),
-        lambda weight: weight.squeeze(1).unflatten(0, (-1, multiplier)).permute(2, 3, 0, 1),
-    )
+    """Makes the layout of a depthwise convolution's kernel, with so many filters for each channel."""
+    return Layout(depthwise_kernel_to_torch, lambda weight: depthwise_kernel_to_keras(weight, multiplier))
 
 
 def flattened(height: int, width: int) -> Layout:
-    """`(h * w * c, …)` ↔ `(c * h * w, …)`: Keras flattens `(h, w, c)`, PyTorch `(c, h, w)`."""
+    """Makes the layout of an array with one number for each feature of a flattened `(height, width, channels)`."""
     return Layout(
-        lambda array: array.unflatten(0, (height, width, -1)).movedim(2, 0).reshape(array.shape),
-        lambda array: array.unflatten(0, (-1, height, width)).movedim(0, 2).reshape(array.shape),
+        lambda array: flattened_to_torch(array, height, width),
+        lambda array: flattened_to_keras(array, height, width),
     )
 
 
