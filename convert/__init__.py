@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .options import SUFFIXES, check_form, check_options, suffix_of
 
@@ -61,8 +61,6 @@ def convert(
         ValueError: the source can't be converted, or doesn't fit the arguments, or the check failed.
         OSError: a file can't be read, written or fetched, or the output exists.
     """
-    from torchvgg.loading import build  # the one place where the conversion meets the model
-
     from . import published
     from .demo import write_demo
     from .errors import naming_file
@@ -73,28 +71,31 @@ def convert(
 
     started = time.perf_counter()
     check_options(dtype, input_shape, activation)
+    build: Any = None
+    if check:
+        from torchvgg.loading import build  # the one place where the conversion meets the model
     is_published = source in published.FILES
     with scratch_folder() as scratch:
+        path = Path(source)
         if source == "demo":
-            target = Path(output) if output else scratch / "demo.safetensors"
-            check_output(target, SUFFIXES, force)
-            path = write_demo(scratch)
+            target = scratch / "demo.safetensors"
         elif is_published:
             if output is None and (dtype != "float32" or base_only or layout != "torchvgg"):
                 raise ValueError(f"output: name a file; weights='imagenet' trusts {source} to be whole and float32")
-            target = Path(output) if output else published.converted_path(str(source))
-            check_output(target, SUFFIXES, force)
-            path = published.find(str(source))
+            target = published.converted_path(str(source))
         else:
-            path = Path(source)
             if not os.path.isfile(path):  # noqa: PTH113  # a name that is too long is none, to Path an error
                 names = ", ".join(published.FILES)
                 raise FileNotFoundError(f"{str(source)!r}: no such file; expected a Keras file, {names}, or demo")
-            target = Path(output) if output else default_output(path)
-        if target.exists() and target.samefile(path):
-            raise ValueError(f"output: {target} is the input itself; name another file")
+            target = default_output(path)
+        target = Path(output) if output else target
+        _check_distinct(target, path)
         check_form(layout, dtype, target)
-        check_output(target, SUFFIXES, force)
+        check_output(target, SUFFIXES, force)  # before anything is fetched
+        if source == "demo":
+            path = write_demo(scratch)
+        elif is_published:
+            _check_distinct(target, path := published.find(str(source)))
         with naming_file(path), open_source(path, input_shape, base_only, activation) as opened:
             if is_published:
                 opened = opened._replace(published_md5=published.FILES[str(source)].md5)
@@ -103,7 +104,7 @@ def convert(
                 warnings.warn(f"{path}: {assumed}", stacklevel=2)
             if not allow_nonfinite:
                 opened = opened.refusing_nonfinite()
-            network, error, worst = write_checked(opened, target, layout, dtype, build if check else None)
+            network, error, worst = write_checked(opened, target, layout, dtype, build)
             return Report.of(
                 network,
                 source=str(source),
@@ -115,6 +116,11 @@ def convert(
                 assumed=assumed,
                 seconds=time.perf_counter() - started,
             )
+
+
+def _check_distinct(target: Path, source: Path) -> None:
+    if target.exists() and os.path.exists(source) and target.samefile(source):  # noqa: PTH110  # of any length
+        raise ValueError(f"output: {target} is the input itself; name another file")
 
 
 def default_output(source: Path) -> Path:

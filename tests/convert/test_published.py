@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,3 +138,15 @@ def test_the_published_hashes_are_keras_own() -> None:
         assert published_file.filename in source
         assert published_file.md5 in source
         assert published.ADDRESS.split("/tensorflow/")[0] in source
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"layout": "mine"}, "layout: expected"), ({"dtype": "bfloat16", "output": "x.h5"}, "reads bfloat16 from a")],
+)
+def test_options_are_checked_before_anything_is_fetched(
+    options: dict[str, Any], message: str, server: Server, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert.convert("vgg16-notop", tmp_path / options.pop("output", "x.pt"), **options)
+    assert server.requests == []
