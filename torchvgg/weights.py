@@ -17,6 +17,8 @@ from .model import Model
 if TYPE_CHECKING:
     from .convert.network.from_file import Source
 
+TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top lacks
+
 
 def find_weights(weights: str | os.PathLike[str], network: str, include_top: bool) -> Path:
     """Returns the file that a model's `weights` argument names; the published one is fetched and converted if need be."""
@@ -94,9 +96,6 @@ def _grouped(keys: Iterable[str]) -> str:
         layer, _, parameter = key.rpartition(".")
         groups[layer].append(parameter)
     return ", ".join(f"{layer}.{{{', '.join(names)}}}" for layer, names in groups.items())
-
-
-TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top lacks
 
 
 def load_weights(model: Model, network: str, weights: str | os.PathLike[str]) -> None:
