@@ -104,7 +104,8 @@ def load_weights(model: Model, network: str, weights: str | os.PathLike[str]) ->
     Of a Keras file only the order and shapes of its arrays count.
 
     Raises:
-        ValueError: a tensor is missing, left over, or of another shape. A top that the model lacks is no error.
+        ValueError: the file is damaged or of another kind, or a tensor is missing, left over, or of another shape. A top
+            that the model lacks is no error.
         OSError: the weights can't be read or fetched.
     """
     from .convert.network.from_file import open_source
