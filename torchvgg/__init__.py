@@ -13,19 +13,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import vgg16 as vgg16
-    from . import vgg19 as vgg19
-    from .extraction import extract_features as extract_features
-    from .gradcam import grad_cam as grad_cam
-    from .imagenet import decode_predictions as decode_predictions
-    from .imagenet import preprocess_input as preprocess_input
-    from .images import load_image as load_image
-    from .inference import optimize_for_inference as optimize_for_inference
-    from .loading import load_model as load_model
-    from .vgg16 import VGG16 as VGG16
-    from .vgg19 import VGG19 as VGG19
+    from . import vgg16, vgg19
+    from .extraction import extract_features
+    from .gradcam import grad_cam
+    from .imagenet import decode_predictions, preprocess_input
+    from .images import load_image
+    from .inference import optimize_for_inference
+    from .loading import load_model
+    from .vgg16 import VGG16
+    from .vgg19 import VGG19
 
 __version__ = "0.1.0"
+__all__ = [
+    "VGG16",
+    "VGG19",
+    "decode_predictions",
+    "extract_features",
+    "grad_cam",
+    "load_image",
+    "load_model",
+    "optimize_for_inference",
+    "preprocess_input",
+    "vgg16",
+    "vgg19",
+]
 
 _HOME = {
     "VGG16": "vgg16",
@@ -38,7 +49,6 @@ _HOME = {
     "optimize_for_inference": "inference",
     "preprocess_input": "imagenet",
 }
-__all__ = [*_HOME, "vgg16", "vgg19"]
 
 
 def __getattr__(name: str) -> Any:

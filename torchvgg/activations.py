@@ -124,5 +124,4 @@ def relu_in_place(x: Tensor) -> Tensor:
 
 
 def activation_name(activation: ActivationFunction) -> str:
-    name: str = getattr(activation, "__name__", type(activation).__name__)
-    return name.removesuffix("_in_place")
+    return getattr(activation, "__name__", type(activation).__name__).removesuffix("_in_place")

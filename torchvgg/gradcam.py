@@ -1,9 +1,5 @@
 """Grad-CAM: where a network looks to tell a class (Selvaraju et al. 2017, arXiv 1610.02391)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,9 +7,7 @@ from torch.nn import functional as F
 from .layers.activations import Activation, Softmax
 from .layers.convolutional import Conv2D
 from .layers.core import Dense
-
-if TYPE_CHECKING:
-    from .model import Model
+from .model import Model
 
 HEAD = 2  # layers at the end without maps to show: the last one and the one that it scores
 

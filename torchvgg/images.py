@@ -1,11 +1,9 @@
 """Reading and preprocessing image files, pixel for pixel as Keras's `load_img` and `img_to_array` do."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +11,8 @@ from torch import Tensor
 
 from .imagenet import preprocess_input
 from .layers.preprocessing import Normalization, PreprocessInput, Rescaling
+from .model import Model
 from .optional_imports import extra
-
-if TYPE_CHECKING:
-    from .model import Model
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in folders
 

@@ -103,8 +103,9 @@ class Model(nn.Module):
             raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
 
         def row(name: str, kind: str, shape: Shape, count: int) -> tuple[str, str, str]:
-            shown = shape if data_format == "channels_first" else (shape[0], *shape[2:], shape[1])
-            return f"{name} ({kind})", str(shown), f"{count:,}"
+            if data_format == "channels_last":
+                shape = (shape[0], *shape[2:], shape[1])
+            return f"{name} ({kind})", str(shape), f"{count:,}"
 
         rows = [row("input_layer", "InputLayer", self.input_shape, 0)]
         shapes = self._output_shapes()

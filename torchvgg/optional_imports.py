@@ -6,11 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Wraps imports of packages that belong to the extra `name` of setup.cfg.
-
-    Raises:
-        ImportError: a package isn't installed; the message says how to install it.
-    """
+    """Wraps imports of packages of the extra `name` in setup.cfg; the ImportError says how to install a missing one."""
     try:
         yield
     except ImportError as error:

@@ -1,9 +1,7 @@
 """Class scores by name: what a model predicts for an image, and how to pick a class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +9,7 @@ from torch import Tensor
 from .activations import get_activation
 from .imagenet import labels
 from .layers.activations import Softmax
-
-if TYPE_CHECKING:
-    from .model import Model
+from .model import Model
 
 
 class Score(NamedTuple):

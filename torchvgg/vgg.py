@@ -103,11 +103,7 @@ def _is_whole(number: Any) -> bool:
 
 
 def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> tuple[int, int | None, int | None]:
-    """Resolves the argument `input_shape`, which may be None or in Keras's order, to `(channels, height, width)`.
-
-    Raises:
-        ValueError: it isn't a shape, or Keras refuses it.
-    """
+    """Resolves `input_shape`, None or in Keras's order too, to `(C, H, W)`. Raises a ValueError if Keras refuses it."""
     if input_shape is None:
         return (3, 224, 224) if include_top else (3, None, None)
 

@@ -17,6 +17,8 @@ from .model import Model
 if TYPE_CHECKING:
     from .convert.network.from_file import Source
 
+TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top lacks
+
 
 def find_weights(weights: str | os.PathLike[str], network: str, include_top: bool) -> Path:
     """Returns the file that a model's `weights` argument names; the published one is fetched and converted if need be."""
@@ -96,16 +98,14 @@ def _grouped(keys: Iterable[str]) -> str:
     return ", ".join(f"{layer}.{{{', '.join(names)}}}" for layer, names in groups.items())
 
 
-TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top lacks
-
-
 def load_weights(model: Model, network: str, weights: str | os.PathLike[str]) -> None:
     """Loads what the `weights` argument names. The tensors become the model's parameters, without a copy.
 
     Of a Keras file only the order and shapes of its arrays count.
 
     Raises:
-        ValueError: a tensor is missing, left over, or of another shape. A top that the model lacks is no error.
+        ValueError: the file is damaged or of another kind, or a tensor is missing, left over, or of another shape. A top
+            that the model lacks is no error.
         OSError: the weights can't be read or fetched.
     """
     from .convert.network.from_file import open_source
