@@ -102,8 +102,7 @@ def _open(path: Path) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
     with open(path, "rb") as stream:
         with _reporting_damage():
             archive = zipfile.ZipFile(stream)
-        with archive:
-            yield stream, archive
+        yield stream, archive
 
 
 @contextmanager

@@ -19,8 +19,7 @@ PATIENCE = 120  # seconds by the clock, and one more for each 8 MB
 def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Path) -> dict[str, Any]:
     """Runs `hdf5_reader` in a Python of its own with the same search path, and returns what it printed.
 
-    It reads `length` bytes of `source` from `start` on, and writes the numbers of compressed arrays to `spool`; messages
-    name `path`.
+    It reads `length` bytes of `source` from `start` on, and unpacks arrays into the file `spool`. Messages name `path`.
 
     Raises:
         ValueError: the reader refuses the file, or the HDF5 library crashes on it, or loops in it.

@@ -28,7 +28,8 @@ _DICT = "collections OrderedDict"
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
 _COUNTS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}  # of items; TUPLE and so on use the mark
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
 _DAMAGED, _NO_DICT = "a damaged pickle", "a pickle that isn't a dict of tensors"
 
 
@@ -88,12 +89,10 @@ def read_pickle(content: bytes) -> dict[str, TensorEntry]:
                 pass
             case "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
                 stack.append(argument)
-            case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append(_CONSTANTS[opcode.name])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
+            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT":
+                stack.append(_EMPTY[opcode.name]())
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack.top(object)
             case "BINGET" | "LONG_BINGET":
