@@ -1,9 +1,10 @@
 """Converts Keras's VGG weights to PyTorch, without Keras or TensorFlow, and back: `convert`, and its command line `__main__`.
 
 `read` opens a file, `network` makes a network of it, `write` writes that, `check` compares the result with the source.
-`published` finds or fetches (`download`) Keras's files, `demo` makes one; `report` says what was done. `vgg_blocks` is the table of
-VGG16 and VGG19, `layout` has each change of an array's axes, `array` the interface of an array, `options` the values of options; `files`, `errors` and `command_line`
-serve all of torchvgg. The package is `torchvgg.convert`; in a checkout `python -m convert` runs it.
+`published` finds or fetches (`download`) Keras's files, `demo` makes one; `report` says what was done. `vgg_blocks` is the
+table of VGG16 and VGG19, `layout` has each change of an array's axes, `array` the interface of an array, `options` the values
+of options. `atomic_files` (whole files or none, locks), `errors` and `command_line_errors` serve all of torchvgg. The package
+is `torchvgg.convert`; in a checkout `python -m convert` runs it.
 """
 
 from __future__ import annotations
@@ -62,12 +63,12 @@ def convert(
         OSError: a file can't be read, written or fetched, or the output exists.
     """
     from . import published
+    from .atomic_files import check_output, scratch_folder
     from .demo import write_demo
     from .errors import naming_file
-    from .files import check_output, scratch_folder
     from .network.from_file import open_source
     from .report import Report
-    from .write.output import write_checked
+    from .write.write_checked import write_checked
 
     started = time.perf_counter()
     check_options(dtype, input_shape, activation)

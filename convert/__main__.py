@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import convert
-from .command_line import Parser, status_of
-from .files import check_suffix
+from .atomic_files import check_suffix
+from .command_line_errors import Parser, status_of
 from .options import ACTIVATIONS, DTYPES, NAMING_SCHEMES, SUFFIXES
 
 DESCRIPTION = "Convert Keras models and weights of a VGG16 or VGG19 to PyTorch, or back, and check the result."

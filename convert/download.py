@@ -7,7 +7,7 @@ import urllib.request
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
-from .files import locked, md5
+from .atomic_files import locked, md5
 
 
 def download(url: str, target: Path, expected_md5: str) -> None:

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from .atomic_files import md5
 from .download import download
-from .files import md5
 
 
 class Published(NamedTuple):

@@ -154,7 +154,7 @@ ROOMS = {
         "weights",
         "vgg",
         "vgg16 vgg19",
-        "images predicting gradcam plots",
+        "image_files predicting gradcam plots",
         "loading",
         "inference",
         "extraction",
@@ -162,7 +162,7 @@ ROOMS = {
         "*",
     ),
     CONVERT: (
-        "vgg_blocks errors array layout options files download published",
+        "vgg_blocks errors array layout options atomic_files download published",
         "read",
         "network",
         "check",

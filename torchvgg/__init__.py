@@ -2,7 +2,7 @@
 
 `vgg16` and `vgg19` are the networks, built by `vgg` out of `layers` and `activations`; each is a `model`, whose `summary` is
 Keras's. `weights` finds and assigns their weights, `loading` builds models from files. `imagenet` has ImageNet's preprocessing
-and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `images` reads image files,
+and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `image_files` reads image files,
 `predicting` names what is on them, `gradcam` shows where a network looks, `plots` draws that. `__main__` parses the command
 line, `commands` runs it; `optional_imports` names missing optional packages. `convert` converts weights.
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from . import vgg16, vgg19
     from .extraction import extract_features
     from .gradcam import grad_cam
+    from .image_files import load_image
     from .imagenet import decode_predictions, preprocess_input
-    from .images import load_image
     from .inference import optimize_for_inference
     from .loading import load_model
     from .vgg16 import VGG16
@@ -44,7 +44,7 @@ _HOME = {
     "decode_predictions": "imagenet",
     "extract_features": "extraction",
     "grad_cam": "gradcam",
-    "load_image": "images",
+    "load_image": "image_files",
     "load_model": "loading",
     "optimize_for_inference": "inference",
     "preprocess_input": "imagenet",

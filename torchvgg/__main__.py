@@ -50,7 +50,7 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    from .convert.command_line import Parser
+    from .convert.command_line_errors import Parser
 
     main = Parser(prog="torchvgg", description=DESCRIPTION, epilog=EXAMPLES)
     commands = main.add_subparsers(metavar="COMMAND", required=True, dest="command")
@@ -125,7 +125,7 @@ def _at_least(least: int, text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    from .convert.command_line import status_of
+    from .convert.command_line_errors import status_of
 
     options = parser().parse_args(arguments)
 

@@ -12,7 +12,7 @@ import torch
 from .extraction.feature_files import FORMATS
 from .extraction.features import extract_features
 from .gradcam import HEAD, grad_cam, last_convolution
-from .images import find_images, image_size, load_for, read_pixels
+from .image_files import find_images, image_size, load_for, read_pixels
 from .loading import PUBLISHED, open_model
 from .plots import draw_cam, draw_maps
 from .predicting import Score, by_name, gives_probabilities, likeliest, scores_of
@@ -65,7 +65,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def extract(options: argparse.Namespace) -> None:
-    from .convert.files import check_output
+    from .convert.atomic_files import check_output
 
     check_output(options.output, list(FORMATS), options.force)
     images = find_images(options.images)
@@ -101,7 +101,7 @@ def _report_bad(bad: int, images: int, where: str) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    from .convert.files import check_output
+    from .convert.atomic_files import check_output
 
     if options.output.exists() and options.output.samefile(options.image):
         raise ValueError(f"output: {options.output} is the image itself; name another file")

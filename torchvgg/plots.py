@@ -42,7 +42,7 @@ def _draw(panels: list[tuple[np.ndarray, str, dict[str, str]]], path: Path) -> N
     with extra("plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display
         from matplotlib.figure import Figure
-    from .convert.files import writing
+    from .convert.atomic_files import writing
 
     figure = Figure(figsize=(4.5 * len(panels), 4.8), layout="constrained")
     FigureCanvasAgg(figure)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ..array import Units
+from ..atomic_files import scratch_folder
 from ..errors import naming_file
-from ..files import scratch_folder
 from .archive import read_keras_archive
 from .file_kind import FileKind, file_kind
 from .hdf5_process import run_hdf5_reader

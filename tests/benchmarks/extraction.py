@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchvgg import VGG16, extract_features
 from torchvgg.extraction.extractor import features_of
-from torchvgg.images import load_for
+from torchvgg.image_files import load_for
 
 from .inference import error, ours
 from .measuring import Scale, Table, in_turn, medians

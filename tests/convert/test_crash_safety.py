@@ -17,8 +17,8 @@ import torch
 
 from torchvgg import VGG16
 from torchvgg.convert import convert, published
-from torchvgg.convert.files import locked, writing
-from torchvgg.convert.write import output as output_module
+from torchvgg.convert.atomic_files import locked, writing
+from torchvgg.convert.write import write_checked as write_checked_module
 
 from ..helpers.command_line import heed, run
 from ..helpers.server import FILENAME, Server
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 KILLER = """
 import os, random, signal, sys, time
 import torch
-import torchvgg.loading, torchvgg.convert.network.from_file, torchvgg.convert.write.output, torchvgg.convert.demo
+import torchvgg.loading, torchvgg.convert.network.from_file, torchvgg.convert.write.write_checked, torchvgg.convert.demo
 from torchvgg.convert import published
 from torchvgg.convert.__main__ import main
 
@@ -213,14 +213,14 @@ def test_an_input_that_changes_meanwhile(
 ) -> None:
     (source := tmp_path / "source.h5").write_bytes(headless.read_bytes())
     (output := tmp_path / "out.pt").write_bytes(b"old")
-    write = output_module.write_pickle
+    write = write_checked_module.write_pickle
 
     def write_and_touch(*arguments: Any) -> None:
         write(*arguments)
         with open(source, "ab") as stream:
             stream.write(b"more")
 
-    monkeypatch.setattr(output_module, "write_pickle", write_and_touch)
+    monkeypatch.setattr(write_checked_module, "write_pickle", write_and_touch)
     assert run(source, "-o", output, "--force", "--no-check") == 1
     assert capsys.readouterr().err == f"error: {source}: changed while it was read; retry when nothing writes to it\n"
     assert output.read_bytes() == b"old"
@@ -229,13 +229,13 @@ def test_an_input_that_changes_meanwhile(
 
 def test_an_input_that_is_cut_meanwhile(headless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (source := tmp_path / "source.h5").write_bytes(headless.read_bytes())
-    write = output_module.write_pickle
+    write = write_checked_module.write_pickle
 
     def cut_and_write(*arguments: Any) -> None:
         os.truncate(source, 10**6)
         write(*arguments)
 
-    monkeypatch.setattr(output_module, "write_pickle", cut_and_write)
+    monkeypatch.setattr(write_checked_module, "write_pickle", cut_and_write)
     with pytest.raises(ValueError, match="it ends before the array does"):
         convert(source, tmp_path / "out.pt", allow_nonfinite=True)
     assert list(tmp_path.iterdir()) == [source]
@@ -337,7 +337,7 @@ def test_an_interrupted_clearing_is_resumed(tmp_path: Path, monkeypatch: pytest.
 
 def test_one_at_a_time_is_in_a_lock(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom torchvgg.convert.files import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom torchvgg.convert.atomic_files import locked\n"
         "with locked(Path(sys.argv[1])):\n    started = time.monotonic()\n    time.sleep(0.2)\n"
         "    print(started, time.monotonic())"
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader
 
-from ..images import read_pixels
+from ..image_files import read_pixels
 
 
 class Decoded(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..images import image_size, preprocess
+from ..image_files import image_size, preprocess
 from ..inference.optimized_model import optimize_for_inference
 from ..layers.reshaping import Flatten
 from ..model import Model

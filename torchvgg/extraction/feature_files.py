@@ -107,7 +107,7 @@ def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts
         OSError: `output` exists, its folder can't be written to, other users can write to the parts, or another process is
             writing them.
     """
-    from ..convert.files import check_output, is_own, lock, open_own
+    from ..convert.atomic_files import check_output, is_own, lock, open_own
 
     check_output(output, list(FORMATS), force)
     parts = Parts(output)
@@ -152,7 +152,7 @@ class Parts:
         self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job)))
 
     def files(self) -> list[Path]:
-        from ..convert.files import is_own
+        from ..convert.atomic_files import is_own
 
         return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path, others=0))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..images import check_preprocessing, color_mode, find_images, image_size, preprocessing_of
+from ..image_files import check_preprocessing, color_mode, find_images, image_size, preprocessing_of
 from ..model import Model
 from ..optional_imports import extra
 from .decoding import Decoder, decode_batches, escaped, explained_worker_death

@@ -36,7 +36,7 @@ def kernels() -> Kernels:
     Raises:
         MissingError: there is no compiler, or it fails, or there is no folder that only this user can write to.
     """
-    from ..convert.files import is_own
+    from ..convert.atomic_files import is_own
 
     compiler = shutil.which(os.environ.get("CXX", "")) or next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
@@ -68,7 +68,7 @@ def _run(command: list[str]) -> bytes:
 
 def _cache_folder() -> Path:
     """Makes the folder of built libraries. Their code is run, so it must be this user's alone."""
-    from ..convert.files import is_own
+    from ..convert.atomic_files import is_own
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torchvgg")
     try:

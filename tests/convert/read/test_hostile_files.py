@@ -72,7 +72,7 @@ def amplified(file: h5py.File) -> None:
 DRIVER = """
 import os, subprocess, sys
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
-import torchvgg.loading, torchvgg.convert.network.from_file, torchvgg.convert.write.output
+import torchvgg.loading, torchvgg.convert.network.from_file, torchvgg.convert.write.write_checked
 from torchvgg.convert.__main__ import main
 
 log, *arguments = sys.argv[1:]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..atomic_files import writing
 from ..check import Build, check_conversion, check_work
 from ..errors import explaining_failed_write
-from ..files import writing
 from ..network.from_file import Source
 from ..network.from_keras_weights import vgg_of_arrays
 from ..network.network import Network

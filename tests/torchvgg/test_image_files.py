@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from torchvgg import VGG16, load_image, load_model, preprocess_input
-from torchvgg.images import find_images, image_size, load_for, preprocess, preprocessing_of
+from torchvgg.image_files import find_images, image_size, load_for, preprocess, preprocessing_of
 
 from ..helpers.heads import HEADS
 from ..helpers.photos import SHIPPED, photo
