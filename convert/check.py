@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import THEANO_KERNEL, TURNED_KERNEL, Layout
+from .layout import THEANO_KERNEL, TURNED_KERNEL, Layout, features_to_keras
 from .network.kinds import KINDS, Settings, Shape
 from .network.kinds.activations import activate
 from .network.network import Layer, Network
@@ -135,7 +135,9 @@ def _without_activation(module: Any, x: Tensor) -> Tensor:
 
 def _in_keras_order(x: Tensor, flattened: torch.Size | None) -> Tensor:
     """Moves the channels to the end, also within features that were `flattened` from that shape."""
-    return x.unflatten(1, flattened).movedim(1, -1).flatten(1) if flattened else x.movedim(1, -1)
+    if flattened:
+        return x.unflatten(1, flattened).movedim(1, -1).flatten(1)
+    return features_to_keras(x) if x.dim() > 3 else x
 
 
 def relative_error(computed: Tensor, expected: Tensor) -> float:

@@ -82,13 +82,13 @@ def flattened_dense_kernel_to_keras(weight: Tensor, height: int, width: int) -> 
 
 
 def features_to_torch(array: Tensor) -> Tensor:
-    """`(h, w, c)` → `(c, h, w)`: a number for each place and channel."""
-    return array.movedim(-1, 0)
+    """`(…, h, w, c)` → `(…, c, h, w)`: images, or a number for each of their places and channels."""
+    return array.movedim(-1, -3)
 
 
 def features_to_keras(array: Tensor) -> Tensor:
-    """`(c, h, w)` → `(h, w, c)`."""
-    return array.movedim(0, -1)
+    """`(…, c, h, w)` → `(…, h, w, c)`."""
+    return array.movedim(-3, -1)
 
 
 def unchanged(array: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Keras's built-in activations as functions of one channels-first tensor, by Keras's names."""
+"""Keras's built-in activations as functions of one tensor, images channels-first, by Keras's names."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -9,6 +9,11 @@ from torch.nn import functional as F
 
 ActivationFunction: TypeAlias = Callable[[Tensor], Tensor]
 Activation: TypeAlias = str | ActivationFunction | None
+
+
+def channel_axis(x: Tensor) -> int:
+    """Returns the axis of the channels: the third from the end of images, `(N, C, H, W)`, else the last, `(N, time, C)`."""
+    return -3 if x.dim() > 3 else -1
 
 
 def linear(x: Tensor) -> Tensor:
@@ -25,15 +30,15 @@ def keras2_hard_sigmoid(x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor) -> Tensor:
-    return F.softmax(x, dim=1)
+    return F.softmax(x, dim=channel_axis(x))
 
 
 def log_softmax(x: Tensor) -> Tensor:
-    return F.log_softmax(x, dim=1)
+    return F.log_softmax(x, dim=channel_axis(x))
 
 
 def glu(x: Tensor) -> Tensor:
-    return F.glu(x, dim=1)
+    return F.glu(x, dim=channel_axis(x))
 
 
 def squareplus(x: Tensor) -> Tensor:
@@ -53,12 +58,13 @@ def sparsemax(x: Tensor) -> Tensor:
 
     So it is the projection onto the simplex of arXiv 1602.02068 only if one feature is far larger than the others.
     """
-    ordered = x.sort(dim=1, descending=True).values
-    rank = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
-    rank = rank.reshape(1, -1, *[1] * (x.dim() - 2))
-    sums = ordered.cumsum(dim=1)
+    axis = channel_axis(x)
+    ordered = x.sort(axis, descending=True).values
+    rank = torch.arange(1, x.shape[axis] + 1, dtype=x.dtype, device=x.device)
+    rank = rank.reshape(-1, *[1] * (-axis - 1))
+    sums = ordered.cumsum(axis)
     support = ordered - (sums - 1) / rank > 0
-    threshold = (torch.where(support, sums, 0).sum(dim=1, keepdim=True) - 1) / support.sum(dim=1, keepdim=True)
+    threshold = (torch.where(support, sums, 0).sum(axis, keepdim=True) - 1) / support.sum(axis, keepdim=True)
     return torch.relu(x - threshold)
 
 

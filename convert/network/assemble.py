@@ -85,7 +85,7 @@ def _order_of_flatten(following: Iterable[str]) -> str:
 
 def _output(class_name: str, settings: Settings, x: Features, kernels: Layout) -> Features:
     shape = KINDS[class_name].output(settings, x.shape)
-    if len(shape) not in (1, 3):
+    if not 1 <= len(shape) <= 4:
         raise ValueError(f"an output of shape {(None, *shape)} can't be converted")
     if any(size is not None and size < 1 for size in shape):
         raise ValueError(f"nothing is left of an input of shape {(None, *x.shape)}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..activations import linear, relu_in_place
 from ..layers.convolutional import Conv2D
 from ..layers.core import Dense
+from ..layers.shared import channels_first, channels_last
 from .native import Kernels
 from .winograd import FEW, NUMBERS, Map, Operators, padded_shape, transform_kernel
 
@@ -99,9 +100,9 @@ class FastDense(nn.Module):
         self._bias = engine.pack_dense(bias[:, None]).flatten()  # padded like the weight of one input
 
     def forward(self, features: Features, memory: Memory) -> Tensor:
-        places = tensor_of(features).movedim(1, -1)  # on a map it acts at each place by itself
+        places = channels_last(tensor_of(features))  # on a map it acts at each place by itself
         y = self._engine.dense(places.flatten(0, -2), self._packed, self._bias, self._relu)[:, : self._units]
-        return self._activation(y.unflatten(0, places.shape[:-1]).movedim(-1, 1))
+        return self._activation(channels_first(y.unflatten(0, places.shape[:-1])))
 
 
 class Plain(nn.Module):

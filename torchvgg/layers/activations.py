@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..activations import Activation as ActivationName
 from ..activations import get_activation
-from .shared import Config, Shapes
+from .shared import Config, Shapes, torch_axis
 
 __all__ = ["ELU", "Activation", "LeakyReLU", "PReLU", "ReLU", "Softmax"]
 
@@ -71,4 +71,4 @@ class Softmax(nn.Module):
         self.axis = axis
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.softmax(x, dim=1 if self.axis == -1 else self.axis + 1)
+        return F.softmax(x, torch_axis(self.axis, x.dim()))

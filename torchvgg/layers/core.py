@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..activations import Activation, activation_name, fused
-from .shared import Config, Shapes, check_like_weights, initialise_as_keras
+from .shared import Config, Shapes, channels_first, channels_last, check_like_weights, initialise_as_keras
 
 __all__ = ["Dense"]
 
@@ -13,7 +13,7 @@ __all__ = ["Dense"]
 class Dense(nn.Linear):
     """`keras.layers.Dense`: `(N, in_features)` → `(N, units)`; `weight` is `(units, in_features)`.
 
-    On `(N, in_features, H, W)` it acts at each place by itself, as Keras's does.
+    On `(N, in_features, H, W)` and `(N, time, in_features)` it acts at each place by itself, as Keras's does.
     """
 
     def __init__(self, in_features: int, units: int, activation: Activation = None, use_bias: bool = True) -> None:
@@ -31,6 +31,4 @@ class Dense(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         check_like_weights(x, self.weight)
-        if x.dim() == 4:
-            return self.activation(super().forward(x.movedim(1, -1)).movedim(-1, 1))
-        return self.activation(super().forward(x))
+        return self.activation(channels_first(super().forward(channels_last(x))))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..activations import channel_axis
 from .shared import Config, Shapes, along_channels
 
 __all__ = ["BatchNormalization", "LayerNormalization"]
@@ -56,6 +57,10 @@ class BatchNormalization(nn.Module):
         return self.training and (any(p.requires_grad for p in parameters) if parameters else self.trainable)
 
     def forward(self, x: Tensor) -> Tensor:
+        samples = x.flatten(0, 1) if x.dim() in (3, 5) else x  # each step of a sequence is one
+        return self._normalized(samples).reshape(x.shape)
+
+    def _normalized(self, x: Tensor) -> Tensor:
         if not self._is_trained():
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon)
         if not x.numel():
@@ -84,7 +89,7 @@ class LayerNormalization(nn.Module):
         scale: bool = True,
     ) -> None:
         super().__init__()
-        self.axes = (1,) if axis == -1 else (1, 2, 3)
+        self.axis = axis
         self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(tuple(shape))) if scale else None
         self.bias = nn.Parameter(torch.zeros(tuple(shape))) if center else None
@@ -94,10 +99,11 @@ class LayerNormalization(nn.Module):
         return {"shape": next(iter(shapes.values()), ())}  # gamma's or beta's: they are alike
 
     def extra_repr(self) -> str:
-        return f"axes={self.axes}, epsilon={self.epsilon}"
+        return f"axis={self.axis}, epsilon={self.epsilon}"
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, self.axes, correction=0, keepdim=True)
+        axes = channel_axis(x) if self.axis == -1 else (1, 2, 3)
+        variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
         x = (x - mean) * torch.rsqrt(variance + self.epsilon)
         x = x if self.weight is None else x * along_channels(self.weight, x)
         return x if self.bias is None else x + along_channels(self.bias, x)

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .shared import channels_first, channels_last
+
 __all__ = ["Flatten", "Reshape", "UpSampling2D", "ZeroPadding2D"]
 
 
@@ -38,7 +40,7 @@ class Flatten(nn.Flatten):
         return super().extra_repr() + ("" if self.order == "channels_first" else f", order={self.order}")
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.order == "channels_first" else x.movedim(1, -1))
+        return super().forward(x if self.order == "channels_first" else channels_last(x))
 
 
 class KerasOrder:
@@ -62,10 +64,7 @@ class KerasOrder:
 
 
 class Reshape(nn.Module):
-    """`keras.layers.Reshape`, in Keras's order of the numbers: `target_shape` is `(H, W, C)` or `(features,)`.
-
-    `(N, C, H, W)` or `(N, features)` → `(N, C', H', W')` or `(N, features)`.
-    """
+    """`keras.layers.Reshape`, in Keras's order of the numbers: `target_shape` is `(H, W, C)`, `(features,)` and so on."""
 
     def __init__(self, target_shape: Sequence[int]) -> None:
         super().__init__()
@@ -75,4 +74,4 @@ class Reshape(nn.Module):
         return f"target_shape={self.target_shape}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.movedim(1, -1).reshape(len(x), *self.target_shape).movedim(-1, 1)
+        return channels_first(channels_last(x).reshape(len(x), *self.target_shape))

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..activations import channel_axis
+
 Size = int | Sequence[int]
 Shapes = Mapping[str, Sequence[int]]  # of a layer's tensors, by their names
 Config = Mapping[str, Any]  # Keras's settings of a layer
@@ -46,4 +48,22 @@ def same_padding(x: Tensor, size: Any, strides: Any, dilation: Any = (1, 1)) -> 
 
 def along_channels(vector: Tensor, x: Tensor) -> Tensor:
     """Reshapes one number per channel to broadcast over `x`: `(C,)` → `(C, 1, 1)` for images. Other shapes stay."""
-    return vector.reshape(-1, *[1] * (x.dim() - 2)) if vector.dim() == 1 else vector
+    return vector.reshape(-1, *[1] * (-channel_axis(x) - 1)) if vector.dim() == 1 else vector
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Moves the channels of images to where Keras has them: `(…, C, H, W)` → `(…, H, W, C)`. `(N, time, C)` stays."""
+    return x.movedim(-3, -1) if x.dim() > 3 else x
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """Moves the channels of images to where PyTorch has them: `(…, H, W, C)` → `(…, C, H, W)`. `(N, time, C)` stays."""
+    return x.movedim(-1, -3) if x.dim() > 3 else x
+
+
+def torch_axis(axis: int, rank: int) -> int:
+    """Returns PyTorch's number of one of Keras's axes of a tensor with `rank` axes."""
+    axis %= rank
+    if rank < 4 or axis < rank - 3:
+        return axis
+    return rank - 3 if axis == rank - 1 else axis + 1

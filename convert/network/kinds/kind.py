@@ -49,7 +49,7 @@ class Features(NamedTuple):
     @property
     def per_feature(self) -> Layout:
         """The layout of an array that has the input's shape."""
-        return FEATURES if len(self.shape) == 3 else self.per_channel
+        return FEATURES if len(self.shape) >= 3 else self.per_channel
 
     @property
     def dense_kernel(self) -> Layout:
@@ -62,14 +62,14 @@ class Kind:
     Attributes:
         settings: those that affect the output: Keras 3's defaults, and what is a valid value.
         only: settings of which only some values can be converted; of any kind, `data_format` has to be channels-last.
-        ranks: the possible lengths of the input's shape; 3 is `(height, width, channels)`.
+        ranks: the possible lengths of the input's shape: 1 is `(features,)`, 2 `(time, features)`, 3 `(height, width, channels)`, 4 images in time.
         any_order: whether it computes the same in whatever order the features lie, its arrays being in that order too.
         is_steep: whether it may turn small differences into large ones, so that the check compares it alone.
     """
 
     settings: ClassVar[Mapping[str, Setting]] = {}
     only: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    ranks: ClassVar[tuple[int, ...]] = (1, 3)
+    ranks: ClassVar[tuple[int, ...]] = (1, 2, 3, 4)
     any_order: ClassVar[bool] = False
     is_steep: ClassVar[bool] = False
 
