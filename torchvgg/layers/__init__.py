@@ -2,7 +2,7 @@
 
 `core` has Dense; `convolutional` Conv2D, depthwise and separable; `pooling` windowed and global pooling; `reshaping` Flatten, Reshape, padding and upsampling;
 `normalization` batch and layer normalization; `regularization` dropout and noise; `activations` activations as layers;
-`preprocessing` what may stand in front of a model. `shared` has helpers.
+`preprocessing` what may stand in front of a model; `merging` joins branches; `operations` are what people compute between layers. `shared` has helpers.
 
 Arguments and defaults are Keras's, after the sizes that PyTorch needs (`in_channels`, `in_features`, a shape), which a static
 method `sizes` reads off the shapes of the layer's tensors. A layer applies its activation itself, so that its output (and what
@@ -13,7 +13,9 @@ a hook sees) is what Keras calls that layer's output. Tensors are channels-first
 from .activations import *
 from .convolutional import *
 from .core import *
+from .merging import *
 from .normalization import *
+from .operations import *
 from .pooling import *
 from .preprocessing import *
 from .regularization import *

@@ -17,7 +17,7 @@ from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
 from torchvgg.convert.network.architecture_json import read_entry
 from torchvgg.convert.network.assemble import plan
-from torchvgg.convert.network.chain import read_chain
+from torchvgg.convert.network.unfolding import read_graph
 
 from ...helpers.command_line import run
 from ...helpers.heads import HEADS, L, base, chain, with_random_weights
@@ -323,7 +323,7 @@ def test_configurations_of_older_keras() -> None:
     """Before 2.2.3 a Sequential was a list, and its first layer had the input's shape; a Functional was a Model."""
     convolution = {"name": "a", "filters": 2, "kernel_size": [3, 3], "batch_input_shape": [None, 8, 8, 3]}
     sequential = {"class_name": "Sequential", "config": [{"class_name": "Conv2D", "config": convolution}]}
-    found = read_chain(read_entry(sequential))
+    found = read_graph(read_entry(sequential))
     assert found.input_shape == (8, 8, 3)
     assert [layer.class_name for layer in found.layers] == ["Conv2D"]
     image = {"class_name": "InputLayer", "config": {"name": "i", "batch_input_shape": [None, 8, 8, 3]}}
@@ -332,7 +332,7 @@ def test_configurations_of_older_keras() -> None:
         {**sequential, "name": "sequential", "inbound_nodes": [[["i", 0, 0, {}]]]},
     ]
     model = {"layers": layers, "input_layers": [["i", 0, 0]], "output_layers": [["sequential", 1, 0]], "name": "m"}
-    found = read_chain(read_entry(json.loads(json.dumps({"class_name": "Model", "config": model}))))
+    found = read_graph(read_entry(json.loads(json.dumps({"class_name": "Model", "config": model}))))
     assert [layer.path for layer in found.layers] == [("sequential", "a")]
 
 
@@ -347,4 +347,4 @@ def test_an_open_number_of_channels(class_name: str) -> None:
     ]
     model = {"class_name": "Sequential", "config": {"name": "model", "layers": layers}}
     with pytest.raises(ValueError, match=rf"layer 'last' \({class_name}\): its input has an open number of channels"):
-        plan(read_chain(read_entry(model)))
+        plan(read_graph(read_entry(model)))
