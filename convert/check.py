@@ -115,7 +115,7 @@ def layer_errors(network: Network, model: Any, image: Tensor) -> Iterator[tuple[
         elif not kind.any_order:
             flattened = None
         expected = kind.reference(layer.settings, _arrays(layer, network.kernels), x)
-        activation = layer.settings.get("activation", "linear")
+        activation = "linear" if kind.activates_within else layer.settings.get("activation", "linear")
         if activation not in GENTLE and not kind.is_steep:
             scores = _in_keras_order(_without_activation(module, received), flattened)
             yield layer.name, relative_error(scores, expected)

@@ -65,6 +65,8 @@ class Kind:
         ranks: the possible lengths of the input's shape: 1 is `(features,)`, 2 `(time, features)`, 3 `(height, width, channels)`, 4 images in time.
         any_order: whether it computes the same in whatever order the features lie, its arrays being in that order too.
         is_steep: whether it may turn small differences into large ones, so that the check compares it alone.
+        activates_within: whether its activation is a part of the `reference`, not applied to that.
+        groups: where its arrays lie within its own group of a `.weights.h5`.
     """
 
     settings: ClassVar[Mapping[str, Setting]] = {}
@@ -72,6 +74,8 @@ class Kind:
     ranks: ClassVar[tuple[int, ...]] = (1, 2, 3, 4)
     any_order: ClassVar[bool] = False
     is_steep: ClassVar[bool] = False
+    activates_within: ClassVar[bool] = False
+    groups: ClassVar[tuple[str, ...]] = ("",)
 
     def __init_subclass__(cls) -> None:
         if not cls.__name__.startswith("_"):
