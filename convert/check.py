@@ -148,7 +148,7 @@ def layer_errors(network: Network, model: Any, inputs: Mapping[str, Tensor]) -> 
         elif not kind.any_order:
             order = None
         result = kind.reference(layer.settings, _arrays(layer, network.kernels), *source)
-        activation = layer.settings.get("activation", "linear") if kind.ends_in_activation else "linear"
+        activation = "linear" if kind.activates_within else layer.settings.get("activation", "linear")
         if activation not in GENTLE and not kind.is_steep:
             scores = _in_keras_order(_without_activation(module, *given), order)
             yield node.name, relative_error(scores, result)

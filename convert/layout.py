@@ -21,6 +21,16 @@ def conv2d_kernel_to_keras(weight: Tensor) -> Tensor:
     return weight.permute(2, 3, 1, 0)
 
 
+def conv1d_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(k, in, out)` → `(out, in, k)`."""
+    return kernel.permute(2, 1, 0)
+
+
+def conv1d_kernel_to_keras(weight: Tensor) -> Tensor:
+    """`(out, in, k)` → `(k, in, out)`."""
+    return weight.permute(2, 1, 0)
+
+
 def depthwise_kernel_to_torch(kernel: Tensor) -> Tensor:
     """`(kh, kw, in, multiplier)` → `(in * multiplier, 1, kh, kw)`: PyTorch has a group for each channel."""
     return kernel.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1)
@@ -109,6 +119,7 @@ class Layout(NamedTuple):
 
 
 UNCHANGED = Layout(unchanged, unchanged)
+CONV1D_KERNEL = Layout(conv1d_kernel_to_torch, conv1d_kernel_to_keras, by_units=True)
 CONV2D_KERNEL = Layout(conv2d_kernel_to_torch, conv2d_kernel_to_keras, by_units=True)
 TURNED_KERNEL = Layout(turned_kernel_to_torch, turned_kernel_to_keras, by_units=True)  # Keras 2's on Theano
 THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_keras)  # for channels-first images

@@ -11,7 +11,7 @@ from ..read.keras_file import KerasArray, KerasFile
 from .architecture_json import read_entry
 from .assemble import Planned, assemble
 from .graph import Described
-from .kinds import Spec
+from .kinds import KINDS, Spec
 from .network import Network
 from .unfolding import read_graph
 
@@ -30,13 +30,16 @@ def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Net
         groups: dict[str, list[Planned]] = defaultdict(list)
         for layer in planned:
             if layer.specs:
+                if keras_file.turned and layer.described.class_name == "Conv1D":
+                    raise LayerError(layer.described.own_name, "Conv1D", "its kernel, by Theano, can't be converted")
                 groups[layer.described.path[0] if keras_file.is_named else layer.described.place].append(layer)
         in_file = [layer.name for layer in keras_file.layers if layer.name in groups]
         if keras_file.is_named and in_file != [group for group in groups if group in left]:
             raise ValueError(f"layers in another order than the architecture has them: {', '.join(in_file[:20])}")
         found: dict[tuple[str, ...], list[KerasArray]] = {}
         for group, layers in groups.items():
-            found |= _distributed(layers, left.pop(group, []))
+            within = [""] if keras_file.is_named else KINDS[layers[0].described.class_name].groups
+            found |= _distributed(layers, [array for place in within for array in left.pop(group + place, [])])
         return (found.get(layer.described.path, []) for layer in planned)
 
     kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL

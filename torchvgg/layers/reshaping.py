@@ -7,7 +7,16 @@ from torch import Tensor, nn
 
 from .shared import channels_first, channels_last
 
-__all__ = ["Flatten", "Reshape", "UpSampling2D", "ZeroPadding2D"]
+__all__ = [
+    "Cropping1D",
+    "Flatten",
+    "Permute",
+    "RepeatVector",
+    "Reshape",
+    "UpSampling2D",
+    "ZeroPadding1D",
+    "ZeroPadding2D",
+]
 
 
 class ZeroPadding2D(nn.ZeroPad2d):
@@ -16,6 +25,29 @@ class ZeroPadding2D(nn.ZeroPad2d):
     def __init__(self, padding: Sequence[Sequence[int]] = ((1, 1), (1, 1))) -> None:
         (top, bottom), (left, right) = padding
         super().__init__((left, right, top, bottom))
+
+
+class ZeroPadding1D(nn.ZeroPad2d):
+    """`keras.layers.ZeroPadding1D`: `(N, time, C)` → `(N, before + time + after, C)`; `padding` is `(before, after)`."""
+
+    def __init__(self, padding: Sequence[int] = (1, 1)) -> None:
+        before, after = padding
+        super().__init__((0, 0, before, after))
+
+
+class Cropping1D(nn.Module):
+    """`keras.layers.Cropping1D`: `(N, time, C)` → `(N, time - before - after, C)`; `cropping` is `(before, after)`."""
+
+    def __init__(self, cropping: Sequence[int] = (1, 1)) -> None:
+        super().__init__()
+        self.cropping = tuple(cropping)
+
+    def extra_repr(self) -> str:
+        return f"cropping={self.cropping}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        before, after = self.cropping
+        return x.narrow(1, before, x.shape[1] - before - after)
 
 
 class UpSampling2D(nn.Upsample):
@@ -76,3 +108,31 @@ class Reshape(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return channels_first(channels_last(x).reshape(len(x), *self.target_shape))
+
+
+class RepeatVector(nn.Module):
+    """`keras.layers.RepeatVector`: `(N, features)` → `(N, n, features)`."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def extra_repr(self) -> str:
+        return f"n={self.n}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(1).repeat(1, self.n, 1)
+
+
+class Permute(nn.Module):
+    """`keras.layers.Permute`: the axes in another order; `dims` counts Keras's axes, channels last, from 1."""
+
+    def __init__(self, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.dims = tuple(dims)
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channels_first(channels_last(x).permute(0, *self.dims))

@@ -1,4 +1,4 @@
-"""Dense."""
+"""Dense, and Embedding."""
 
 from collections.abc import Iterator
 
@@ -28,3 +28,23 @@ class Dense(Kind):
         for part, rows in zip(x.split(1024, dim=-1), kernel.split(1024), strict=True):  # a float64 copy of some rows
             total = total + part.double() @ rows.double()
         return (total + bias[0] if bias else total).float()
+
+
+class Embedding(Kind):
+    settings = {
+        "input_dim": Setting(REQUIRED, whole),
+        "output_dim": Setting(REQUIRED, whole),
+        "mask_zero": Setting(False, flag),
+    }
+    only = {"lora_rank": (None,)}
+    ranks = (1, 2, 3)
+    is_steep = True  # it casts numbers to indices
+
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
+        yield Spec("weight", (settings["input_dim"], settings["output_dim"]), UNCHANGED)
+
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        return *shape, settings["output_dim"]
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return arrays[0][x.long()]

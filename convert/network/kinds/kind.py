@@ -67,7 +67,8 @@ class Kind:
         is_steep: whether it may turn small differences into large ones, so that the check compares it alone.
         inputs: how many tensors it takes, at least and at most.
         heeds_mask: whether it takes the mask of a sequence as its last input, if there is one.
-        ends_in_activation: whether the setting "activation", if there is one, applies to what `reference` returns.
+        activates_within: whether its activation is a part of the `reference`, not applied to that.
+        groups: where its arrays lie within its own group of a `.weights.h5`.
     """
 
     settings: ClassVar[Mapping[str, Setting]] = {}
@@ -77,7 +78,8 @@ class Kind:
     is_steep: ClassVar[bool] = False
     inputs: ClassVar[tuple[int, int]] = (1, 1)
     heeds_mask: ClassVar[bool] = False
-    ends_in_activation: ClassVar[bool] = True
+    activates_within: ClassVar[bool] = False
+    groups: ClassVar[tuple[str, ...]] = ("",)
 
     def __init_subclass__(cls) -> None:
         if not cls.__name__.startswith("_"):

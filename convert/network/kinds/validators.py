@@ -50,6 +50,17 @@ def pair(value: Any) -> bool:
     return two(value, whole)
 
 
+def single(value: Any) -> bool:
+    """Accepts `(size,)`, along the one axis of a sequence."""
+    return isinstance(value, tuple) and len(value) == 1 and whole(value[0])
+
+
+def with_tuples(given: dict[str, Any]) -> dict[str, Any]:
+    """Writes sizes along a sequence as tuples, `(2,)`, where TensorFlow has written numbers."""
+    keys = ("kernel_size", "pool_size", "strides", "dilation_rate")
+    return {key: (value,) if key in keys and isinstance(value, int) else value for key, value in given.items()}
+
+
 def one_of(*choices: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in choices
 
@@ -59,12 +70,22 @@ SAME_OR_VALID = Setting("valid", one_of("same", "valid"))
 
 def margins(value: Any) -> bool:
     """Accepts `((top, bottom), (left, right))`."""
-    return two(value, lambda side: two(side, lambda size: size == 0 or whole(size)))
+    return two(value, sides)
+
+
+def sides(value: Any) -> bool:
+    """Accepts `(before, after)`."""
+    return two(value, lambda size: size == 0 or whole(size))
 
 
 def target(value: Any) -> bool:
     """Accepts sizes, one of which may be -1, for the rest."""
     return isinstance(value, tuple) and all(size == -1 or whole(size) for size in value) and value.count(-1) <= 1
+
+
+def permutation(value: Any) -> bool:
+    """Accepts the numbers from 1 in any order."""
+    return isinstance(value, tuple) and all(map(whole, value)) and sorted(value) == [*range(1, len(value) + 1)]
 
 
 def axes(value: Any) -> bool:

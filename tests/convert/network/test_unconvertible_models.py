@@ -114,8 +114,8 @@ def subtracted_from_one() -> Any:
             r"layer 'up' \(Conv2DTranspose\): a kind",
         ),
         (
-            lambda: chain(base(64, 64), L.Reshape((4, 8), name="rows"), L.LSTM(4)),
-            r"layer 'rows' \(Reshape\): an output",
+            lambda: chain(base(64, 64), L.Reshape((4, 8)), L.Bidirectional(L.LSTM(4), name="both")),
+            r"layer 'both' \(Bidirectional\): a kind",
         ),
         (
             lambda: chain(base(), L.Flatten(), L.Dropout(0.1, noise_shape=(2, 1), name="drop")),
