@@ -11,7 +11,11 @@ from .architecture_json import MODELS, Entry, counted
 from .graph import in_order
 from .kinds.validators import whole
 
-ALIASES = {f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)}  # TensorFlow 1's
+ALIASES = {
+    **{f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)},  # TensorFlow 1's
+    # Keras 1's
+    **{"Convolution2D": "Conv2D", "AtrousConvolution2D": "Conv2D", "SeparableConvolution2D": "SeparableConv2D"},
+}
 
 # Identities at inference: in training they vary the images, or add to the loss.
 AUGMENTATION = {

@@ -1,7 +1,8 @@
 """Keras's layers as PyTorch modules: one class for each, in the module of its family in Keras's own documentation.
 
-`core` has Dense; `convolutional` Conv2D, depthwise and separable; `pooling` windowed and global pooling; `reshaping` Flatten, Reshape, padding and upsampling;
-`normalization` batch and layer normalization; `regularization` dropout and noise; `activations` activations as layers;
+`core` has Dense; `convolutional` Conv2D, transposed, depthwise and separable; `pooling` windowed and global pooling; `reshaping` Flatten,
+Reshape, padding, cropping and upsampling; `normalization` batch, layer, group and unit normalization; `regularization` dropout and noise;
+`activations` activations as layers;
 `preprocessing` what may stand in front of a model. `shared` has helpers.
 
 Arguments and defaults are Keras's, after the sizes that PyTorch needs (`in_channels`, `in_features`, a shape), which a static

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .shared import channels_first, channels_last
 
-__all__ = ["Flatten", "Reshape", "UpSampling2D", "ZeroPadding2D"]
+__all__ = ["Cropping2D", "Flatten", "Reshape", "UpSampling2D", "ZeroPadding2D"]
 
 
 class ZeroPadding2D(nn.ZeroPad2d):
@@ -16,6 +16,14 @@ class ZeroPadding2D(nn.ZeroPad2d):
     def __init__(self, padding: Sequence[Sequence[int]] = ((1, 1), (1, 1))) -> None:
         (top, bottom), (left, right) = padding
         super().__init__((left, right, top, bottom))
+
+
+class Cropping2D(nn.ZeroPad2d):
+    """`keras.layers.Cropping2D`: `(N, C, H, W)` → `(N, C, H', W')`; `cropping` is `((top, bottom), (left, right))`."""
+
+    def __init__(self, cropping: Sequence[Sequence[int]] = ((0, 0), (0, 0))) -> None:
+        (top, bottom), (left, right) = cropping
+        super().__init__((-left, -right, -top, -bottom))
 
 
 class UpSampling2D(nn.Upsample):

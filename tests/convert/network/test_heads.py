@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchvgg import load_model
 from torchvgg.convert import convert
+from torchvgg.layers.shared import channels_last
 
 from ...helpers.heads import HEADS, L, base, chain, flattened_layers, outputs_of, with_random_weights
 from ...helpers.keras_models import relative_error
@@ -51,7 +52,7 @@ def test_every_layer_gives_what_keras_gives(built: tuple[str, Any], suffix: str,
     with torch.no_grad():
         expected = theirs(x, training=False)
         received = ours(x.permute(0, 3, 1, 2))
-        assert relative_error(received.movedim(1, -1), expected) <= TOLERANCE
+        assert relative_error(channels_last(received), expected) <= TOLERANCE
         if name not in IN_THE_GRAPH:
             compare_layers(ours, theirs, x)
         report = convert(path)
@@ -73,7 +74,7 @@ def compare_layers(ours: Any, theirs: Any, x: Tensor) -> None:
         module = ours.get_submodule(name)
         assert type(module).__name__ == type(layer).__name__
         assert layer.name.replace(".", "_") in name
-        assert relative_error(received[name].movedim(1, -1), expected) <= TOLERANCE, name
+        assert relative_error(channels_last(received[name]), expected) <= TOLERANCE, name
 
 
 @pytest.mark.parametrize("name", ["half_frozen_in_nested_models", "thawed_in_a_frozen_model"])
