@@ -14,7 +14,11 @@ from .graph import INPUT, Described, Graph, Node, uniquely_named
 from .kinds import KINDS
 from .operations import as_layer, merge_of_keras_1
 
-ALIASES = {f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)}  # TensorFlow 1's
+ALIASES = {
+    **{f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)},  # TensorFlow 1's
+    # Keras 1's
+    **{"Convolution2D": "Conv2D", "AtrousConvolution2D": "Conv2D", "SeparableConvolution2D": "SeparableConv2D"},
+}
 
 # Identities at inference: in training they vary the images, or add to the loss.
 AUGMENTATION = {

@@ -26,9 +26,6 @@ from .vgg_architecture import NETWORKS, POOLINGS, vgg_chain
 
 LONGEST_WAY = 300  # layers looked at, backwards from any one: enough for VGG19 with paddings, activations and dropouts
 
-# Keras 1's names of the settings of a convolution and a pooling.
-_KERAS_1 = {"nb_filter": "filters", "border_mode": "padding", "subsample": "strides", "bias": "use_bias"}
-
 
 def base_of(network: Network) -> Network:
     """Returns the VGG's own part of a network, under Keras's names, without what is in front and without the head.
@@ -200,16 +197,11 @@ def _find_convolutions(layers: Iterable[Layer]) -> list[int] | _Difference:
 
 
 def _as_layer(layer: Described, keras_version: str) -> Layer:
-    """Reads a layer's settings, Keras 1's too; leave them out if they aren't understood.
+    """Reads a layer's settings, but leaves them out if they aren't understood.
 
     Channels-first images change nothing in a convolution.
     """
-    config = {_KERAS_1.get(key, key): value for key, value in layer.config.items()} | {"data_format": None}
-    class_name = "Conv2D" if layer.class_name == "Convolution2D" else layer.class_name
-    if "nb_row" in config:
-        config["kernel_size"] = [config["nb_row"], config.get("nb_col")]
-    if class_name == "ZeroPadding2D" and config.get("padding") == [1, 1]:
-        config["padding"] = [[1, 1], [1, 1]]
+    class_name, config = layer.class_name, {**layer.config, "data_format": None}
     try:
         settings = read_settings(class_name, config, (None, None, 1), keras_version) if class_name in KINDS else {}
     except ValueError:

@@ -9,6 +9,7 @@ from .shared import channels_first, channels_last
 
 __all__ = [
     "Cropping1D",
+    "Cropping2D",
     "Flatten",
     "Permute",
     "RepeatVector",
@@ -48,6 +49,14 @@ class Cropping1D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         before, after = self.cropping
         return x.narrow(1, before, x.shape[1] - before - after)
+
+
+class Cropping2D(nn.ZeroPad2d):
+    """`keras.layers.Cropping2D`: `(N, C, H, W)` → `(N, C, H', W')`; `cropping` is `((top, bottom), (left, right))`."""
+
+    def __init__(self, cropping: Sequence[Sequence[int]] = ((0, 0), (0, 0))) -> None:
+        (top, bottom), (left, right) = cropping
+        super().__init__((-left, -right, -top, -bottom))
 
 
 class UpSampling2D(nn.Upsample):
