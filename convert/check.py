@@ -88,7 +88,7 @@ def check_work(network: Network) -> None:
         shape = shapes[node.name] = kind.output(layer.settings, *arguments[: kind.inputs[1]])
         kernels = [weight.shape for weight in layer.weights if len(weight.shape) in (2, 4)]
         places = math.prod(size or 0 for size in shape[:-1])
-        numbers = places * max((kernel[0] for kernel in kernels), default=shape[-1] or 0)
+        numbers = places * max((kernel[0] for kernel in kernels), default=shape[-1] if shape and shape[-1] else 1)
         window = math.prod(layer.settings.get("pool_size", (1, 1)))
         work += max(places * sum(map(math.prod, kernels)), numbers * window, STEP * window)
         if work > MOST_WORK or max(numbers, _padded(layer.settings, before)) * window > MOST_NUMBERS:

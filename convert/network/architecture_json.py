@@ -121,7 +121,7 @@ def _check_references(model: Entry) -> None:
 def counted(layers: list[Any]) -> list[Any]:
     """Raises a ValueError if there are more layers than a network has: some work takes the square of their number."""
     if len(layers) > MOST_LAYERS:
-        raise ValueError(f"{len(layers):,} layers; a chain of up to {MOST_LAYERS:,} can be converted")
+        raise ValueError(f"{len(layers):,} layers; a network of up to {MOST_LAYERS:,} can be converted")
     return layers
 
 

@@ -64,7 +64,7 @@ def input_shapes(graph: Graph) -> dict[str, Shape]:
             raise LayerError(graph.name, "model", "the shape of its input isn't in the file")
         if not isinstance(shape, list | tuple) or not all(size is None or whole(size) for size in shape[1:]):
             raise ValueError(
-                f"{name}: expected the shape of an input, (None, height, width, channels) say. Received: {shape!r:.100}"
+                f"{name}: expected the shape of an input, (None, height, width, channels) of images. Received: {shape!r:.100}"
             )
         if not 2 <= len(shape) <= 5 or (len(shape) > 3 and shape[-1] is None):
             raise ValueError(f"{name}: an input of shape {tuple(shape)} can't be converted")
@@ -150,7 +150,7 @@ def _output(class_name: str, settings: Settings, shapes: Sequence[Shape], flatte
     x = shapes[0]
     arguments: Any = shapes
     shape = KINDS[class_name].output(settings, *arguments[: KINDS[class_name].inputs[1]])
-    if not 1 <= len(shape) <= 4:
+    if len(shape) > 4:
         raise ValueError(f"an output of shape {(None, *shape)} can't be converted")
     if any(size is not None and size < 1 for size in shape):
         raise ValueError(f"nothing is left of an input of shape {(None, *x)}")

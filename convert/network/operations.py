@@ -56,6 +56,18 @@ class Arguments(NamedTuple):
         return numbers if all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers) else ()
 
 
+def is_operation(entry: Entry) -> bool:
+    """Tells whether an entry is an operation out of `OPERATIONS`.
+
+    One of Keras 3's says nothing of being trainable; a layer of the same name, Softmax say, does.
+    """
+    return _function_of(entry) in OPERATIONS and ("function" in entry.config or "trainable" not in entry.config)
+
+
+def _function_of(entry: Entry) -> str:
+    return str(entry.config.get("function", entry.class_name))
+
+
 def as_layer(
     entry: Entry, operands: Sequence[Operand], inputs: Sequence[Value], producer: Callable[[Value], Call | None]
 ) -> tuple[str, dict[str, Any], Sequence[Value]] | None:
@@ -64,10 +76,7 @@ def as_layer(
     `operands` are the call's, `inputs` its tensors, `producer` finds the call that made one. Returns None for what is no
     operation, or one that isn't known.
     """
-    # One of Keras 3's operations says nothing of being trainable; a layer of the same name, Softmax say, does.
-    is_operation = "function" in entry.config or "trainable" not in entry.config
-    function = entry.config.get("function", entry.class_name)
-    if not is_operation or not isinstance(function, str) or function not in OPERATIONS or not inputs:
+    if not is_operation(entry) or not inputs:
         return None
     constants = [operand for operand in operands if operand.layer is None]
     arguments = Arguments(
@@ -76,7 +85,7 @@ def as_layer(
         {**entry.config, **{o.keyword: o.constant for o in constants if o.keyword is not None}},
         operands[0].layer is not None,
     )
-    found = OPERATIONS[function](arguments)
+    found = OPERATIONS[_function_of(entry)](arguments)
     if found is None:
         return None
     class_name, config = found

@@ -12,7 +12,7 @@ from ..errors import LayerError
 from .architecture_json import MODELS, Entry, Operand, counted, flattened, mapped
 from .graph import INPUT, Described, Graph, Node, uniquely_named
 from .kinds import KINDS
-from .operations import as_layer, merge_of_keras_1
+from .operations import as_layer, is_operation, merge_of_keras_1
 
 ALIASES = {
     **{f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)},  # TensorFlow 1's
@@ -29,6 +29,7 @@ AUGMENTATION = {
     *("MixUp", "CutMix", "Identity", "ActivityRegularization"),
 }
 
+MOST_STATES = 3  # outputs of a recurrent layer that returns its states too
 MOST_CALLS = 5000  # of layers and models, nested ones included
 
 Value = int | str  # the output of a call, by its number, or an input of the model, by its name
@@ -117,10 +118,10 @@ class _Unfolding:
         calls, outputs = calls_in_order(model)
         for entry, number in calls:
             operands = entry.calls[number]
-            values = [_value(found, operand) for operand in operands if operand.layer is not None]
+            values = [_value(found, operand, model) for operand in operands if operand.layer is not None]
             for tensor, value in enumerate(self.call(entry, operands, values, layer_of(entry))):
                 found[entry.name, number, tensor] = value
-        return [_value(found, operand) for operand in outputs]
+        return [_value(found, operand, model) for operand in outputs]
 
     def call(self, entry: Entry, operands: Sequence[Operand], inputs: Sequence[Value], layer: Described) -> list[Value]:
         """Calls a layer or a model. Returns its outputs."""
@@ -146,10 +147,13 @@ class _Unfolding:
             class_name, config, inputs = operation
             name = "preprocess_input" if class_name == "PreprocessInput" else layer.name
             return [self.add(replace(layer, class_name=class_name, name=name, config=config), inputs, True)]
+        elif is_operation(entry):
+            layer = replace(layer, problem=layer.problem or "an operation that can't be converted with such arguments")
         others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
         if others and not layer.problem:
             layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
-        return [self.add(layer, self._masked(layer, tensors, inputs))]
+        value = self.add(layer, self._masked(layer, tensors, inputs))
+        return [value] * (MOST_STATES if layer.config.get("return_state") else 1)  # refused by its kind
 
     def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
         """Gives a layer that heeds a mask, and only such a layer, the mask as its last input, and hands Keras 2's masks on."""
@@ -241,11 +245,10 @@ class _Unfolding:
         return Graph(name, shapes, layers, nodes, mapped(of_value.__getitem__, outputs))
 
 
-def _value(found: Mapping[tuple[str, int, int], Value], operand: Operand) -> Value:
+def _value(found: Mapping[tuple[str, int, int], Value], operand: Operand, model: Entry) -> Value:
     value = found.get((str(operand.layer), operand.node, operand.tensor))
     if value is None:
-        reason = f"its call {operand.node}, output {operand.tensor}, isn't in the file, or can't be converted"
-        raise LayerError(str(operand.layer), "layer", reason)
+        raise _no_such_call(next(entry for entry in model.layers if entry.name == operand.layer), operand)
     return value
 
 
@@ -341,7 +344,7 @@ def described(entry: Entry, place: str, keras_version: str, outer: Described | N
         outer.comes_first and (own or (entry.class_name in MODELS and inherits == (not outer.path))),
         (*outer.path, entry.name),
         f"{outer.place}/{place}".lstrip("/"),
-        _problem(entry),
+        _problem(entry) or outer.problem,
     )
 
 

@@ -16,6 +16,7 @@ class _Merge(Kind):
     """Joins tensors number by number; where one has an axis of length 1, it counts for the others' whole axis."""
 
     inputs = (1, MOST)
+    ranks = (0, 1, 2, 3, 4)
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
         for other in others:
@@ -108,7 +109,7 @@ class Stack(Kind):
 
     settings = {"new_axis": Setting(REQUIRED, axis_of)}
     inputs = (1, MOST)
-    ranks = (1, 2, 3)
+    ranks = (0, 1, 2, 3)
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
         if any(other != shape for other in others):

@@ -9,12 +9,16 @@ from .kind import Arrays, Kind, Settings, Shape
 from .validators import REQUIRED, Setting, flag, number, one_of
 
 
-class Absolute(Kind):
+class _Operation(Kind):
+    ranks = (0, 1, 2, 3, 4)
+
+
+class Absolute(_Operation):
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return torch.where(x < 0, -x, x)
 
 
-class Power(Kind):
+class Power(_Operation):
     settings = {"exponent": Setting(REQUIRED, number)}
     is_steep = True
 
@@ -22,7 +26,7 @@ class Power(Kind):
         return (x.double() ** settings["exponent"]).float()
 
 
-class Clip(Kind):
+class Clip(_Operation):
     settings = {"min_value": Setting(None, number), "max_value": Setting(None, number)}
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
@@ -47,7 +51,7 @@ def _some_axes(value: Any) -> bool:
     return all(isinstance(axis, int) and axis != 0 for axis in axes)
 
 
-class Reduce(Kind):
+class Reduce(_Operation):
     settings = {
         "function": Setting(REQUIRED, one_of("mean", "sum", "max", "min")),
         "axis": Setting(REQUIRED, _some_axes),
@@ -95,7 +99,7 @@ def _index(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) <= 8 and all(map(is_item, value)) and value.count("...") <= 1
 
 
-class GetItem(Kind):
+class GetItem(_Operation):
     settings = {"index": Setting(REQUIRED, _index)}
 
     def output(self, settings: Settings, shape: Shape) -> Shape:
