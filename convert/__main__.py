@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import convert
 from .atomic_files import check_suffix
@@ -27,6 +28,16 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
         raise argparse.ArgumentTypeError(f"expected H,W, two numbers from 32 up. Received: {text!r}")
     return int(height), int(width)
+
+
+class _Lambdas(argparse.Action):
+    """Collects `NAME=WHAT`, which may be given several times, in a dict."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, text: Any, *_: object) -> None:
+        name, equals, what = text.partition("=")
+        if not (name and equals and what):
+            parser.error(f"argument --lambda: expected NAME=WHAT. Received: {text!r}")
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), name: what})
 
 
 def _output(text: str) -> Path:
@@ -60,6 +71,13 @@ def parser() -> argparse.ArgumentParser:
     add("--input-shape", metavar="H,W", type=_size, help="the size of the images, if the file doesn't say it")
     add("--base-only", action="store_true", help="leave out the dense layers, or another head")
     add("--activation", choices=tuple(ACTIVATIONS), help="of the top, if the file doesn't say it (softmax)")
+    add(
+        "--lambda",
+        dest="lambdas",
+        metavar="NAME=WHAT",
+        action=_Lambdas,
+        help="what a Lambda does: preprocess_input, l2_normalize, resize:H,W or identity",
+    )
     add("--allow-nonfinite", action="store_true", help="convert NaN and infinity too")
     add("--no-check", dest="check", action="store_false", help="don't check what was written")
     add("--force", action="store_true", help="overwrite OUTPUT")

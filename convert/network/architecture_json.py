@@ -75,7 +75,8 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
         raise ValueError(f"models nested deeper than {MOST_NESTED}")
     if not isinstance(found, Mapping) or not isinstance(found.get("class_name"), str) or "config" not in found:
         raise _malformed("a layer, with its class_name and config", found)
-    class_name, config = found["class_name"], found["config"]
+    package, _, class_name = found["class_name"].rpartition(">")  # `Custom>Mine`: registered by the user
+    config = found["config"]
     in_config = config if isinstance(config, Mapping) else {}
     name = found.get("name") or in_config.get("name") or "sequential"
     if not isinstance(name, str) or len(name) > LONGEST_NAME or len(class_name) > LONGEST_NAME:
@@ -97,7 +98,8 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
         {way: _structure(in_config[f"{way}_layers"]) for way in ("input", "output") if f"{way}_layers" in in_config},
         read_entry(wrapped, depth + 1) if isinstance(wrapped, Mapping) and "class_name" in wrapped else None,
         isinstance(config, Mapping) or is_model,
-        bool(found.get("registered_name")) and not f"{found.get('module')}.".startswith(("keras.", "tf_keras.")),
+        bool(package or found.get("registered_name"))
+        and not f"{found.get('module')}.".startswith(("keras.", "tf_keras.")),
         any(map(_is_in_training, nodes)),
     )
     _check_references(entry)

@@ -100,7 +100,10 @@ def _check_kind(described: Described, inputs: Sequence[Features]) -> None:
     if described.problem:
         raise ValueError(described.problem)
     if class_name == "Lambda":
-        raise ValueError("code in the file, which is never run")
+        raise ValueError(
+            f"code in the file, which is never run; say what it does, --lambda {described.own_name}=WHAT, or "
+            f"load_model(…, custom_objects={{{described.own_name!r}: module}})"
+        )
     if class_name not in KINDS:
         raise ValueError("a kind of layer that can't be converted")
     kind = KINDS[class_name]

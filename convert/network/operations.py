@@ -5,6 +5,7 @@ in Keras 3 as a class of its own. Here `x / 255.0` becomes a Rescaling, `relu(x)
 operations of `preprocess_input(x)` a layer of that name.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -129,6 +130,23 @@ def merge_of_keras_1(config: Mapping[str, Any]) -> Layer:
     if not isinstance(mode, str) or mode not in modes:
         return "Merge", {}
     return modes[mode], {}
+
+
+NAMED = ("preprocess_input", "l2_normalize", "resize:H,W", "identity")  # what a user may say that a Lambda does
+
+
+def named_function(what: str) -> Layer:
+    """Returns the layer that does what a user says of a Lambda. Raises a ValueError if that is none of `NAMED`."""
+    if match := re.fullmatch(r"resize:([1-9]\d{0,4}),([1-9]\d{0,4})", what):
+        return "Resizing", {"height": int(match[1]), "width": int(match[2])}
+    layers: dict[str, Layer] = {
+        "preprocess_input": ("PreprocessInput", {}),
+        "l2_normalize": ("UnitNormalization", {"axis": -1}),
+        "identity": ("Activation", {"activation": "linear"}),
+    }
+    if what not in layers:
+        raise ValueError(f"lambda: expected one of {', '.join(NAMED)}. Received: {what!r}")
+    return layers[what]
 
 
 Reader = Callable[[Arguments], Layer | None]

@@ -1,18 +1,21 @@
 """A model's architecture → its `Graph`: nested models, wrappers and operations become calls of layers."""
 
+import copy
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
+
+from torch import nn
 
 from ..errors import LayerError
 from .architecture_json import MODELS, Entry, Operand, counted, flattened, mapped
 from .graph import INPUT, Described, Graph, Node, uniquely_named
 from .kinds import KINDS
-from .operations import as_layer, is_operation, merge_of_keras_1
+from .operations import as_layer, is_operation, merge_of_keras_1, named_function
 
 ALIASES = {
     **{f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)},  # TensorFlow 1's
@@ -43,13 +46,20 @@ class Call(NamedTuple):
     is_operation: bool = False
 
 
-def read_graph(model: Entry, keras_version: str = "3") -> Graph:
+# By the name of a layer or a class: what it does, as `named_function` takes it; a PyTorch module; or what makes one.
+CustomObjects = Mapping[str, str | nn.Module | Callable[..., nn.Module]]
+
+
+def read_graph(model: Entry, keras_version: str = "3", custom_objects: CustomObjects | None = None) -> Graph:
     """Reads a model, as written by that version of Keras. Raises a ValueError unless it is a graph that Keras can build."""
     if model.class_name not in MODELS:
         raise LayerError(model.name, model.class_name, "a model of a class whose code isn't in the file")
     inputs = _inputs(model)
-    unfolding = _Unfolding(keras_version)
+    unfolding = _Unfolding(keras_version, custom_objects or {})
     outputs = unfolding.outputs_of(model, [*inputs], None)
+    named = {name for name, what in (custom_objects or {}).items() if isinstance(what, str)}
+    if unused := named - unfolding.used:
+        raise ValueError(f"lambda: no layer is called {', '.join(map(repr, sorted(unused)))}")
     leaves = iter(outputs)
     structure = mapped(lambda _: next(leaves), _sorted(model.ends.get("output", ""))) if model.ends else outputs[0]
     return unfolding.graph(model.name, inputs, structure)
@@ -90,8 +100,10 @@ def _is_functional(model: Entry) -> bool:
 class _Unfolding:
     """Collects the calls of a model's layers, and of those of the models in it, in order."""
 
-    def __init__(self, keras_version: str) -> None:
-        self.keras_version = keras_version
+    def __init__(self, keras_version: str, custom_objects: CustomObjects) -> None:
+        self.keras_version, self.custom_objects = keras_version, custom_objects
+        self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
+        self.used: set[str] = set()
         self.calls: list[Call] = []
         self.masks: dict[Value, Value] = {}  # the numbers whose zeros mask a sequence, Keras 2's way
         self.count = 0
@@ -129,6 +141,12 @@ class _Unfolding:
         if self.count > MOST_CALLS:
             raise ValueError(f"more than {MOST_CALLS:,} calls of layers")
         tensors = [operand for operand in operands if operand.layer is not None]
+        for name in (entry.name, entry.class_name):
+            if name in self.custom_objects:
+                self.used.add(name)
+                if layer.path not in self.custom:
+                    self.custom[layer.path] = _custom(layer, self.custom_objects[name])
+                return [self.add(self.custom[layer.path], inputs)]
         if entry.class_name in MODELS:
             by_key = dict(zip((operand.keyword for operand in tensors), inputs, strict=True))
             names = [end.layer for end in flattened(entry.ends.get("input", []))]
@@ -245,6 +263,18 @@ class _Unfolding:
         return Graph(name, shapes, layers, nodes, mapped(of_value.__getitem__, outputs))
 
 
+def _custom(layer: Described, given: str | nn.Module | Callable[..., nn.Module]) -> Described:
+    """Describes a custom layer, or a Lambda, by what the user has given for it."""
+    if isinstance(given, str):
+        class_name, config = named_function(given)
+    elif isinstance(given, nn.Module):
+        class_name, config = "Custom", {"module": copy.deepcopy(given)}
+    else:
+        arguments = {key: value for key, value in layer.config.items() if key not in ("name", "trainable", "dtype")}
+        class_name, config = "Custom", {"module": given(**arguments)}
+    return replace(layer, class_name=class_name, config=config, problem="")
+
+
 def _value(found: Mapping[tuple[str, int, int], Value], operand: Operand, model: Entry) -> Value:
     value = found.get((str(operand.layer), operand.node, operand.tensor))
     if value is None:
@@ -352,7 +382,7 @@ def _problem(entry: Entry) -> str:
     if not entry.has_config:
         return "it has no configuration"
     if entry.is_custom and entry.class_name not in MODELS:
-        return "a custom layer, whose code isn't in the file"
+        return f"a custom layer, whose code isn't in the file; load_model(…, custom_objects={{{entry.class_name!r}: module}}) takes yours"
     if entry.in_training:
         return "called with training=True, which makes it work as in training"
     return ""
