@@ -1,7 +1,7 @@
 """Keras's layers as PyTorch modules: one class for each, in the module of its family in Keras's own documentation.
 
 `core` has Dense and Embedding; `convolutional` Conv1D, Conv2D, depthwise and separable; `pooling` windowed and global pooling; `reshaping` Flatten, Reshape,
-Permute, RepeatVector, padding, cropping and upsampling; `recurrent` LSTM, GRU and SimpleRNN; `normalization` batch and layer normalization; `regularization` dropout and noise; `activations` activations as layers;
+Permute, RepeatVector, padding, cropping and upsampling; `recurrent` LSTM, GRU, SimpleRNN and Keras 2's CuDNN layers; `normalization` batch and layer normalization; `regularization` dropout and noise; `activations` activations as layers;
 `preprocessing` what may stand in front of a model. `shared` has helpers.
 
 Arguments and defaults are Keras's, after the sizes that PyTorch needs (`in_channels`, `in_features`, a shape), which a static

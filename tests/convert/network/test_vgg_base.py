@@ -153,7 +153,13 @@ WITHIN = [
     spelt_out,
 ]
 WITHIN += [with_relu_layers, with_a_custom_layer]
-UNDERSTOOD = [over_sequences, three_more_convolutions, flat_with_normalized_head, spelt_out, with_relu_layers]  # with heads
+UNDERSTOOD = [
+    over_sequences,
+    three_more_convolutions,
+    flat_with_normalized_head,
+    spelt_out,
+    with_relu_layers,
+]  # with heads
 
 
 def convolutions_of(model: Any) -> list[Any]:
