@@ -32,6 +32,16 @@ def conv1d_kernel_to_keras(weight: Tensor) -> Tensor:
     return weight.permute(2, 1, 0)
 
 
+def deconvolution_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(kh, kw, in, out)` → `(in, out, kh, kw)`: Keras 1's; later ones have `(kh, kw, out, in)`, turned as a Conv2D's kernel."""
+    return kernel.permute(2, 3, 0, 1)
+
+
+def deconvolution_kernel_to_keras(weight: Tensor) -> Tensor:
+    """`(in, out, kh, kw)` → `(kh, kw, in, out)`."""
+    return weight.permute(2, 3, 0, 1)
+
+
 def depthwise_kernel_to_torch(kernel: Tensor) -> Tensor:
     """`(kh, kw, in, multiplier)` → `(in * multiplier, 1, kh, kw)`: PyTorch has a group for each channel."""
     return kernel.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1)
@@ -144,6 +154,7 @@ CONV1D_KERNEL = Layout(conv1d_kernel_to_torch, conv1d_kernel_to_keras, by_units=
 CONV2D_KERNEL = Layout(conv2d_kernel_to_torch, conv2d_kernel_to_keras, by_units=True)
 TURNED_KERNEL = Layout(turned_kernel_to_torch, turned_kernel_to_keras, by_units=True)  # Keras 2's on Theano
 THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_keras)  # for channels-first images
+DECONVOLUTION_KERNEL = Layout(deconvolution_kernel_to_torch, deconvolution_kernel_to_keras)
 DENSE_KERNEL = Layout(dense_kernel_to_torch, dense_kernel_to_keras, by_units=True)
 CUDNN_BIAS = Layout(cudnn_bias_to_torch, cudnn_bias_to_keras)
 FEATURES = Layout(features_to_torch, features_to_keras)

@@ -48,7 +48,7 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
     """
     from .convert.network.vgg_architecture import vgg_arguments
 
-    name, input_shape = architecture["name"], tuple(architecture["input_shape"])
+    name = architecture["name"]
     by_layer: dict[str, dict[str, Tensor]] = {layer["name"]: {} for layer in architecture["layers"]}
     for key, tensor in tensors.items():
         layer_name, _, parameter = key.rpartition(".")
@@ -64,7 +64,8 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
             for layer in architecture["layers"]:
                 shapes = {parameter: tensor.shape for parameter, tensor in by_layer[layer["name"]].items()}
                 children[layer["name"]] = from_config(layer["class_name"], layer["config"], shapes)
-            model = Model(children, input_shape, name)
+            shapes_of_inputs = architecture.get("input_shape", architecture.get("inputs"))
+            model = Model(children, shapes_of_inputs, name, architecture.get("nodes"), architecture.get("outputs"))
     own = {  # by the model's names: it may have added underscores to the file's, and VGG's pooling has no number
         f"{child}.{parameter}": tensor
         for (child, _), group in zip(model.named_children(), by_layer.values(), strict=True)

@@ -10,9 +10,10 @@ from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..read.keras_file import KerasArray, KerasFile
 from .architecture_json import read_entry
 from .assemble import Planned, assemble
-from .chain import Described, read_chain
+from .graph import Described
 from .kinds import KINDS, Spec
 from .network import Network
+from .unfolding import read_graph
 
 
 def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Network:
@@ -42,8 +43,8 @@ def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Net
         return (found.get(layer.described.path, []) for layer in planned)
 
     kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL
-    chain = read_chain(read_entry(config), keras_file.keras_version)
-    network = assemble(chain, hand_out, keras_file.keras_version, kernels)
+    graph = read_graph(read_entry(config), keras_file.keras_version)
+    network = assemble(graph, hand_out, keras_file.keras_version, kernels)
     # A Dropout, and a layer that varies images, may have their random generator's state with them.
     unused = [array for arrays in left.values() for array in arrays]
     generator = re.compile("seed|random|generator")

@@ -7,6 +7,22 @@ from .kinds import KINDS, Settings, Shape
 from .kinds.activations import ACTIVATIONS  # what can't be checked isn't converted
 from .kinds.validators import REQUIRED
 
+# Keras 1's names of settings (`alpha` is also Keras 2's), each for the kinds that have a setting of the new name.
+RENAMED = {
+    "nb_filter": "filters",
+    "subsample": "strides",
+    "border_mode": "padding",
+    "atrous_rate": "dilation_rate",
+    "bias": "use_bias",
+    "output_dim": "units",
+    "inner_activation": "recurrent_activation",
+    "p": "rate",
+    "sigma": "stddev",
+    "alpha": "negative_slope",
+    "dim_ordering": "data_format",
+}
+DATA_FORMATS = {"tf": "channels_last", "th": "channels_first"}
+
 
 def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, keras_version: str) -> Settings:
     """Reads a configuration of a kind in `KINDS`, with Keras's defaults where it is silent.
@@ -15,7 +31,7 @@ def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, kera
     converted.
     """
     kind = KINDS[class_name]
-    given = {key: plain_value(value) for key, value in config.items()}
+    given = _renamed({key: plain_value(value) for key, value in config.items()}, {*kind.settings, "data_format"})
     if "axis" in given:
         given["axis"] = _axis(given["axis"], len(shape))
     given = kind.modernize(given, shape, keras_version)
@@ -35,6 +51,16 @@ def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, kera
             choices = " or ".join(repr(choice) for choice in understood if choice is not None)
             raise ValueError(f"{key}={value!r} can't be converted" + (f", only {choices}" if choices else ""))
     return found
+
+
+def _renamed(given: Settings, known: set[str]) -> Settings:
+    """Gives settings of Keras 1 and 2 the names of Keras 3, as far as these are `known` and not themselves given."""
+    renamed = {RENAMED[key]: value for key, value in given.items() if RENAMED.get(key) in known}
+    if "nb_row" in given:
+        renamed["kernel_size"] = (given["nb_row"], given.get("nb_col"))
+    if "data_format" in renamed:
+        renamed["data_format"] = DATA_FORMATS.get(str(renamed["data_format"]), renamed["data_format"])
+    return renamed | given
 
 
 def shortened(class_name: str, settings: Settings) -> Settings:
@@ -74,7 +100,10 @@ def _activation(value: Any, shape: Shape, keras_version: str) -> Any:
             return _activation(inner, shape, keras_version)
         case {"class_name": "function", "config": inner}:
             return _activation(inner, shape, keras_version)
-        case {"class_name": "ReLU" | "LeakyReLU" | "ELU" | "Softmax" as class_name, "config": dict(config)}:
+        case {
+            "class_name": "ReLU" | "LeakyReLU" | "ThresholdedReLU" | "ELU" | "Softmax" as class_name,
+            "config": dict(config),
+        }:
             return {"class_name": class_name, "config": read_settings(class_name, config, shape, keras_version)}
         case "hard_sigmoid" if keras_version.split(".")[0] in ("1", "2"):
             return "keras2_hard_sigmoid"  # another function than Keras 3's

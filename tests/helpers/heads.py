@@ -208,6 +208,50 @@ def permuted() -> Any:
 
 
 @head
+def transposed() -> Any:
+    """On PyTorch Keras 3.15 agrees with TensorFlow here; before, some paddings were off by a pixel."""
+    same = [L.Conv2DTranspose(6, (3, 4), 2, "same", activation="gelu"), L.Conv2DTranspose(5, (5, 1), (3, 2), "same")]
+    padded = [L.Conv2DTranspose(6, (3, 4), 2, "same", output_padding=1), L.Conv2DTranspose(3, 2, 3, output_padding=2)]
+    valid = [L.Conv2DTranspose(4, (2, 3), (3, 1), use_bias=False), L.Conv2DTranspose(4, 3, dilation_rate=(1, 2))]
+    dilated = [L.Conv2DTranspose(4, (2, 3), padding="same", dilation_rate=(3, 2), activation="relu")]
+    return chain(base(32, 64), *same, *padded, L.AveragePooling2D(3), *valid, *dilated, L.Flatten(), L.Dense(3))
+
+
+@head
+def resized_and_cropped() -> Any:
+    front = [keras.Input((70, 51, 3)), L.Resizing(96, 40), L.Resizing(50, 77, "nearest"), L.CenterCrop(47, 64)]
+    cropped = [L.Cropping2D(((1, 0), (2, 3))), L.Cropping2D(1)]
+    return chain(*front, *cropped, base(44, 57, last="block2_pool"), L.Cropping2D(((0, 2), (0, 0))), L.Flatten())
+
+
+@head
+def normalized_in_groups() -> Any:
+    images = [L.GroupNormalization(4), L.UnitNormalization(), L.GroupNormalization(-1, scale=False, epsilon=1e-2)]
+    axes = [L.UnitNormalization(2), L.Conv2D(6, 1), L.UnitNormalization([1, -1]), L.GroupNormalization(1, center=False)]
+    sequence = [L.Reshape((4, 9)), L.GroupNormalization(3), L.UnitNormalization(1), L.SpatialDropout1D(0.5)]
+    vectors = [L.Flatten(), L.UnitNormalization(), L.Dense(6), L.GroupNormalization(2), L.UnitNormalization()]
+    return chain(base(64, 96), *images, *axes, L.Flatten(), L.GroupNormalization(2), *sequence, *vectors)
+
+
+@head
+def unit_normalized_before_a_dense() -> Any:
+    """PyTorch flattens in an order of its own, which the norm doesn't depend on."""
+    return chain(base(64, 96), L.Flatten(), L.UnitNormalization(), L.UnitNormalization([1]), L.Dense(3))
+
+
+@head
+def normalization_of_features() -> Any:
+    learnt = [L.Normalization(), L.Normalization(axis=None), L.Normalization(axis=-1), L.Normalization(axis=2)]
+    random = np.random.default_rng(0)
+    for layer, shape in zip(learnt, ((20, 48), (20, 7), (20, 2, 3), (20, 2, 3)), strict=True):
+        layer.adapt(random.normal(3, 5, shape).astype(np.float32))
+    given = L.Normalization(mean=[[0.1, 0.2, 0.3]], variance=[[1.0, 2.0, 3.0]], invert=True)
+    vectors = [learnt[0], L.Dense(6), learnt[1], L.Rescaling([1.0, 2, 3, 4, 5, 6], offset=0.5), L.Reshape((2, 3))]
+    sequence = [*learnt[2:], given, L.Rescaling([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])]
+    return chain(base(64, 96), L.Flatten(), *vectors, *sequence, L.Flatten(), L.Dense(2))
+
+
+@head
 def activation_layers() -> Any:
     layers: list[Any] = [base(), L.Flatten()]
     for activation in (L.LeakyReLU(), L.ReLU(6, 0.1, 0.2), L.ELU(0.7), L.PReLU(), L.Softmax()):

@@ -112,15 +112,15 @@ class Plain(nn.Module):
         super().__init__()
         self.layer = copy.deepcopy(layer)
 
-    def forward(self, features: Features, memory: Memory) -> Features:
-        y: Tensor = self.layer(tensor_of(features))
+    def forward(self, features: Features, memory: Memory, *others: Features) -> Features:
+        y: Tensor = self.layer(tensor_of(features), *map(tensor_of, others))
         return y
 
 
 class FusedPooling(Plain):
     """A 2×2 max pool, fused into the convolution before it if that is at no extra cost."""
 
-    def forward(self, features: Features, memory: Memory) -> Features:
+    def forward(self, features: Features, memory: Memory, *others: Features) -> Features:
         if isinstance(features, Promise) and features.layer.pools and not features.pool:
             n, channels, height, width = features.shape
             return features._replace(shape=(n, channels, height // 2, width // 2), pool=True)

@@ -11,7 +11,7 @@ from ..activations import Activation as ActivationName
 from ..activations import get_activation
 from .shared import Config, Shapes, torch_axis
 
-__all__ = ["ELU", "Activation", "LeakyReLU", "PReLU", "ReLU", "Softmax"]
+__all__ = ["ELU", "Activation", "LeakyReLU", "PReLU", "ReLU", "Softmax", "ThresholdedReLU"]
 
 
 class Activation(nn.Module):
@@ -61,6 +61,13 @@ class PReLU(nn.Module):
 
 class ELU(nn.ELU):
     """`keras.layers.ELU`: `alpha` is 1 by default."""
+
+
+class ThresholdedReLU(nn.Threshold):
+    """`keras.layers.ThresholdedReLU`, of Keras 1 and 2: zero up to `theta`."""
+
+    def __init__(self, theta: float = 1.0) -> None:
+        super().__init__(theta, 0.0)
 
 
 class Softmax(nn.Module):

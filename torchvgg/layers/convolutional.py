@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..activations import Activation, activation_name, fused
 from .shared import Config, Shapes, Size, check_like_weights, initialise_as_keras, pair, same_padding, single
 
-__all__ = ["Conv1D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D"]
+__all__ = ["Conv1D", "Conv2D", "Conv2DTranspose", "Deconvolution2D", "DepthwiseConv2D", "SeparableConv2D"]
 
 
 class Conv1D(nn.Conv1d):
@@ -92,6 +92,61 @@ class Conv2D(nn.Conv2d):
         if self.pads_as_keras:
             x = F.pad(x, same_padding(x, self.kernel_size, self.stride, self.dilation))
         return self.activation(super().forward(x))
+
+
+class Conv2DTranspose(nn.ConvTranspose2d):
+    """`keras.layers.Conv2DTranspose`: `(N, in_channels, H, W)` → `(N, filters, H', W')`; `weight` is `(in, filters, kh, kw)`.
+
+    With padding "same", `H'` is `H * strides[0]`, unless there is `output_padding`. Then `H'` is longer, by that, than
+    `(H - 1) * strides[0]`, plus 1 for an odd kernel; with "valid", than the least that has room for all windows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        output_padding: Size | None = None,
+        dilation_rate: Size = 1,
+        use_bias: bool = True,
+        activation: Activation = None,
+    ) -> None:
+        size, stride, dilation = pair(kernel_size), pair(strides), pair(dilation_rate)
+        extra = (None, None) if output_padding is None else pair(output_padding)
+        surplus = [_surplus(*axis, padding) for axis in zip(size, stride, dilation, extra, strict=True)]
+        cut, added = ([max(sign * n, 0) for n in surplus] for sign in (1, -1))
+        halves = [n // 2 for n in cut]
+        super().__init__(in_channels, filters, size, stride, pair(halves), pair(added), 1, use_bias, dilation)
+        self.odd = [n % 2 for n in cut]  # PyTorch cuts as much off before as after
+        self.activation = fused(activation)
+
+    @staticmethod
+    def sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
+        return {"in_channels": shapes["weight"][0]}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={activation_name(self.activation)}"
+
+    reset_parameters = initialise_as_keras
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        check_like_weights(x, self.weight)
+        x = super().forward(x, output_size)
+        return self.activation(x[..., : x.shape[-2] - self.odd[0], : x.shape[-1] - self.odd[1]])
+
+
+def _surplus(size: int, stride: int, dilation: int, extra: int | None, padding: str) -> int:
+    """Counts the rows, or columns, that a transposed convolution computes beyond those of Keras; negative if too few."""
+    reach = dilation * (size - 1) + 1
+    if padding == "same":
+        return reach - stride if extra is None else reach - reach % 2 - extra
+    return min(reach - stride, 0) if extra is None else -extra
+
+
+class Deconvolution2D(Conv2DTranspose):
+    """`Deconvolution2D` of Keras 1, a `Conv2DTranspose`; the conversion goes by the name, since Keras's arrays differ."""
 
 
 class DepthwiseConv2D(Conv2D):

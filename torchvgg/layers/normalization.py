@@ -1,4 +1,4 @@
-"""Batch and layer normalization, and Keras's running statistics."""
+"""Batch, layer, group and unit normalization, and Keras's running statistics."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..activations import channel_axis
-from .shared import Config, Shapes, along_channels
+from .shared import Config, Shapes, along_channels, torch_axis
 
-__all__ = ["BatchNormalization", "LayerNormalization"]
+__all__ = ["BatchNormalization", "GroupNormalization", "LayerNormalization", "UnitNormalization"]
 
 
 class BatchNormalization(nn.Module):
@@ -107,3 +107,55 @@ class LayerNormalization(nn.Module):
         x = (x - mean) * torch.rsqrt(variance + self.epsilon)
         x = x if self.weight is None else x * along_channels(self.weight, x)
         return x if self.bias is None else x + along_channels(self.bias, x)
+
+
+class GroupNormalization(nn.Module):
+    """`keras.layers.GroupNormalization`: normalizes each group of channels over all places (and times), any shape → the same.
+
+    Gamma is `weight`, beta `bias`, both `(C,)`; `scale` and `center` say whether the layer has them. With `groups` -1, each
+    channel is a group.
+    """
+
+    def __init__(
+        self, channels: int | None, groups: int = 32, epsilon: float = 1e-3, center: bool = True, scale: bool = True
+    ) -> None:
+        super().__init__()
+        self.groups = groups
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(channels or 0)) if scale else None
+        self.bias = nn.Parameter(torch.zeros(channels or 0)) if center else None
+
+    @staticmethod
+    def sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
+        return {"channels": next((shape[0] for shape in shapes.values()), None)}  # gamma's or beta's: they are alike
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}, epsilon={self.epsilon}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = channel_axis(x)
+        groups = x.shape[axis] if self.groups == -1 else self.groups
+        # F.group_norm does the same, but refuses groups of one number, which are zero.
+        y = torch.group_norm(x.movedim(axis, 1), groups, self.weight, self.bias, self.epsilon)
+        return y.movedim(1, axis)
+
+
+class UnitNormalization(nn.Module):
+    """`keras.layers.UnitNormalization`: divides by the L2 norm over `axis`, one or several of Keras's axes, any shape → the same.
+
+    A norm below `epsilon` counts as that: 1e-12 in Keras 3, 1e-6 in Keras 2.
+    """
+
+    def __init__(self, axis: int | Sequence[int] = -1, epsilon: float = 1e-12) -> None:
+        super().__init__()
+        self.axis = axis
+        self.epsilon = epsilon
+
+    def extra_repr(self) -> str:
+        return f"axis={self.axis}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
+        wide = torch.promote_types(x.dtype, torch.float32)  # of which epsilon is a number
+        norm = torch.linalg.vector_norm(x, 2, [torch_axis(axis, x.dim()) for axis in axes], keepdim=True, dtype=wide)
+        return (x / norm.clamp_min(self.epsilon)).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Layers that scale a model's input."""
+"""Layers that scale, resize or crop a model's input."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..imagenet import preprocess_input
 from .shared import Config, Shapes, along_channels
 
-__all__ = ["Normalization", "PreprocessInput", "Rescaling"]
+__all__ = ["CenterCrop", "Normalization", "PreprocessInput", "Rescaling", "Resizing"]
 
 Numbers = float | Sequence[float]
 
@@ -67,6 +67,30 @@ class Rescaling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * along_channels(self.scale, x) + along_channels(self.offset, x)
+
+
+class Resizing(nn.Upsample):
+    """`keras.layers.Resizing`: `(N, C, H, W)` → `(N, C, height, width)`, "nearest" or "bilinear", as TensorFlow 2 does it."""
+
+    def __init__(self, height: int, width: int, interpolation: str = "bilinear") -> None:
+        super().__init__((height, width), mode="nearest-exact" if interpolation == "nearest" else interpolation)
+
+
+class CenterCrop(nn.Module):
+    """`keras.layers.CenterCrop`: `(N, C, H, W)` → `(N, C, height, width)`. A smaller image, which Keras resizes, is a ValueError."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, left = (x.shape[-2] - self.height) // 2, (x.shape[-1] - self.width) // 2
+        if top < 0 or left < 0:
+            raise ValueError(f"expected images of {self.height}×{self.width} or more. Received shape: {tuple(x.shape)}")
+        return x[..., top : top + self.height, left : left + self.width]
 
 
 class PreprocessInput(nn.Module):

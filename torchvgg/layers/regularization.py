@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout2D"]
+__all__ = ["AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout1D", "SpatialDropout2D"]
 
 
 class _ByRate(nn.Module):
@@ -13,6 +13,13 @@ class _ByRate(nn.Module):
 
 class Dropout(_ByRate, nn.Dropout):
     """`keras.layers.Dropout`."""
+
+
+class SpatialDropout1D(_ByRate, nn.Dropout1d):
+    """`keras.layers.SpatialDropout1D`: drops whole features of `(N, time, features)`, at all times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT).mT
 
 
 class SpatialDropout2D(_ByRate, nn.Dropout2d):

@@ -9,6 +9,7 @@ from .shared import channels_first, channels_last
 
 __all__ = [
     "Cropping1D",
+    "Cropping2D",
     "Flatten",
     "Permute",
     "RepeatVector",
@@ -50,6 +51,14 @@ class Cropping1D(nn.Module):
         return x.narrow(1, before, x.shape[1] - before - after)
 
 
+class Cropping2D(nn.ZeroPad2d):
+    """`keras.layers.Cropping2D`: `(N, C, H, W)` → `(N, C, H', W')`; `cropping` is `((top, bottom), (left, right))`."""
+
+    def __init__(self, cropping: Sequence[Sequence[int]] = ((0, 0), (0, 0))) -> None:
+        (top, bottom), (left, right) = cropping
+        super().__init__((-left, -right, -top, -bottom))
+
+
 class UpSampling2D(nn.Upsample):
     """`keras.layers.UpSampling2D`: `(N, C, H, W)` → `(N, C, H * size[0], W * size[1])`, "nearest" or "bilinear"."""
 
@@ -75,24 +84,25 @@ class Flatten(nn.Flatten):
         return super().forward(x if self.order == "channels_first" else channels_last(x))
 
 
-class KerasOrder:
-    """Follows a chain of layers and puts flattened features, `(C, H, W)` in PyTorch, into Keras's order, `(H, W, C)`.
+def order_after(layer: nn.Module, shape: Sequence[Any], before: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Returns the `(C, H, W)` that the features after a layer are flattened from in PyTorch's order, `(C, H, W)`; None if they aren't.
 
-    Call `enter` with each layer and the shape of its input, then the object itself with its output.
+    `shape` is the input's, `before` what this function returned for the layer before.
     """
+    if (
+        isinstance(layer, nn.Flatten)
+        and len(shape) == 4
+        and getattr(layer, "order", "channels_first") == "channels_first"
+    ):
+        return tuple(shape[1:])
+    if any(isinstance(module, nn.Linear) for module in layer.modules()):
+        return None  # the conversion reordered its weights
+    return before
 
-    def __init__(self) -> None:
-        self.flattened: tuple[int, ...] | None = None  # (C, H, W)
 
-    def enter(self, layer: nn.Module, shape: Sequence[Any]) -> None:
-        if isinstance(layer, nn.Flatten):
-            if len(shape) == 4 and getattr(layer, "order", "channels_first") == "channels_first":
-                self.flattened = tuple(shape[1:])
-        elif any(isinstance(module, nn.Linear) for module in layer.modules()):
-            self.flattened = None  # the conversion reordered its weights
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, self.flattened).movedim(1, -1).flatten(1) if self.flattened else x
+def in_keras_order(x: Tensor, flattened: tuple[int, ...] | None) -> Tensor:
+    """Puts features that were flattened from `(C, H, W)` into Keras's order, `(H, W, C)`."""
+    return x.unflatten(1, flattened).movedim(1, -1).flatten(1) if flattened else x
 
 
 class Reshape(nn.Module):

@@ -24,7 +24,7 @@ def check_like_weights(x: Tensor, weight: Tensor) -> None:
         )
 
 
-def initialise_as_keras(layer: nn.Conv1d | nn.Conv2d | nn.Linear) -> None:
+def initialise_as_keras(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
     """Initialises a layer with Keras's defaults: Glorot uniform weights, zero bias."""
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:

@@ -2,7 +2,7 @@
 
 `KINDS` has them by the names of Keras's classes. `kind` says what a kind is: settings, arrays and their layouts, the shape
 of the output, a reference computation. `validators` check settings, `sliding_windows` serve convolutions and poolings. Families: `activations`,
-`convolutional`, `core`, `normalization`, `pooling`, `preprocessing`, `recurrent`, `regularization`, `reshaping`.
+`convolutional`, `core`, `merging`, `normalization`, `operations`, `pooling`, `preprocessing`, `recurrent`, `regularization`, `reshaping`.
 """
 
 # Each module registers its kinds.
@@ -10,7 +10,9 @@ from . import (  # noqa: F401
     activations,
     convolutional,
     core,
+    merging,
     normalization,
+    operations,
     pooling,
     preprocessing,
     recurrent,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...layout import UNCHANGED
-from .kind import KINDS, Arrays, Features, Kind, Settings, Shape, Spec
+from .kind import KINDS, Arrays, Features, Kind, Settings, Spec
 from .validators import REQUIRED, Setting, anything, axes, number
 
 ACTIVATION = Setting("linear", anything)  # validated by `settings.read_activation`
@@ -107,9 +107,6 @@ class LeakyReLU(Kind):
     settings = {"negative_slope": Setting(0.3, number)}
     any_order = True
 
-    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
-        return given | {"negative_slope": given["alpha"]} if "alpha" in given else given
-
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return torch.where(x > 0, x, settings["negative_slope"] * x)
 
@@ -136,6 +133,15 @@ class ELU(Kind):
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return torch.where(x > 0, x, settings["alpha"] * x.expm1())
+
+
+class ThresholdedReLU(Kind):
+    settings = {"theta": Setting(1.0, number)}
+    any_order = True
+    is_steep = True
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return torch.where(x > settings["theta"], x, 0)
 
 
 class Softmax(Kind):

@@ -1,6 +1,7 @@
 """Dense, and Embedding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from .validators import REQUIRED, Setting, flag, whole
 
 class Dense(Kind):
     settings = {"units": Setting(REQUIRED, whole), "use_bias": Setting(True, flag), "activation": ACTIVATION}
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return True
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         yield Spec("weight", (x.channels, settings["units"]), x.dense_kernel)
@@ -39,6 +43,9 @@ class Embedding(Kind):
     only = {"lora_rank": (None,)}
     ranks = (1, 2, 3)
     is_steep = True  # it casts numbers to indices
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return True
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         yield Spec("weight", (settings["input_dim"], settings["output_dim"]), UNCHANGED)

@@ -65,6 +65,8 @@ class Kind:
         ranks: the possible lengths of the input's shape: 1 is `(features,)`, 2 `(time, features)`, 3 `(height, width, channels)`, 4 images in time.
         any_order: whether it computes the same in whatever order the features lie, its arrays being in that order too.
         is_steep: whether it may turn small differences into large ones, so that the check compares it alone.
+        inputs: how many tensors it takes, at least and at most.
+        heeds_mask: whether it takes the mask of a sequence as its last input, if there is one.
         activates_within: whether its activation is a part of the `reference`, not applied to that.
         groups: where its arrays lie within its own group of a `.weights.h5`.
     """
@@ -74,6 +76,8 @@ class Kind:
     ranks: ClassVar[tuple[int, ...]] = (1, 2, 3, 4)
     any_order: ClassVar[bool] = False
     is_steep: ClassVar[bool] = False
+    inputs: ClassVar[tuple[int, int]] = (1, 1)
+    heeds_mask: ClassVar[bool] = False
     activates_within: ClassVar[bool] = False
     groups: ClassVar[tuple[str, ...]] = ("",)
 
@@ -84,6 +88,10 @@ class Kind:
     def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
         """Translates a configuration of an older Keras into Keras 3's names and values."""
         return given
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        """Tells whether the mask of its input is the output's too, in Keras 2."""
+        return self.any_order
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         """Yields the layer's arrays in Keras's order."""

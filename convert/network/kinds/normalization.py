@@ -1,11 +1,12 @@
-"""Normalizations whose numbers are learnt."""
+"""Normalizations: by what was learnt, or by the features themselves."""
 
 from collections.abc import Iterator
 
 from torch import Tensor
 
-from .kind import Arrays, Features, Kind, Settings, Spec
-from .validators import Setting, anything, flag, fraction, number
+from ...layout import UNCHANGED
+from .kind import Arrays, Features, Kind, Settings, Shape, Spec
+from .validators import Setting, anything, axes, flag, fraction, number, whole
 
 
 class _Normalization(Kind):
@@ -15,7 +16,7 @@ class _Normalization(Kind):
 
 class BatchNormalization(_Normalization):
     settings = {"momentum": Setting(0.99, fraction), **_Normalization.settings}
-    only = {"axis": (-1,), "renorm": (None, False)}
+    only = {"axis": (-1,), "renorm": (None, False), "mode": (0,)}  # Keras 1 had modes
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         yield from _affine_arrays(settings, Spec("", (x.channels,), x.per_channel))
@@ -41,6 +42,41 @@ class LayerNormalization(_Normalization):
         y = x.double()
         y = (y - y.mean(axes, keepdim=True)) / (y.var(axes, correction=0, keepdim=True) + settings["epsilon"]).sqrt()
         return _affine(y, settings, arrays).float()
+
+
+class GroupNormalization(_Normalization):
+    settings = {"groups": Setting(32, lambda value: value == -1 or whole(value)), **_Normalization.settings}
+    only = {"axis": (-1,)}
+    any_order = False  # a group's channels lie side by side
+
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
+        if x.channels % abs(settings["groups"]):
+            raise ValueError(f"groups={settings['groups']} of {x.channels} channels is no such setting")
+        yield from _affine_arrays(settings, Spec("", (x.channels,), UNCHANGED))
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        size = 1 if settings["groups"] == -1 else x.shape[-1] // settings["groups"]
+        y = x.double().reshape(len(x), -1, x.shape[-1] // size, size)  # (N, places, groups, channels of one)
+        y = (y - y.mean((1, 3), keepdim=True)) / (
+            y.var((1, 3), correction=0, keepdim=True) + settings["epsilon"]
+        ).sqrt()
+        return _affine(y.reshape(x.shape), settings, arrays).float()
+
+
+class UnitNormalization(Kind):
+    settings = {
+        "axis": Setting(-1, lambda value: whole(value) or axes(value)),
+        "epsilon": Setting(1e-12, number),
+    }
+    any_order = True
+
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
+        # Keras 2 bounds the square of the norm.
+        return given | {"epsilon": 1e-6} if keras_version.startswith("2") else given
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        squares = x.double().square().sum(settings["axis"], keepdim=True)
+        return (x / squares.sqrt().clamp_min(settings["epsilon"])).float()
 
 
 def _affine_arrays(settings: Settings, spec: Spec) -> Iterator[Spec]:

@@ -1,4 +1,4 @@
-"""Layers that bring images into a model's range."""
+"""Layers that bring images into a model's range or size."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...layout import UNCHANGED
 from .kind import Arrays, Features, Kind, Settings, Shape, Spec
-from .validators import REQUIRED, Setting, anything, flag, numbers
+from .validators import REQUIRED, Setting, anything, flag, numbers, whole
 
 MEAN_BGR = (103.939, 116.779, 123.68)  # what `keras.applications.vgg16.preprocess_input` subtracts
 
@@ -19,9 +19,9 @@ class _PerChannel(Kind):
         for key in (key for key, setting in self.settings.items() if setting.is_valid is numbers and key in given):
             while isinstance(given[key], tuple) and len(given[key]) == 1:
                 (given[key],) = given[key]
-            if isinstance(given[key], tuple) and len(given[key]) != shape[-1]:
+            if isinstance(given[key], tuple) and shape[-1:] != (len(given[key]),):
                 raise ValueError(
-                    f"{key} can't be converted but for one number, or one for each of {shape[-1]} channels"
+                    f"{key} can't be converted but for one number, or one for each of {shape[-1] if shape else 0} channels"
                 )
         return given
 
@@ -50,10 +50,54 @@ class Normalization(_PerChannel):
 
 
 class Rescaling(_PerChannel):
+    ranks = (0, 1, 2, 3, 4)
     settings = {"scale": Setting(REQUIRED, numbers), "offset": Setting(0.0, numbers)}
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x * torch.tensor(settings["scale"]) + torch.tensor(settings["offset"])
+
+
+class _ToSize(Kind):
+    settings = {"height": Setting(REQUIRED, whole), "width": Setting(REQUIRED, whole)}
+    ranks = (3,)
+
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        return settings["height"], settings["width"], shape[2]
+
+
+class Resizing(_ToSize):
+    settings = {**_ToSize.settings, "interpolation": Setting("bilinear", anything)}
+    only = {
+        "interpolation": ("bilinear", "nearest"),  # others depend on Keras's backend
+        **dict.fromkeys(("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"), (False,)),
+    }
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        for axis, size in ((1, settings["height"]), (2, settings["width"])):
+            length = x.shape[axis]
+            # In float32, as TensorFlow counts: pixels have their centres at halves.
+            centre = (torch.arange(size) + 0.5) * torch.tensor(length / size)
+            if settings["interpolation"] == "nearest":
+                x = x.index_select(axis, centre.long().clamp_max(length - 1))
+                continue
+            place = (centre - 0.5).clamp(0, length - 1)
+            first = x.index_select(axis, place.long())
+            second = x.index_select(axis, (place.long() + 1).clamp_max(length - 1))
+            x = first + (second - first) * place.frac().reshape(-1, *[1] * (3 - axis))
+        return x
+
+
+class CenterCrop(_ToSize):
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        if None in shape:
+            raise ValueError("it needs images of a fixed size")
+        if any((n or 0) < size for n, size in zip(shape, (settings["height"], settings["width"]), strict=False)):
+            raise ValueError(f"an input of shape {(None, *shape)}, smaller than the crop, can't be converted")
+        return super().output(settings, shape)
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        rows, columns = x.shape[1] - settings["height"], x.shape[2] - settings["width"]
+        return x[:, rows // 2 : x.shape[1] - (rows + 1) // 2, columns // 2 : x.shape[2] - (columns + 1) // 2]
 
 
 class PreprocessInput(Kind):

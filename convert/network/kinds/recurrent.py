@@ -1,6 +1,7 @@
 """Recurrent layers, which read a sequence step by step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,14 +32,15 @@ class _Recurrent(Kind):
     states = 1
 
     def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
-        of_keras_1 = {"output_dim": "units", "inner_activation": "recurrent_activation"}
-        given = {of_keras_1.get(key, key): value for key, value in given.items()}
         if "recurrent_activation" in self.settings and _is_old(keras_version) and "recurrent_activation" not in given:
             raise ValueError("the setting 'recurrent_activation' is missing")  # its default has changed
         for key in ("activation", "recurrent_activation"):
             if isinstance(given.get(key), dict) and given[key].get("class_name") == "Softmax":
                 raise ValueError(f"{key}: a layer Softmax can't be converted, only 'softmax'")  # `axis` counts no time
         return given
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return bool(config.get("return_sequences"))
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         units = settings["units"]

@@ -13,6 +13,10 @@ class Dropout(Regularization):
     only = {"noise_shape": (None,)}
 
 
+class SpatialDropout1D(Regularization):
+    ranks = (2,)
+
+
 class SpatialDropout2D(Regularization):
     ranks = (3,)
 

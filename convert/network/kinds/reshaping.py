@@ -7,12 +7,23 @@ from torch import Tensor
 
 from .kind import Arrays, Kind, Settings, Shape
 from .sliding_windows import pad
-from .validators import REQUIRED, Setting, anything, margins, one_of, pair, permutation, sides, target, whole
+from .validators import REQUIRED, Setting, anything, margins, one_of, pair, pair_or_zeros, permutation, target, whole
 
 
 class ZeroPadding2D(Kind):
     settings = {"padding": Setting(((1, 1), (1, 1)), margins)}
     ranks = (3,)
+
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
+        match given.get("padding"):  # Keras 1's forms
+            case (int() as rows, int() as columns):
+                return given | {"padding": ((rows, rows), (columns, columns))}
+            case (int() as top, int() as bottom, int() as left, int() as right):
+                return given | {"padding": ((top, bottom), (left, right))}
+            case {**sides} if sides.keys() <= {"top_pad", "bottom_pad", "left_pad", "right_pad"}:
+                pairs = (("top_pad", "bottom_pad"), ("left_pad", "right_pad"))
+                return given | {"padding": tuple(tuple(sides.get(side, 0) for side in pair) for pair in pairs)}
+        return given
 
     def output(self, settings: Settings, shape: Shape) -> Shape:
         sizes = zip(shape[:2], settings["padding"], strict=True)
@@ -23,7 +34,7 @@ class ZeroPadding2D(Kind):
 
 
 class _Sides(Kind):
-    settings = {"padding": Setting((1, 1), sides)}
+    settings = {"padding": Setting((1, 1), pair_or_zeros)}
     ranks = (2,)
 
     def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
@@ -40,7 +51,7 @@ class ZeroPadding1D(_Sides):
 
 
 class Cropping1D(_Sides):
-    settings = {"cropping": Setting((1, 1), sides)}
+    settings = {"cropping": Setting((1, 1), pair_or_zeros)}
 
     def output(self, settings: Settings, shape: Shape) -> Shape:
         return None if shape[0] is None else shape[0] - sum(settings["cropping"]), shape[1]
@@ -71,6 +82,19 @@ class Permute(Kind):
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return torch.einsum(x, range(x.dim()), [0, *settings["dims"]])
+
+
+class Cropping2D(Kind):
+    settings = {"cropping": Setting(((0, 0), (0, 0)), margins)}
+    ranks = (3,)
+
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        sizes = zip(shape[:2], settings["cropping"], strict=True)
+        return *(None if n is None else n - before - after for n, (before, after) in sizes), shape[2]
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        (top, bottom), (left, right) = settings["cropping"]
+        return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
 
 
 class UpSampling2D(Kind):

@@ -27,6 +27,10 @@ def whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
 
 
+def whole_or_zero(value: Any) -> bool:
+    return whole(value) or (isinstance(value, int) and not isinstance(value, bool) and value == 0)
+
+
 def number(value: Any) -> bool:
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) <= LARGEST
@@ -61,6 +65,10 @@ def with_tuples(given: dict[str, Any]) -> dict[str, Any]:
     return {key: (value,) if key in keys and isinstance(value, int) else value for key, value in given.items()}
 
 
+def pair_or_zeros(value: Any) -> bool:
+    return two(value, whole_or_zero)
+
+
 def one_of(*choices: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in choices
 
@@ -70,12 +78,7 @@ SAME_OR_VALID = Setting("valid", one_of("same", "valid"))
 
 def margins(value: Any) -> bool:
     """Accepts `((top, bottom), (left, right))`."""
-    return two(value, sides)
-
-
-def sides(value: Any) -> bool:
-    """Accepts `(before, after)`."""
-    return two(value, lambda size: size == 0 or whole(size))
+    return two(value, pair_or_zeros)
 
 
 def target(value: Any) -> bool:

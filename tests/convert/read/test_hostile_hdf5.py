@@ -216,9 +216,9 @@ OLD += [  # what a reviewer found
     (config(lambda layers: layers[-1].update(config=None)), "it has no configuration"),
     (config(lambda layers: layers[-1]["config"].update(activation="\x1b[2J\n")), r"the activation .*\[2J"),
     (config(lambda layers: layers[-1].update(class_name="\x1b[2J\n")), r"\(\?\[2J"),
-    (config(lambda layers: layers.extend([layers[-1]] * 1000)), "a chain of up to 1,000 can be converted"),
-    (config(lambda layers: layers[0]["config"].update(batch_input_shape=[None, 16.0, 24, 3])), "a model of images"),
-    (config(lambda layers: layers[0]["config"].update(batch_input_shape=[None, True, 24, 3])), "a model of images"),
+    (config(lambda layers: layers.extend([layers[-1]] * 1000)), "up to 1,000 can be converted"),
+    (config(lambda layers: layers[0]["config"].update(batch_input_shape=[None, 16.0, 24, 3])), "the shape of an input"),
+    (config(lambda layers: layers[0]["config"].update(batch_input_shape=[None, True, 24, 3])), "the shape of an input"),
 ]
 NEW: list[tuple[Change, str]] = [  # by places
     *(
