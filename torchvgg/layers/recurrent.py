@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..activations import Activation, activation_name, get_activation
 from .shared import Config, Shapes, check_like_weights
 
-__all__ = ["GRU", "LSTM", "SimpleRNN"]
+__all__ = ["GRU", "LSTM", "CuDNNGRU", "CuDNNLSTM", "SimpleRNN"]
 
 
 class _Recurrent(nn.Module):
@@ -157,3 +157,23 @@ class GRU(_Gated):
     def _gates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         z, r = scores.chunk(2, -1)  # activated by themselves: a softmax is each gate's own
         return self.recurrent_activation(z), self.recurrent_activation(r)
+
+
+class CuDNNLSTM(LSTM):
+    """Keras 2's `CuDNNLSTM`: an LSTM whose `bias` is `(2, 4 * units)`, for the input and for the state."""
+
+    def __init__(
+        self, in_features: int, units: int, return_sequences: bool = False, go_backwards: bool = False
+    ) -> None:
+        super().__init__(in_features, units, return_sequences=return_sequences, go_backwards=go_backwards)
+        assert self.bias is not None
+        self.bias = nn.Parameter(torch.stack([self.bias.detach(), torch.zeros(4 * units)]))
+
+
+class CuDNNGRU(GRU):
+    """Keras 2's `CuDNNGRU`: a GRU with `reset_after`."""
+
+    def __init__(
+        self, in_features: int, units: int, return_sequences: bool = False, go_backwards: bool = False
+    ) -> None:
+        super().__init__(in_features, units, return_sequences=return_sequences, go_backwards=go_backwards)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...layout import DENSE_KERNEL, UNCHANGED
+from ...layout import CUDNN_BIAS, DENSE_KERNEL, UNCHANGED, cudnn_kernel
 from .activations import ACTIVATION, activate
 from .kind import Arrays, Features, Kind, Settings, Shape, Spec
 from .validators import REQUIRED, Setting, flag, whole
@@ -114,6 +114,36 @@ class GRU(_Gated):
         r = activate(settings["recurrent_activation"], x_r + h @ u_r + b_r)
         from_state = r * (h @ u_n + b_n) if settings["reset_after"] else (r * h) @ u_n
         return [z * h + (1 - z) * activate(settings["activation"], x_n + from_state)]
+
+
+class _CuDNN(_Recurrent):
+    """Keras 2's layers for a GPU: the same cells, with fixed activations, no masks, and arrays in a layout of their own."""
+
+    settings = {key: _Recurrent.settings[key] for key in ("units", "return_sequences", "go_backwards")}
+    heeds_mask = False
+    groups = ("",)
+
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
+        units = settings["units"]
+        yield Spec("weight_ih", (x.channels, self.gates * units), cudnn_kernel(self.gates))
+        yield Spec("weight_hh", (units, self.gates * units), cudnn_kernel(self.gates))
+        yield Spec("bias", (2 * self.gates * units,), CUDNN_BIAS)
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *masks: Tensor) -> Tensor:
+        *kernels, bias = arrays
+        parts = ([part.reshape(part.shape[::-1]).t() for part in kernel.chunk(self.gates, 1)] for kernel in kernels)
+        defaults = {key: setting.default for key, setting in GRU.settings.items()}  # an LSTM's among them
+        biases = torch.stack(bias.chunk(2))
+        own = [*(torch.cat(gates, 1) for gates in parts), biases if self.gates == 3 else biases.sum(0)]
+        return super().reference({**defaults, **settings}, own, x)
+
+
+class CuDNNLSTM(_CuDNN, LSTM):
+    pass
+
+
+class CuDNNGRU(_CuDNN, GRU):
+    pass
 
 
 def _is_old(keras_version: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -71,6 +72,34 @@ def test_a_mask_skips_steps_as_in_keras(cell: str, flags: tuple[str, ...], mask:
     assert relative_error(reference(x, masked), expected) <= TOLERANCE
     assert relative_error(layer(x), theirs(x)) <= TOLERANCE
     assert relative_error(layer(x, torch.ones(3, 5).bool()), layer(x)) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("flags", [{}, {"return_sequences": True}, {"go_backwards": True, "return_sequences": True}])
+@pytest.mark.parametrize("class_name", ["LSTM", "GRU"])
+def test_layers_of_cudnn(class_name: str, flags: dict[str, bool]) -> None:
+    """They need a GPU and Keras 2, which itself turns an LSTM's arrays into theirs like this (`_convert_rnn_weights`)."""
+    theirs, x = sequence(CELLS[class_name](6, **flags))
+    kernel, recurrent, bias = (np.asarray(array) for array in theirs.get_weights())
+    gates = recurrent.shape[1] // 6
+    first = np.linspace(-1, 1, bias.size, dtype=np.float32)
+    given = [
+        np.hstack([part.T.reshape(part.shape) for part in np.hsplit(kernel, gates)]),
+        np.hstack([part.T for part in np.hsplit(recurrent, gates)]),
+        bias.reshape(-1) if class_name == "GRU" else np.concatenate([first, bias - first]),
+    ]
+    kind = KINDS[f"CuDNN{class_name}"]
+    settings = read_settings(f"CuDNN{class_name}", {"units": 6, **flags}, (5, 4), "2.2.4")
+    specs = list(kind.arrays(settings, Features((5, 4))))
+    arrays = [torch.from_numpy(array) for array in given]
+    assert [spec.shape for spec in specs] == [array.shape for array in arrays]
+    tensors = {spec.name: spec.layout.to_torch(array) for spec, array in zip(specs, arrays, strict=True)}
+    for spec, array in zip(specs, arrays, strict=True):
+        assert torch.equal(spec.layout.to_keras(tensors[spec.name]), array)
+    layer = from_config(f"CuDNN{class_name}", settings, {name: tensor.shape for name, tensor in tensors.items()})
+    layer.load_state_dict(tensors)
+    assert relative_error(layer(x), theirs(x)) <= TOLERANCE
+    assert relative_error(kind.reference(settings, arrays, x), theirs(x)) <= TOLERANCE
 
 
 @torch.no_grad()
@@ -196,6 +225,7 @@ def test_configurations_of_older_keras(
         ("LSTM", {"units": 3, "stateful": True}, "3", "stateful=True can't be converted"),
         ("GRU", {"units": 3, "time_major": True}, "3", "time_major=True can't be converted"),
         ("GRU", {**OF_KERAS_1, "consume_less": "mem"}, "1", "consume_less='mem' can't be converted, only 'gpu'"),
+        ("CuDNNLSTM", {"units": 3, "stateful": True}, "2.2.4", "stateful=True can't be converted"),
         ("LSTM", {"units": 3}, "2.2.4", "the setting 'recurrent_activation' is missing"),
         ("LSTM", {"units": 3, "recurrent_activation": "mine"}, "3", "the activation 'mine' can't be converted"),
         (
