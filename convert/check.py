@@ -86,12 +86,13 @@ def check_work(network: Network) -> None:
         arguments: Any = [shapes[name] for name in node.inputs]
         before = arguments[0]
         shape = shapes[node.name] = kind.output(layer.settings, *arguments[: kind.inputs[1]])
-        kernels = [weight.shape for weight in layer.weights if len(weight.shape) in (2, 4)]
+        is_lookup = layer.class_name == "Embedding"  # it takes rows, and multiplies nothing
+        kernels = [weight.shape for weight in layer.weights if len(weight.shape) in (2, 3, 4) and not is_lookup]
         places = math.prod(size or 0 for size in shape[:-1])
         numbers = places * max((kernel[0] for kernel in kernels), default=shape[-1] if shape and shape[-1] else 1)
-        window = math.prod(layer.settings.get("pool_size", (1, 1)))
-        work += max(places * sum(map(math.prod, kernels)), numbers * window, STEP * window)
-        if work > MOST_WORK or max(numbers, _padded(layer.settings, before)) * window > MOST_NUMBERS:
+        steps = kind.steps(layer.settings, before)
+        work += max(max(places, steps) * sum(map(math.prod, kernels)), numbers * steps, STEP * steps)
+        if work > MOST_WORK or max(numbers, _padded(layer.settings, before)) * steps > MOST_NUMBERS:
             received = "×".join(str(size) for size in next(iter(_example_shapes(network).values()))[:2])
             raise ValueError(
                 f"{layer.name}: images of {received} are too large to be checked here; --no-check leaves the check out"

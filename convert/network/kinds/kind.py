@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -100,6 +101,10 @@ class Kind:
     def output(self, settings: Settings, shape: Shape) -> Shape:
         """Returns the shape of the output for an input of `shape`. Raises a ValueError if there is none."""
         return shape
+
+    def steps(self, settings: Settings, shape: Shape) -> int:
+        """Counts the steps, each over all places, that `reference` takes for an input of `shape`."""
+        return math.prod(settings.get("pool_size", (1, 1)))
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         """Computes the output for `x`, `(N, H, W, C)` or `(N, features)`, at inference, without the activation.

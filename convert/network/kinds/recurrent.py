@@ -53,6 +53,9 @@ class _Recurrent(Kind):
     def output(self, settings: Settings, shape: Shape) -> Shape:
         return (shape[0], settings["units"]) if settings["return_sequences"] else (settings["units"],)
 
+    def steps(self, settings: Settings, shape: Shape) -> int:
+        return shape[0] or 0
+
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *masks: Tensor) -> Tensor:
         mask = masks[0] if masks else torch.ones(x.shape[:2], dtype=torch.bool)
         arrays, x = [array.double() for array in arrays], x.double()

@@ -111,7 +111,7 @@ def test_a_module_stands_for_a_custom_layer(suffix: str, tmp_path: Path) -> None
         assert [node.name for node in ours.nodes][-5:-2] == ["first", theirs.layers[2].name, "second"]
     with pytest.raises(ValueError, match=r"'first' \(Scaled\): a custom layer.*custom_objects={'Scaled': module}\)"):
         load_model(path)
-    with pytest.raises(ValueError, match=r"first\S*: expected shape \(5,\). Received: \(8,\)"):
+    with pytest.raises(ValueError, match=r"expected shape \(5,\). Received: \(8,\)"):
         load_model(path, custom_objects={"Scaled": lambda power: Wrong()})
 
 
