@@ -1,4 +1,4 @@
-"""Converts Keras's VGG weights to PyTorch, without Keras or TensorFlow, and back: `convert`, and its command line `__main__`.
+"""Converts Keras's VGG weights to PyTorch, without Keras or TensorFlow, and back: `convert`, and its `command_line`.
 
 `read` opens a file, `network` makes a network of it, `write` writes that, `check` compares the result with the source.
 `published` finds or fetches (`download`) Keras's files, `demo` makes one; `report` says what was done. `vgg_blocks` is the

@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-import torchvgg.__main__
+import torchvgg.command_line
 from torchvgg import layers
-from torchvgg.convert import __main__ as conversion
+from torchvgg.convert import command_line as conversion
 from torchvgg.convert import convert
 
 from .helpers.keras_models import keras_model, relative_error
@@ -28,7 +28,7 @@ from .helpers.photos import photo, write_photos
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = {"torchvgg": torchvgg.__main__.main, "torchvgg-convert": conversion.main}
+COMMANDS = {"torchvgg": torchvgg.command_line.main, "torchvgg-convert": conversion.main}
 
 
 class Block(NamedTuple):

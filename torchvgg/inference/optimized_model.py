@@ -10,12 +10,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..activations import linear, relu_in_place
-from ..layers import Conv2D, Dense, MaxPooling2D
 from ..layers.reshaping import in_keras_order, order_after
 from ..layers.shared import check_like_weights
 from ..model import Inputs, Model, Node, flattened, mapped
-from .fast_layers import Engine, FastConv2D, FastDense, Features, FusedPooling, Memory, Plain, tensor_of
+from .fast_layers import Engine, Features, Memory, optimize_layer, tensor_of
 from .native import MissingError, kernels
 from .winograd import Operators
 
@@ -181,20 +179,3 @@ def _used_later(nodes: Sequence[Node]) -> Iterator[str]:
     for node, after in zip(nodes, following, strict=True):
         if after.inputs != (node.name,) or node.name not in after.last:
             yield node.name
-
-
-def optimize_layer(layer: nn.Module, engine: Engine) -> nn.Module:
-    """Returns a module on `Features` and `Memory` that computes the same as a layer, faster if it can."""
-    if (
-        isinstance(layer, Conv2D)  # and like VGG's
-        and (layer.kernel_size, layer.stride, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), 1)
-        and layer.padding == "same"
-        and layer.activation in (relu_in_place, linear)
-        and engine.fits(layer.in_channels, layer.out_channels)
-    ):
-        return FastConv2D(layer, engine)
-    if isinstance(layer, Dense):
-        return FastDense(layer, engine)
-    if isinstance(layer, MaxPooling2D) and layer.kernel_size == layer.stride == (2, 2) and not layer.pads_as_keras:
-        return FusedPooling(layer)
-    return Plain(layer)

@@ -295,7 +295,7 @@ ENDS: list[tuple[str, type[Exception], str]] = [
     ("os.kill(os.getpid(), 9)", OSError, r"can't be read, as the process that reads HDF5 failed \(SIGKILL\)"),
     ("os._exit(3)", OSError, r"failed \(exit status 3\)"),
     (  # a mistake of ours isn't a damaged file
-        "import torchvgg.convert.read.hdf5_guard as guard; guard.number_type = lambda kind: {}['x']",
+        "import torchvgg.convert.read.hdf5_limits as guard; guard.number_type = lambda kind: {}['x']",
         OSError,
         r"as the process that reads HDF5 failed \(KeyError: 'x'\)",
     ),

@@ -123,7 +123,7 @@ def test_the_number_of_workers_changes_nothing(workers: int, model: Any, photos:
 COMMAND = """
 import sys, time
 from torchvgg.extraction import features
-from torchvgg.__main__ import main
+from torchvgg.command_line import main
 
 class Slow(features.Extractor):
     def __call__(self, batch):
