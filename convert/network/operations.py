@@ -58,11 +58,15 @@ class Arguments(NamedTuple):
 
 
 def is_operation(entry: Entry) -> bool:
-    """Tells whether an entry is an operation out of `OPERATIONS`.
+    """Tells whether an entry is an operation out of `OPERATIONS`, in a graph.
 
     One of Keras 3's says nothing of being trainable; a layer of the same name, Softmax say, does.
     """
-    return _function_of(entry) in OPERATIONS and ("function" in entry.config or "trainable" not in entry.config)
+    return (
+        bool(entry.calls)
+        and _function_of(entry) in OPERATIONS
+        and ("function" in entry.config or "trainable" not in entry.config)
+    )
 
 
 def _function_of(entry: Entry) -> str:

@@ -122,8 +122,9 @@ def test_the_vgg_can_be_had_without_its_head(suffix: str, tmp_path: Path) -> Non
             assert torch.equal(ours.get_submodule(layer.name).weight, expected), layer.name
     again = VGG16(weights=path, include_top=False)
     assert torch.equal(again.block5_conv3.weight, ours.block5_conv3.weight)
-    with pytest.raises(ValueError, match="--base-only"):
-        convert(path, tmp_path / "other.safetensors")
+    if suffix.startswith("weights"):
+        with pytest.raises(ValueError, match="--base-only"):
+            convert(path, tmp_path / "other.safetensors")
 
 
 def test_weights_alone_with_a_foreign_head_say_both_ways_out(tmp_path: Path) -> None:
