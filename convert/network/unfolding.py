@@ -35,6 +35,8 @@ AUGMENTATION = {
 MOST_STATES = 3  # outputs of a recurrent layer that returns its states too
 MOST_CALLS = 5000  # of layers and models, nested ones included
 
+SEVERAL = -1  # in the place of the numbers that mask a sequence: those of several inputs do
+
 Value = int | str  # the output of a call, by its number, or an input of the model, by its name
 
 
@@ -170,24 +172,30 @@ class _Unfolding:
         others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
         if others and not layer.problem:
             layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
-        value = self.add(layer, self._masked(layer, tensors, inputs))
+        value = self._masked(layer, tensors, inputs)
         return [value] * (MOST_STATES if layer.config.get("return_state") else 1)  # refused by its kind
 
-    def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
-        """Gives a layer that heeds a mask, and only such a layer, the mask as its last input, and hands Keras 2's masks on."""
+    def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> Value:
+        """Calls a layer. One that heeds a mask gets it as its last input; Keras 2's masks, which no file has, are handed on."""
         mask = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword == "mask"]
         values = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword != "mask"]
         kind = KINDS.get(layer.class_name)
-        numbers = next((self.masks[value] for value in values if value in self.masks), None)
+        found = {self.masks[value] for value in values if value in self.masks}
+        numbers = found.pop() if len(found) == 1 else SEVERAL if found else None
         if kind and kind.heeds_mask and numbers is not None and not mask:
+            if numbers == SEVERAL:
+                reason = "it heeds a mask made of several, which can't be converted"
+                layer, numbers = replace(layer, problem=layer.problem or reason), values[0]
             name = f"{layer.own_name}_mask"
             config = {"value": 0}
             mask = [self.add(Described("NotEqual", name, config, path=(*layer.path[:-1], name)), [numbers], True)]
+        value = self.add(layer, [*values, *mask] if kind and kind.heeds_mask else values)
         if layer.class_name == "Embedding" and layer.config.get("mask_zero") and self.keras_version[0] in "12":
-            numbers = values[0]
-        if numbers is not None and kind and kind.hands_mask_on(layer.config):
-            self.masks[len(self.calls)] = numbers
-        return [*values, *mask] if kind and kind.heeds_mask else values
+            self.masks[value] = values[0]
+        elif numbers is not None and kind and kind.hands_mask_on(layer.config):
+            is_longer = layer.class_name == "Concatenate" and layer.config.get("axis", -1) not in (-1, 2)
+            self.masks[value] = SEVERAL if is_longer else numbers
+        return value
 
     def _in_time(self, wrapped: Entry, inputs: Sequence[Value], layer: Described) -> list[Value]:
         """Calls what a TimeDistributed wraps: the steps become samples, and steps again."""
@@ -195,7 +203,8 @@ class _Unfolding:
         steps = self.add(Described("MergeTime", name, path=(*layer.path, name)), inputs[:1])
         inner = described(wrapped, "layer", self.keras_version, layer)
         outputs = self.call(wrapped, [Operand(wrapped.name)], [steps], inner)
-        return [self.add(Described("SplitTime", layer.name, path=layer.path), [y, inputs[0]]) for y in outputs]
+        split = Described("SplitTime", layer.name, path=layer.path)
+        return [self._with_mask_of(inputs[0], self.add(split, [y, inputs[0]])) for y in outputs]
 
     def _in_both_directions(self, entry: Entry, inputs: Sequence[Value], layer: Described) -> list[Value]:
         """Calls the layer that a Bidirectional wraps forwards and backwards, and merges what they return."""
@@ -215,7 +224,7 @@ class _Unfolding:
                 path=(*layer.path, name),
                 place=f"{layer.place}/{direction}_layer",
             )
-            value = self.add(own, self._masked(own, operands, inputs))
+            value = self._masked(own, operands, inputs)
             if goes_back and config.get("return_sequences"):
                 name = f"{name}_in_order"
                 index = ["...", ["slice", None, None, -1], ["slice", None, None, None]]
@@ -228,7 +237,13 @@ class _Unfolding:
             return outputs
         problem = "" if isinstance(mode, str) and mode in modes else f"merge_mode={mode!r} is no such setting"
         merge = Described(modes.get(str(mode), "Add"), layer.name, path=layer.path, problem=layer.problem or problem)
-        return [self.add(merge, outputs)]
+        return [self._with_mask_of(inputs[0], self.add(merge, outputs), config.get("return_sequences") is True)]
+
+    def _with_mask_of(self, source: Value, value: Value, is_sequence: bool = True) -> Value:
+        """Gives an output the mask of an input, if it has one and the output is a sequence too."""
+        if source in self.masks and is_sequence:
+            self.masks[value] = self.masks[source]
+        return value
 
     def add(self, layer: Described, inputs: Iterable[Value], is_operation: bool = False) -> Value:
         self.calls.append(Call(layer, tuple(inputs), is_operation))
