@@ -182,12 +182,11 @@ class _Unfolding:
         kind = KINDS.get(layer.class_name)
         found = {self.masks[value] for value in values if value in self.masks}
         numbers = found.pop() if len(found) == 1 else SEVERAL if found else None
-        if kind and kind.heeds_mask and numbers is not None and not mask:
-            if numbers == SEVERAL:
-                reason = "it heeds a mask made of several, which can't be converted"
-                layer, numbers = replace(layer, problem=layer.problem or reason), values[0]
-            name = f"{layer.own_name}_mask"
-            config = {"value": 0}
+        if kind and kind.heeds_mask and not mask and numbers == SEVERAL:
+            reason = "it heeds a mask made of several, which can't be converted"
+            layer = replace(layer, problem=layer.problem or reason)
+        elif kind and kind.heeds_mask and not mask and numbers is not None:
+            name, config = f"{layer.own_name}_mask", {"value": 0}
             mask = [self.add(Described("NotEqual", name, config, path=(*layer.path[:-1], name)), [numbers], True)]
         value = self.add(layer, [*values, *mask] if kind and kind.heeds_mask else values)
         if layer.class_name == "Embedding" and layer.config.get("mask_zero") and self.keras_version[0] in "12":
