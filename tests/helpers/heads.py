@@ -182,7 +182,7 @@ def normalization_of_features() -> Any:
     random = np.random.default_rng(0)
     for layer, shape in zip(learnt, ((20, 48), (20, 7), (20, 2, 3), (20, 2, 3)), strict=True):
         layer.adapt(random.normal(3, 5, shape).astype(np.float32))
-    given = L.Normalization(mean=[[0.1, 0.2, 0.3]], variance=[[1.0, 2.0, 3.0]], invert=True)
+    given = L.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 3.0], invert=True)
     vectors = [learnt[0], L.Dense(6), learnt[1], L.Rescaling([1.0, 2, 3, 4, 5, 6], offset=0.5), L.Reshape((2, 3))]
     sequence = [*learnt[2:], given, L.Rescaling([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])]
     return chain(base(64, 96), L.Flatten(), *vectors, *sequence, L.Flatten(), L.Dense(2))
