@@ -1,4 +1,4 @@
-"""Converts Keras's VGG weights to PyTorch, without Keras or TensorFlow, and back: `convert`, and its command line `__main__`.
+"""Converts Keras's VGG weights to PyTorch, without Keras or TensorFlow, and back: `convert`, and its `command_line`.
 
 `read` opens a file, `network` makes a network of it, `write` writes that, `check` compares the result with the source.
 `published` finds or fetches (`download`) Keras's files, `demo` makes one; `report` says what was done. `vgg_blocks` is the
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def convert(
     input_shape: tuple[int, int] | None = None,
     base_only: bool = False,
     activation: str | None = None,
+    lambdas: Mapping[str, str] | None = None,
     allow_nonfinite: bool = False,
     check: bool = True,
     force: bool = False,
@@ -50,6 +52,7 @@ def convert(
         base_only: leave out the top, or another head.
         activation: "softmax" or "none", if the file has a top but no architecture, as a `state_dict`. By default softmax is
             assumed, with a warning.
+        lambdas: what Lambda layers do, by their names: "preprocess_input", "l2_normalize", "resize:H,W" or "identity".
         allow_nonfinite: accept NaN and infinity.
         check: read the written file, compare every tensor with its source, and each layer's output with an independent
             channels-last computation from the Keras arrays.
@@ -97,7 +100,7 @@ def convert(
             path = write_demo(scratch)
         elif is_published:
             _check_distinct(target, path := published.find(str(source)))
-        with naming_file(path), open_source(path, input_shape, base_only, activation) as opened:
+        with naming_file(path), open_source(path, input_shape, base_only, activation, custom_objects=lambdas) as opened:
             if is_published:
                 opened = opened._replace(published_md5=published.FILES[str(source)].md5)
             assumed = "" if source == "demo" or is_published else opened.assumed

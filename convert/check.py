@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import THEANO_KERNEL, TURNED_KERNEL, Layout, features_to_keras
+from .layout import THEANO_KERNEL, TURNED_KERNEL, Layout, features_to_keras, features_to_torch
+from .network.graph import unused_after
 from .network.kinds import KINDS, Settings, Shape
 from .network.kinds.activations import activate
 from .network.network import Layer, Network
@@ -41,11 +42,8 @@ def check_conversion(network: Network, written: dict[str, Tensor], dtype: str, b
         ValueError: a tensor isn't its source's, or a layer's error is beyond the bound of `dtype`.
     """
     check_tensors(network, written, dtype)
-    height, width, channels = network.input_shape
-    image = torch.empty(1, height or OPEN_SIZE[0], width or OPEN_SIZE[1], channels)
-    image.uniform_(-128, 128, generator=torch.Generator().manual_seed(0))  # about what preprocess_input returns
     worst, largest = "", -1.0
-    for name, error in layer_errors(network, build(network.architecture(), written), image):
+    for name, error in layer_errors(network, build(network.architecture(), written), example_inputs(network)):
         if not error <= BOUNDS[dtype]:
             raise ValueError(
                 f"the check failed: the relative error at {name} is {error:.1e}, expected at most {BOUNDS[dtype]:.0e}"
@@ -55,22 +53,49 @@ def check_conversion(network: Network, written: dict[str, Tensor], dtype: str, b
     return largest, worst
 
 
+def example_inputs(network: Network) -> dict[str, Tensor]:
+    """Makes an input of each kind that a network takes: an image in ±128, about what preprocess_input returns, or tokens."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = min(
+        (layer.settings["input_dim"] for layer in network.layers if layer.class_name == "Embedding"), default=0
+    )
+    inputs = {}
+    for name, shape in _example_shapes(network).items():
+        x = torch.empty(1, *(size or 0 for size in shape)).uniform_(-128, 128, generator=generator)
+        inputs[name] = x.abs().floor() % tokens if tokens and len(shape) < 3 else x
+    return inputs
+
+
+def _example_shapes(network: Network) -> dict[str, Shape]:
+    """Returns the shapes of the inputs, with sizes instead of open ones."""
+    return {
+        name: (*(n or size for n, size in zip(shape[-3:], OPEN_SIZE, strict=False)), *shape[2:])
+        if len(shape) == 3
+        else tuple(size or OPEN_SIZE[0] for size in shape)
+        for name, shape in network.inputs.items()
+    }
+
+
 def check_work(network: Network) -> None:
     """Raises a ValueError if the check would take more time or memory than a conversion may: any file declares any size."""
-    height, width, channels = network.input_shape
-    shape: Shape = (height or OPEN_SIZE[0], width or OPEN_SIZE[1], channels)
+    shapes: dict[str, Shape] = _example_shapes(network)
+    layers = {layer.name: layer for layer in network.layers}
     work = 0
-    for layer in network.layers:
-        before, shape = shape, KINDS[layer.class_name].output(layer.settings, shape)
-        kernels = [weight.shape for weight in layer.weights if len(weight.shape) in (2, 4)]
+    for node in network.nodes:
+        layer, kind = layers[node.layer], KINDS[layers[node.layer].class_name]
+        arguments: Any = [shapes[name] for name in node.inputs]
+        before = arguments[0]
+        shape = shapes[node.name] = kind.output(layer.settings, *arguments[: kind.inputs[1]])
+        is_lookup = layer.class_name == "Embedding"  # it takes rows, and multiplies nothing
+        kernels = [weight.shape for weight in layer.weights if len(weight.shape) in (2, 3, 4) and not is_lookup]
         places = math.prod(size or 0 for size in shape[:-1])
-        numbers = places * max((kernel[0] for kernel in kernels), default=shape[-1] or 0)
-        window = math.prod(layer.settings.get("pool_size", (1, 1)))
-        work += max(places * sum(map(math.prod, kernels)), numbers * window, STEP * window)
-        if work > MOST_WORK or max(numbers, _padded(layer.settings, before)) * window > MOST_NUMBERS:
+        numbers = places * max((kernel[0] for kernel in kernels), default=shape[-1] if shape and shape[-1] else 1)
+        steps = kind.steps(layer.settings, before)
+        work += max(max(places, steps) * sum(map(math.prod, kernels)), numbers * steps, STEP * steps)
+        if work > MOST_WORK or max(numbers, _padded(layer.settings, before)) * steps > MOST_NUMBERS:
+            received = "×".join(str(size) for size in next(iter(_example_shapes(network).values()))[:2])
             raise ValueError(
-                f"{layer.name}: images of {height or OPEN_SIZE[0]}×{width or OPEN_SIZE[1]} are too large to be checked here; "
-                "--no-check leaves the check out"
+                f"{layer.name}: images of {received} are too large to be checked here; --no-check leaves the check out"
             )
 
 
@@ -97,37 +122,49 @@ def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> N
         raise ValueError(f"the check failed: tensors without a source: {', '.join(left)}")
 
 
-def layer_errors(network: Network, model: Any, image: Tensor) -> Iterator[tuple[str, float]]:
-    """Yields each layer's name and the relative error of the module's output, for a channels-last `image`.
+def layer_errors(network: Network, model: Any, inputs: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
+    """Yields each call's name and the relative error of the module's output, for channels-last `inputs`.
 
     The two computations are independent, but for steep activations, which get the model's own scores.
     """
-    expected, received = image, image.permute(0, 3, 1, 2)
-    flattened: torch.Size | None = None  # the channels-first shape of features that PyTorch flattened in its own order
-    for layer, module in zip(network.layers, model.children(), strict=True):
-        kind = KINDS[layer.class_name]
-        x = _in_keras_order(received, flattened) if kind.is_steep else expected
+    expected = dict(inputs)
+    received = {name: features_to_torch(x) if x.dim() > 3 else x for name, x in inputs.items()}
+    flattened: dict[
+        str, torch.Size | None
+    ] = {}  # the channels-first shape of features that PyTorch flattened in its order
+    layers = {layer.name: layer for layer in network.layers}
+    modules = dict(zip(layers, model.children(), strict=True))
+    for node, unused in zip(network.nodes, unused_after(network.nodes, ()), strict=True):
+        layer, module, kind = layers[node.layer], modules[node.layer], KINDS[layers[node.layer].class_name]
+        given = [received[name] for name in node.inputs]
+        order = flattened.get(node.inputs[0])
+        source = (
+            [_in_keras_order(x, order) for x in given] if kind.is_steep else [expected[name] for name in node.inputs]
+        )
         if layer.class_name == "Flatten":
             if network.kernels is THEANO_KERNEL:
-                x = x.movedim(-1, 1)  # as Theano flattens, and PyTorch
-            elif layer.settings["order"] == "channels_first" and x.dim() == 4:
-                flattened = received.shape[1:]
+                source = [x.movedim(-1, 1) for x in source]  # as Theano flattens, and PyTorch
+            elif layer.settings["order"] == "channels_first" and given[0].dim() == 4:
+                order = given[0].shape[1:]
         elif not kind.any_order:
-            flattened = None
-        expected = kind.reference(layer.settings, _arrays(layer, network.kernels), x)
-        activation = layer.settings.get("activation", "linear")
+            order = None
+        result = kind.reference(layer.settings, _arrays(layer, network.kernels), *source)
+        activation = "linear" if kind.activates_within else layer.settings.get("activation", "linear")
         if activation not in GENTLE and not kind.is_steep:
-            scores = _in_keras_order(_without_activation(module, received), flattened)
-            yield layer.name, relative_error(scores, expected)
-            expected = scores
-        expected = activate(activation, expected)
-        received = module(received)
-        yield layer.name, relative_error(_in_keras_order(received, flattened), expected)
+            scores = _in_keras_order(_without_activation(module, *given), order)
+            yield node.name, relative_error(scores, result)
+            result = scores
+        expected[node.name] = activate(activation, result)
+        received[node.name] = module(*given)
+        flattened[node.name] = order
+        yield node.name, relative_error(_in_keras_order(received[node.name], order), expected[node.name])
+        for name in unused:
+            del expected[name], received[name]
 
 
-def _without_activation(module: Any, x: Tensor) -> Tensor:
+def _without_activation(module: Any, *inputs: Tensor) -> Tensor:
     activation, module.activation = module.activation, torch.nn.Identity()
-    scores = module(x)
+    scores: Tensor = module(*inputs)
     del module.activation
     module.activation = activation
     return scores
@@ -148,7 +185,7 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
     """
     if computed.numel() != expected.numel():
         return float("inf")
-    computed, expected = computed.reshape(-1), expected.reshape(-1)
+    computed, expected = computed.reshape(-1).float(), expected.reshape(-1).float()
     finite = expected.isfinite()
     if not torch.equal(computed.isfinite(), finite):
         return float("inf")

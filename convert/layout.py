@@ -7,6 +7,7 @@ transposed, which is faster by far.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +20,16 @@ def conv2d_kernel_to_torch(kernel: Tensor) -> Tensor:
 def conv2d_kernel_to_keras(weight: Tensor) -> Tensor:
     """`(out, in, kh, kw)` → `(kh, kw, in, out)`."""
     return weight.permute(2, 3, 1, 0)
+
+
+def conv1d_kernel_to_torch(kernel: Tensor) -> Tensor:
+    """`(k, in, out)` → `(out, in, k)`."""
+    return kernel.permute(2, 1, 0)
+
+
+def conv1d_kernel_to_keras(weight: Tensor) -> Tensor:
+    """`(out, in, k)` → `(k, in, out)`."""
+    return weight.permute(2, 1, 0)
 
 
 def deconvolution_kernel_to_torch(kernel: Tensor) -> Tensor:
@@ -71,6 +82,26 @@ def dense_kernel_to_keras(weight: Tensor) -> Tensor:
     return weight.t()
 
 
+def cudnn_kernel_to_torch(kernel: Tensor, gates: int) -> Tensor:
+    """`(in, gates * units)` → `(gates * units, in)`: in each gate's part the numbers lie as in its transpose, `(units, in)`."""
+    return torch.cat([part.reshape(part.shape[1], part.shape[0]) for part in kernel.chunk(gates, 1)])
+
+
+def cudnn_kernel_to_keras(weight: Tensor, gates: int) -> Tensor:
+    """`(gates * units, in)` → `(in, gates * units)`."""
+    return torch.cat([part.reshape(part.shape[1], part.shape[0]) for part in weight.chunk(gates)], 1)
+
+
+def cudnn_bias_to_torch(bias: Tensor) -> Tensor:
+    """`(2 * gates * units,)` → `(2, gates * units)`: for the input, and for the state."""
+    return bias.unflatten(0, (2, -1))
+
+
+def cudnn_bias_to_keras(bias: Tensor) -> Tensor:
+    """`(2, gates * units)` → `(2 * gates * units,)`."""
+    return bias.flatten()
+
+
 def flattened_to_torch(array: Tensor, height: int, width: int) -> Tensor:
     """`(h * w * c, …)` → `(c * h * w, …)`: Keras flattens `(h, w, c)`, PyTorch `(c, h, w)`."""
     return array.unflatten(0, (height, width, -1)).movedim(2, 0).reshape(array.shape)
@@ -119,17 +150,26 @@ class Layout(NamedTuple):
 
 
 UNCHANGED = Layout(unchanged, unchanged)
+CONV1D_KERNEL = Layout(conv1d_kernel_to_torch, conv1d_kernel_to_keras, by_units=True)
 CONV2D_KERNEL = Layout(conv2d_kernel_to_torch, conv2d_kernel_to_keras, by_units=True)
 TURNED_KERNEL = Layout(turned_kernel_to_torch, turned_kernel_to_keras, by_units=True)  # Keras 2's on Theano
 THEANO_KERNEL = Layout(theano_kernel_to_torch, theano_kernel_to_keras)  # for channels-first images
 DECONVOLUTION_KERNEL = Layout(deconvolution_kernel_to_torch, deconvolution_kernel_to_keras)
 DENSE_KERNEL = Layout(dense_kernel_to_torch, dense_kernel_to_keras, by_units=True)
+CUDNN_BIAS = Layout(cudnn_bias_to_torch, cudnn_bias_to_keras)
 FEATURES = Layout(features_to_torch, features_to_keras)
 
 
 def depthwise_kernel(multiplier: int) -> Layout:
     """Makes the layout of a depthwise convolution's kernel, with so many filters for each channel."""
     return Layout(depthwise_kernel_to_torch, lambda weight: depthwise_kernel_to_keras(weight, multiplier))
+
+
+def cudnn_kernel(gates: int) -> Layout:
+    """Makes the layout of a kernel of CuDNNLSTM or CuDNNGRU."""
+    return Layout(
+        lambda kernel: cudnn_kernel_to_torch(kernel, gates), lambda weight: cudnn_kernel_to_keras(weight, gates)
+    )
 
 
 def flattened(height: int, width: int) -> Layout:

@@ -214,9 +214,7 @@ def test_import_costs_under_50_milliseconds() -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys, convert.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
-    )
+    code = "import sys, convert.command_line as m\ntry: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     printed = python(code)
     assert printed.endswith("False")
     assert "python -m convert demo" in printed

@@ -3,8 +3,8 @@
 `vgg16` and `vgg19` are the networks, built by `vgg` out of `layers` and `activations`; each is a `model`, whose `summary` is
 Keras's. `weights` finds and assigns their weights, `loading` builds models from files. `imagenet` has ImageNet's preprocessing
 and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `image_files` reads image files,
-`predicting` names what is on them, `gradcam` shows where a network looks, `plots` draws that. `__main__` parses the command
-line, `commands` runs it; `optional_imports` names missing optional packages. `convert` converts weights.
+`predicting` names what is on them, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
+options, `commands` runs them; `optional_imports` names missing optional packages. `convert` converts weights.
 
 The names in `__all__` are imported when first used, so that `import torchvgg` costs little.
 """

@@ -32,14 +32,15 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
     """
     layer = layer or last_convolution(model, before=HEAD)
     model._check_names([layer])
-    model._check_input(x)
+    if len(model.input_shapes) > 1 or model.outputs != model.nodes[-1].name:
+        raise ValueError(f"expected a model of images with one output. Received: {model.name}, a graph with more")
+    model._named_inputs(x)
     outputs: dict[str, Tensor] = {}
     with torch.inference_mode(False), torch.enable_grad():
-        y = x.clone().detach().requires_grad_()
-        for name, module in model.named_children():  # `extract` would put flattened features into Keras's order
-            before, y = y, module(y)
-            outputs[name] = y
-        maps, scores = outputs[layer], _scores(module, before, y)
+        values = model._named_inputs(x.clone().detach().requires_grad_())
+        for node, inputs in model._calls(values):  # `extract` would put flattened features into Keras's order
+            outputs[node.name], before = values[node.name], inputs[0]
+        maps, scores = outputs[layer], _scores(model.get_submodule(node.layer), before, values[node.name])
         if maps.dim() != 4 or layer in list(outputs)[-HEAD:]:
             raise ValueError(f"layer: expected one with maps, (N, C, H, W), before the head. Received: {layer!r}")
         if scores.dim() != 2:

@@ -98,7 +98,7 @@ def load_for(model: Model, path: str | os.PathLike[str], how: str | None = None,
 
 def color_mode(model: Model) -> str:
     """Returns Keras's color mode for a model's number of input channels. Raises a ValueError if there is none."""
-    channels = model.input_shape[1]
+    channels = image_shape(model)[1]
     modes = {1: "grayscale", 3: "rgb", 4: "rgba"}
     if channels not in modes:
         raise ValueError(f"expected a model of images with 1, 3 or 4 channels. Received: one with {channels}")
@@ -148,15 +148,23 @@ def _images_below(folder: str) -> Iterator[str]:
 
 def image_size(model: Model) -> tuple[int, int]:
     """Returns the `(height, width)` of a model's images, 224 for an open size."""
-    _, _, height, width = model.input_shape
+    _, _, height, width = image_shape(model)
     return height or 224, width or 224
+
+
+def image_shape(model: Model) -> tuple[int | None, ...]:
+    """Returns the `(None, C, H, W)` of a model's images. Raises a ValueError if it has another input, or several."""
+    shapes = list(model.input_shapes.values())
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ValueError(f"expected a model of images alone. Received: one with inputs of {model.input_shape}")
+    return shapes[0]
 
 
 def preprocessing_of(model: Model) -> str:
     """Returns how to preprocess a model's images: "none" if its first layer does it or they aren't RGB, else "vgg"."""
-    first = next(model.children(), None)
+    first = model.get_submodule(model.nodes[0].layer) if model.nodes else None
     is_built_in = isinstance(first, Normalization | PreprocessInput | Rescaling)
-    return "none" if is_built_in or model.input_shape[1] != 3 else "vgg"
+    return "none" if is_built_in or image_shape(model)[1] != 3 else "vgg"
 
 
 def preprocess(x: Tensor, how: str) -> Tensor:

@@ -24,6 +24,9 @@ def from_config(class_name: str, config: Mapping[str, Any], shapes: Shapes) -> n
     Raises:
         ValueError: torchvgg has no such layer.
     """
+    if class_name == "Custom":  # the user's own
+        module: nn.Module = config["module"]
+        return module
     layer_class = vars(layers).get(class_name)
     if not isinstance(layer_class, type):
         known = ", ".join(name for name, value in vars(layers).items() if isinstance(value, type))
@@ -48,10 +51,10 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
     """
     from .convert.network.vgg_architecture import vgg_arguments
 
-    name, input_shape = architecture["name"], tuple(architecture["input_shape"])
+    name = architecture["name"]
     by_layer: dict[str, dict[str, Tensor]] = {layer["name"]: {} for layer in architecture["layers"]}
     for key, tensor in tensors.items():
-        layer_name, _, parameter = key.rpartition(".")
+        layer_name, _, parameter = key.partition(".")
         if layer_name not in by_layer:
             raise ValueError(f"{name} has no place for {key}")
         by_layer[layer_name][parameter] = tensor
@@ -64,7 +67,8 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
             for layer in architecture["layers"]:
                 shapes = {parameter: tensor.shape for parameter, tensor in by_layer[layer["name"]].items()}
                 children[layer["name"]] = from_config(layer["class_name"], layer["config"], shapes)
-            model = Model(children, input_shape, name)
+            shapes_of_inputs = architecture.get("input_shape", architecture.get("inputs"))
+            model = Model(children, shapes_of_inputs, name, architecture.get("nodes"), architecture.get("outputs"))
     own = {  # by the model's names: it may have added underscores to the file's, and VGG's pooling has no number
         f"{child}.{parameter}": tensor
         for (child, _), group in zip(model.named_children(), by_layer.values(), strict=True)
@@ -77,8 +81,15 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
     return model.eval()
 
 
-def load_model(path: str | os.PathLike[str]) -> Model:
+def load_model(path: str | os.PathLike[str], *, custom_objects: Mapping[str, Any] | None = None) -> Model:
     """Loads the model of a Keras file with an architecture, or of a `.safetensors` that `convert` wrote, ready to use.
+
+    Args:
+        path: the file.
+        custom_objects: for Lambdas and custom layers of a Keras file, whose code is never run, by the name of the layer or of
+            its class: a module, or a function or class that makes one of the layer's configuration, as keyword arguments; or
+            what a Lambda does, "preprocess_input", "l2_normalize", "resize:H,W" or "identity". A module takes and returns
+            channels-first tensors; the layer's arrays, if it has any, become its `state_dict`, in this order and as they are.
 
     Returns:
         A VGG16 or VGG19 if that is what the file holds, else a `Model` with the file's layers, in `eval()`.
@@ -87,7 +98,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         ValueError: the file is damaged, or has no architecture.
         OSError: it can't be read.
     """
-    tensors, architecture = read_model(Path(path))
+    tensors, architecture = read_model(Path(path), custom_objects)
     if architecture is None:
         raise ValueError(
             f"{path}: tensors without an architecture; expected a Keras file or a .safetensors that `convert` wrote. "

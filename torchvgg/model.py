@@ -1,56 +1,121 @@
 """`Model`: layers called in order, with a summary as Keras prints it and access to every layer's output."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .layers.reshaping import KerasOrder
+from .layers.reshaping import in_keras_order, order_after
+from .summary import in_keras_order as layers_in_keras_order
 from .summary import summary_table
 
 Shape = tuple[int | None, ...]
+Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
+INPUT = "input_layer"
+
+
+class Node(NamedTuple):
+    """One call of a layer: the name of its output, the layer's name, and the outputs, or inputs of the model, that feed it.
+
+    The name is the layer's; from a second call on it has a number, `dense:1`. `last` are those that no later call needs.
+    """
+
+    name: str
+    layer: str
+    inputs: tuple[str, ...]
+    last: tuple[str, ...] = ()
 
 
 class Model(nn.Module):
-    """Keras's layers as direct children, each called with the output of the one before.
+    """Keras's layers as direct children, each called with the outputs of others: by default that of the one before.
 
     Args:
         layers: the layers by name, in order. A name that is an attribute of modules or models already, `type` or `summary`
             say, gets an underscore: `type_`.
-        input_shape: `(channels, height, width)` of one image, None for an open size.
+        input_shape: `(channels, height, width)` of one image, None for an open size; or the shapes of several inputs by name.
         name: the title of the summary.
+        nodes: the calls in order, each `(name, layer, inputs)`, if the layers aren't a chain.
+        outputs: the name of the node that is the output, or lists or mappings of such.
     """
 
     min_size = 1  # the smallest height and width of an image
 
-    def __init__(self, layers: Mapping[str, nn.Module], input_shape: Shape, name: str) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        input_shape: Sequence[int | None] | Mapping[str, Sequence[int | None]],
+        name: str,
+        nodes: Iterable[Sequence[Any]] | None = None,
+        outputs: Any = None,
+    ) -> None:
         super().__init__()
         self.name = name
-        self.input_shape: Shape = (None, *input_shape)
-        for layer_name, layer in layers.items():
-            while layer_name in dir(self):  # hasattr would compute properties
-                layer_name += "_"
-            self.add_module(layer_name, layer)
+        shapes = input_shape if isinstance(input_shape, Mapping) else {INPUT: input_shape}
+        self.input_shapes: dict[str, Shape] = {own: (None, *shape) for own, shape in shapes.items()}
+        names: dict[str, str] = {}
+        for own, layer in layers.items():
+            names[own] = own
+            while names[own] in dir(self):  # hasattr would compute properties
+                names[own] += "_"
+            self.add_module(names[own], layer)
+        self._nodes: list[Node] | None = None
+        self._outputs: Any = None
+        if nodes is not None:
+            self._nodes, self._outputs = _renamed(nodes, outputs, names)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the output of the last layer for images `x`, `(N, C, H, W)`, float.
+    @property
+    def input_shape(self) -> Any:
+        """The shape of the input, batch first, None for open sizes; of several inputs a dict by name."""
+        shapes = self.input_shapes
+        return shapes if len(shapes) > 1 else next(iter(shapes.values()))
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The calls of the layers, in order."""
+        if self._nodes is not None:
+            return self._nodes
+        return [Node(name, name, (before,), (before,)) for before, name in pairwise((INPUT, *self._modules))]
+
+    @property
+    def outputs(self) -> Any:
+        """The name of the node that is the output, or lists or dicts of such, in Keras's structure."""
+        return next(reversed(self._modules), INPUT) if self._nodes is None else self._outputs
+
+    def forward(self, x: Inputs) -> Any:
+        """Returns the output for images `x`, `(N, C, H, W)`, float.
+
+        Several inputs are a list in order, or a dict by name; several outputs come in Keras's structure.
 
         Raises:
             ValueError: `x` isn't a dense floating-point tensor of the shape `input_shape`, or its type or device isn't that
                 of the weights. (The shape isn't checked while `torch.jit.trace` records.)
         """
-        self._check_input(x)
-        for layer in self.children():
-            x = layer(x)
-        return x
+        values = self._named_inputs(x)
+        for _ in self._calls(values):
+            pass
+        return mapped(values.__getitem__, self.outputs)
 
-    def extract(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+    def _calls(self, values: dict[str, Tensor]) -> Iterator[tuple[Node, list[Tensor]]]:
+        """Calls the layers in order, whose outputs come into `values`, and yields each call with its inputs."""
+        kept = flattened(self.outputs)
+        for node in self.nodes:
+            inputs = [values[name] for name in node.inputs]
+            values[node.name] = self._modules[node.layer](*inputs)  # type: ignore[misc]  # children aren't None
+            yield node, inputs
+            for name in node.last:
+                if name not in kept:
+                    del values[name]
+
+    def extract(self, x: Inputs, layers: Iterable[str]) -> dict[str, Tensor]:
         """Returns the outputs of some layers, computed no further than the deepest of them.
 
         Args:
-            x: images, as for `forward`.
-            layers: names of layers, in any order.
+            x: images, or several inputs, as for `forward`.
+            layers: names of layers, in any order; `dense:1` is the second call of `dense`.
 
         Returns:
             Each layer's output (its activation included) by its name, in the order of depth. Flattened features are in
@@ -60,30 +125,33 @@ class Model(nn.Module):
             ValueError: a name isn't one of this model's layers; or `x` is refused, as by `forward`.
         """
         wanted = self._check_names(layers)
-        self._check_input(x)
+        values = self._named_inputs(x)
         outputs: dict[str, Tensor] = {}
-        in_keras_order = KerasOrder()
-        for name, layer in self.named_children():
+        orders: dict[str, tuple[int, ...] | None] = {}
+        for node, inputs in self._calls(values) if wanted else ():
+            layer = self.get_submodule(node.layer)
+            orders[node.name] = order_after(layer, inputs[0].shape, orders.get(node.inputs[0]))
+            if node.name in wanted:
+                outputs[node.name] = in_keras_order(values[node.name], orders[node.name])
             if len(outputs) == len(wanted):
                 break
-            in_keras_order.enter(layer, x.shape)
-            x = layer(x)
-            if name in wanted:
-                outputs[name] = in_keras_order(x)
         return outputs
 
     def _check_names(self, layers: Iterable[str]) -> set[str]:
         """Returns the names as a set. Raises a ValueError if one isn't a layer of this model."""
         wanted = {layers} if isinstance(layers, str) else set(layers)
-        names = dict(self.named_children())
+        names = [node.name for node in self.nodes]
         if unknown := [name for name in wanted if name not in names]:
             raise ValueError(f"unknown layers: expected names out of {', '.join(names)}. Received: {unknown}")
         return wanted
 
     @property
-    def output_shape(self) -> Shape:
-        """The shape of the output, batch first, None for open sizes; computed on the meta device, so hooks fire."""
-        return list(self._output_shapes().values())[-1]
+    def output_shape(self) -> Any:
+        """The shape of the output, batch first, None for open sizes; computed on the meta device, so hooks fire.
+
+        Several outputs have their shapes in Keras's structure.
+        """
+        return mapped((self.input_shapes | self._output_shapes()).__getitem__, self.outputs)
 
     def count_params(self) -> int:
         """Returns the number of weights, counted as Keras does."""
@@ -102,16 +170,24 @@ class Model(nn.Module):
         if data_format not in ("channels_first", "channels_last"):
             raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
 
-        def row(name: str, kind: str, shape: Shape, count: int) -> tuple[str, str, str]:
-            if data_format == "channels_last":
-                shape = (shape[0], *shape[2:], shape[1])
-            return f"{name} ({kind})", str(shape), f"{count:,}"
+        def text(shape: Shape) -> str:
+            is_moved = data_format == "channels_last" and len(shape) > 3
+            return str((*shape[:-3], *shape[-2:], shape[-3]) if is_moved else shape)
 
-        rows = [row("input_layer", "InputLayer", self.input_shape, 0)]
         shapes = self._output_shapes()
-        for name, layer in self.named_children():
-            count = sum(weight.numel() for weight in layer.state_dict().values())
-            rows.append(row(name, type(layer).__name__, shapes[name], count))
+        fed_by: dict[str, Sequence[str]] = dict.fromkeys(self.input_shapes, ())
+        fed_by |= {node.name: node.inputs for node in self.nodes}
+        connections: dict[str, list[str]] = {}
+        for node in self.nodes:
+            calls = (name.partition(":") for name in node.inputs)
+            connections.setdefault(node.layer, []).extend(f"{own}[{number or 0}][0]" for own, _, number in calls)
+        rows = []
+        for own in layers_in_keras_order(fed_by, flattened(self.outputs)):
+            layer = dict(self.named_children()).get(own)
+            kind = type(layer).__name__ if layer else "InputLayer"
+            count = sum(weight.numel() for weight in layer.state_dict().values()) if layer else 0
+            row = (f"{own} ({kind})", text((self.input_shapes | shapes)[own]), f"{count:,}")
+            rows.append(row if self._nodes is None else (*row, ", ".join(connections.get(own, "-"))))
         for line in summary_table(self.name, rows, list(self.state_dict(keep_vars=True).values())):
             print_fn(line)
 
@@ -124,39 +200,97 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def _shapes_at(self, batch: int, open_size: int) -> dict[str, torch.Size]:
-        x = torch.empty(batch, *(size or open_size for size in self.input_shape[1:]), device="meta")
-        shapes = {}
-        for name, layer in self.named_children():
+        values = {
+            name: torch.empty(batch, *(size or open_size for size in shape[1:]), device="meta")
+            for name, shape in self.input_shapes.items()
+        }
+        for node in self.nodes:
+            layer = self.get_submodule(node.layer)
             tensors = (*layer.named_parameters(), *layer.named_buffers())  # the state_dict lacks some buffers
-            x = functional_call(layer, {key: _on_meta(tensor) for key, tensor in tensors}, x)
-            shapes[name] = x.shape
-        return shapes
+            inputs = tuple(values[name] for name in node.inputs)
+            values[node.name] = functional_call(layer, {key: _on_meta(tensor) for key, tensor in tensors}, inputs)
+        return {node.name: values[node.name].shape for node in self.nodes}
 
     def _flattened_shape(self) -> tuple[int, ...] | None:
         """Returns the `(C, H, W)` of a model that ends in flattened features in PyTorch's order, else None."""
-        in_keras_order, shape = KerasOrder(), self.input_shape
-        for layer, output in zip(self.children(), self._output_shapes().values(), strict=True):
-            in_keras_order.enter(layer, shape)
-            shape = output
-        return in_keras_order.flattened
+        shapes = self.input_shapes | self._output_shapes()
+        orders: dict[str, tuple[int, ...] | None] = {}
+        for node in self.nodes:
+            layer = self.get_submodule(node.layer)
+            before = node.inputs[0]
+            orders[node.name] = order_after(layer, shapes[before], orders.get(before))
+        return orders.get(self.outputs)
 
-    def _check_input(self, x: Tensor) -> None:
+    def _named_inputs(self, x: Inputs) -> dict[str, Tensor]:
+        """Returns the inputs by their names. Raises a ValueError unless each is a tensor that the model takes."""
+        names = list(self.input_shapes)
+        if isinstance(x, Mapping):
+            if x.keys() != self.input_shapes.keys():
+                raise ValueError(
+                    f"expected the inputs {', '.join(names)}. Received: {', '.join(map(str, x)) or 'none'}"
+                )
+            values = {name: x[name] for name in names}
+        elif isinstance(x, list | tuple):
+            if len(x) != len(names):
+                raise ValueError(f"expected {len(names)} inputs, {', '.join(names)}. Received: {len(x)}")
+            values = dict(zip(names, x, strict=True))
+        elif len(names) > 1:
+            raise ValueError(
+                f"expected a list of {len(names)} tensors, or a dict, for {', '.join(names)}. Received: one"
+            )
+        else:
+            values = {names[0]: x}  # type: ignore[dict-item]  # one tensor
+        for name, value in values.items():
+            self._check_input(value, self.input_shapes[name])
+        return values
+
+    def _check_input(self, x: Any, shape: Shape) -> None:
         if torch.jit.is_tracing():  # type: ignore[attr-defined]  # a trace would record the result for its example, and warn
             return
         if not isinstance(x, Tensor) or x.layout != torch.strided:
             received = x.layout if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"expected a dense torch.Tensor. Received: {received}")
-        if x.dim() != 4 or not all(
-            size >= self.min_size if fixed is None else size == fixed
-            for size, fixed in zip(x.shape[1:], self.input_shape[1:], strict=True)
+        is_image = len(shape) == 4
+        smallest = self.min_size if is_image else 1
+        if x.dim() != len(shape) or not all(
+            size >= smallest if fixed is None else size == fixed
+            for size, fixed in zip(x.shape[1:], shape[1:], strict=True)
         ):
-            expected = ", ".join(f"{size or f'{self.min_size} or more'}" for size in self.input_shape[1:])
-            advice = ", which lacks the batch axis: x.unsqueeze(0)" if x.dim() == 3 else ""
-            if x.dim() == 4 and x.shape[3] == self.input_shape[1]:
+            expected = ", ".join(f"{size or f'{smallest} or more'}" for size in shape[1:])
+            advice = ", which lacks the batch axis: x.unsqueeze(0)" if x.dim() == len(shape) - 1 else ""
+            if is_image and x.dim() == 4 and x.shape[3] == shape[1]:
                 advice = ", which looks channels-last: x.permute(0, 3, 1, 2)"
             raise ValueError(f"expected a tensor of shape (N, {expected}). Received: {tuple(x.shape)}{advice}")
-        if not x.is_floating_point():
+        if is_image and not x.is_floating_point():
             raise ValueError(f"expected a floating-point tensor; call preprocess_input first. Received: {x.dtype}")
+
+
+def _renamed(nodes: Iterable[Sequence[Any]], outputs: Any, names: Mapping[str, str]) -> tuple[list[Node], Any]:
+    """Returns the nodes and the outputs with the layers' final names, and which outputs no later node needs."""
+    calls = [Node(name, layer, tuple(inputs)) for name, layer, inputs in nodes]
+    final = {node.name: names[node.layer] + node.name[len(node.layer) :] for node in calls}
+    renamed: list[Node] = []
+    later: set[str] = set()
+    for node in reversed(calls):
+        inputs = tuple(final.get(name, name) for name in node.inputs)
+        last = tuple(name for name in dict.fromkeys((*inputs, final[node.name])) if name not in later)
+        later |= {*inputs}
+        renamed.append(Node(final[node.name], names[node.layer], inputs, last))
+    return renamed[::-1], mapped(lambda name: final.get(name, name), outputs)
+
+
+def mapped(function: Callable[[str], Any], structure: Any) -> Any:
+    """Applies a function to each name in lists and dicts of names."""
+    if isinstance(structure, Mapping):
+        return {key: mapped(function, part) for key, part in structure.items()}
+    return [mapped(function, part) for part in structure] if isinstance(structure, list) else function(structure)
+
+
+def flattened(structure: Any) -> list[str]:
+    """Lists the names in lists and dicts of names."""
+    found: list[str] = []
+    mapped(found.append, structure)
+    return found
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

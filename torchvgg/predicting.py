@@ -65,6 +65,6 @@ def by_name(scores: Sequence[Score], wanted: str) -> Score:
 
 def gives_probabilities(model: Model) -> bool:
     """Tells whether a model ends in a softmax or a sigmoid."""
-    *_, last = model.children()
+    last = model.get_submodule(model.nodes[-1].layer)
     activation = getattr(last, "activation", None)
     return isinstance(last, Softmax) or activation in (get_activation("softmax"), get_activation("sigmoid"))

@@ -34,8 +34,12 @@ def find_weights(weights: str | os.PathLike[str], network: str, include_top: boo
     return published.converted_path(name)
 
 
-def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def read_model(
+    path: Path, custom_objects: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """Reads the tensors, in the file's own type, and the architecture, if there is one, of a file of `convert` or Keras.
+
+    `custom_objects` is as for `load_model`.
 
     Raises:
         ValueError: the file is of another kind, or is damaged, or its model can't be converted.
@@ -48,7 +52,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     from .convert.read.torch_file import read_torch_file
 
     if file_kind(path).is_keras:
-        with open_source(path, None, base_only=False) as source:
+        with open_source(path, None, base_only=False, custom_objects=custom_objects) as source:
             if source.assumed:
                 warnings.warn(f"{path}: {source.assumed}", stacklevel=3)
             return _tensors(source), source.network.architecture()

@@ -6,7 +6,7 @@ in Keras 2 and 3). The JSON is validated here, as data; nothing that it names is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -21,13 +21,15 @@ LONGEST_NAME = 1000
 class Operand:
     """One argument of a call: the output of a layer, given by its name, or a constant.
 
-    `node` and `tensor` say which call of the layer it is, and which of that call's outputs.
+    `node` and `tensor` say which call of the layer it is, and which of that call's outputs; `keyword` is the argument's name, or
+    the key of a mapping that it lies in.
     """
 
     layer: str | None
     constant: Any = None
     node: int = 0
     tensor: int = 0
+    keyword: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Entry:
         config: the configuration; empty where there is none, or where it is the list of an old Sequential.
         calls: the operands of each call.
         layers: those of a model, in the file's order.
-        ends: of a Functional model, the "input" and "output" layers.
+        ends: of a Functional model, the "input" and "output" layers, in Keras's structure: an operand, or lists or mappings of them.
         wrapped: the layer or model that a wrapper (TimeDistributed, say) applies.
         has_config: whether there is a configuration.
         is_custom: whether its class isn't one of Keras's.
@@ -52,7 +54,7 @@ class Entry:
     config: Mapping[str, Any] = field(default_factory=dict)
     calls: list[list[Operand]] = field(default_factory=list)
     layers: list[Entry] = field(default_factory=list)
-    ends: Mapping[str, list[Operand]] = field(default_factory=dict)
+    ends: Mapping[str, Any] = field(default_factory=dict)
     wrapped: Entry | None = None
     has_config: bool = True
     is_custom: bool = False
@@ -73,7 +75,8 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
         raise ValueError(f"models nested deeper than {MOST_NESTED}")
     if not isinstance(found, Mapping) or not isinstance(found.get("class_name"), str) or "config" not in found:
         raise _malformed("a layer, with its class_name and config", found)
-    class_name, config = found["class_name"], found["config"]
+    package, _, class_name = found["class_name"].rpartition(">")  # `Custom>Mine`: registered by the user
+    config = found["config"]
     in_config = config if isinstance(config, Mapping) else {}
     name = found.get("name") or in_config.get("name") or "sequential"
     if not isinstance(name, str) or len(name) > LONGEST_NAME or len(class_name) > LONGEST_NAME:
@@ -92,10 +95,11 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
         in_config,
         [list(_operands_of_call(node, 0)) for node in nodes],
         [read_entry(layer, depth + 1) for layer in counted(layers)] if isinstance(layers, list) else [],
-        {way: _ends(in_config[f"{way}_layers"]) for way in ("input", "output") if f"{way}_layers" in in_config},
+        {way: _structure(in_config[f"{way}_layers"]) for way in ("input", "output") if f"{way}_layers" in in_config},
         read_entry(wrapped, depth + 1) if isinstance(wrapped, Mapping) and "class_name" in wrapped else None,
         isinstance(config, Mapping) or is_model,
-        bool(found.get("registered_name")) and not f"{found.get('module')}.".startswith(("keras.", "tf_keras.")),
+        bool(package or found.get("registered_name"))
+        and not f"{found.get('module')}.".startswith(("keras.", "tf_keras.")),
         any(map(_is_in_training, nodes)),
     )
     _check_references(entry)
@@ -111,7 +115,7 @@ def _check_references(model: Entry) -> None:
     names = {layer.name for layer in model.layers}
     if len(names) < len(model.layers) and model.class_name != "Sequential":
         raise ValueError(f"{model.name}: two layers of one name")
-    for operand in chain(*model.ends.values(), *(layer.inputs for layer in model.layers)):
+    for operand in chain(*map(flattened, model.ends.values()), *(layer.inputs for layer in model.layers)):
         if operand.layer not in names:
             raise _malformed(f"a layer of {model.name!r}", operand.layer)
 
@@ -119,48 +123,54 @@ def _check_references(model: Entry) -> None:
 def counted(layers: list[Any]) -> list[Any]:
     """Raises a ValueError if there are more layers than a network has: some work takes the square of their number."""
     if len(layers) > MOST_LAYERS:
-        raise ValueError(f"{len(layers):,} layers; a chain of up to {MOST_LAYERS:,} can be converted")
+        raise ValueError(f"{len(layers):,} layers; a network of up to {MOST_LAYERS:,} can be converted")
     return layers
 
 
 def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
     match node:
         case {"args": list(arguments), "kwargs": dict(keywords)}:  # Keras 3
-            yield from chain.from_iterable(_operands(value, depth) for value in (*arguments, *keywords.values()))
+            yield from chain.from_iterable(_operands(value, depth) for value in arguments)
+            yield from chain.from_iterable(_operands(value, depth, key) for key, value in keywords.items())
         case dict():  # Keras 2, of a layer that takes a mapping of tensors
-            yield from chain.from_iterable(_operands(value, depth) for value in node.values())
+            yield from chain.from_iterable(_operands(value, depth, key) for key, value in node.items())
         case [list(), *_] if depth < MOST_NESTED:  # Keras 2: [["layer", 0, 0, {...}], ...], one for each tensor
             yield from chain.from_iterable(_operands_of_call(tensor, depth + 1) for tensor in node)
         case [str(layer), int(number), int(tensor), *rest] | ["_CONSTANT_VALUE" as layer, number, tensor, *rest]:
             yield Operand(None, tensor) if layer == "_CONSTANT_VALUE" else Operand(layer, None, number, tensor)
             # The other arguments of a function, `{"y": …}`.
             for key, value in rest[0].items() if rest and isinstance(rest[0], Mapping) else ():
-                if key not in ("name", "dtype", "data_format", "training", "mask"):
-                    yield from _operands(value, depth)
+                if key not in ("name", "dtype", "data_format", "training"):
+                    yield from _operands(value, depth, key)
         case []:
             pass
         case _:
             raise _malformed("the call of a layer", node)
 
 
-def _operands(value: Any, depth: int) -> Iterator[Operand]:
-    """Yields what an argument consists of: tensors, in a list or alone, or a constant."""
+def _operands(value: Any, depth: int, keyword: str | None = None) -> Iterator[Operand]:
+    """Yields what an argument consists of: tensors, alone, in a list or in a mapping, or a constant."""
     match value:
         case {"class_name": "__keras_tensor__", "config": {"keras_history": [str(layer), int(node), int(tensor)]}}:
-            yield Operand(layer, None, node, tensor)
+            yield Operand(layer, None, node, tensor, keyword)
         case [str(layer), int(node), int(tensor), *_]:
-            yield Operand(layer, None, node, tensor)
-        case [dict() | [str(), *_], *_] if not _is_index(value) and depth < MOST_NESTED:  # a list of tensors
-            yield from chain.from_iterable(_operands(item, depth + 1) for item in value)
-        case None | bool() | str():
-            pass
+            yield Operand(layer, None, node, tensor, keyword)
+        case list() if _holds_tensors(value) and depth < MOST_NESTED:
+            yield from chain.from_iterable(_operands(item, depth + 1, keyword) for item in value)
+        case dict() if _holds_tensors(list(value.values())) and depth < MOST_NESTED:
+            yield from chain.from_iterable(_operands(item, depth + 1, key) for key, item in value.items())
         case _:
-            yield Operand(None, value)
+            yield Operand(None, value, keyword=keyword)
 
 
-def _is_index(value: list[Any]) -> bool:
-    """Tells whether an argument is the index of `x[..., i]`: constants."""
-    return any(isinstance(item, Mapping) and item.get("class_name") in ("__ellipsis__", "__slice__") for item in value)
+def _holds_tensors(values: list[Any]) -> bool:
+    """Tells tensors, or lists of them, from constants, as the index of `x[..., i]`."""
+    match values:
+        case [{"class_name": "__keras_tensor__"} | [str(), int(), int(), *_], *_]:
+            return True
+        case [list() as first, *_]:
+            return _holds_tensors(first)
+    return False
 
 
 def _is_in_training(node: Any) -> bool:
@@ -171,7 +181,37 @@ def _is_in_training(node: Any) -> bool:
     )
 
 
-def _ends(ends: Any) -> list[Operand]:
-    """Reads `["dense", 0, 0]` (Keras 3, where there is one), `[["dense", 0, 0], …]`, or a mapping to such."""
-    ends = list(ends.values()) if isinstance(ends, Mapping) else ends or []
-    return [operand for operand in _operands_of_call(ends, 0) if operand.layer is not None]
+def _structure(ends: Any, depth: int = 0) -> Any:
+    """Reads `["dense", 0, 0]`, or lists of or mappings to such; a list of one, as older versions write, is that one."""
+    match ends:
+        case [str(layer), int(node), int(tensor)]:
+            return Operand(layer, None, node, tensor)
+        case [alone] if not depth:
+            return _structure(alone, 1)
+        case list() if depth < MOST_NESTED:
+            return [_structure(end, depth + 1) for end in ends]
+        case dict() if depth < MOST_NESTED and all(isinstance(key, str) for key in ends):
+            return {key: _structure(end, depth + 1) for key, end in ends.items()}
+    raise _malformed("the ends of a model", ends)
+
+
+def flattened(structure: Any) -> list[Any]:
+    """Lists what a structure of lists and mappings holds, as Keras does: mappings by their sorted keys."""
+    if isinstance(structure, dict):
+        return [leaf for key in sorted(structure) for leaf in flattened(structure[key])]
+    return [leaf for part in structure for leaf in flattened(part)] if isinstance(structure, list) else [structure]
+
+
+def is_structure(found: Any, depth: int = 0) -> bool:
+    """Tells whether something consists of strings, in lists and mappings of them."""
+    parts = found.values() if isinstance(found, dict) else found
+    if not isinstance(found, dict | list):
+        return isinstance(found, str)
+    return depth < MOST_NESTED and bool(parts) and all(is_structure(part, depth + 1) for part in parts)
+
+
+def mapped(function: Callable[[Any], Any], structure: Any) -> Any:
+    """Applies a function to each leaf of a structure of lists and mappings."""
+    if isinstance(structure, dict):
+        return {key: mapped(function, part) for key, part in structure.items()}
+    return [mapped(function, part) for part in structure] if isinstance(structure, list) else function(structure)

@@ -1,14 +1,17 @@
-"""A chain of layers, and the arrays that they ask for → a `Network`."""
+"""A graph of layers, and the arrays that they ask for → a `Network`."""
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..array import Array
 from ..errors import LayerError
 from ..layout import CONV2D_KERNEL, THEANO_KERNEL, Layout
-from .chain import Chain, Described
+from .architecture_json import flattened
+from .graph import Described, Graph, Node
 from .kinds import KINDS, Features, Settings, Shape, Spec
+from .kinds.validators import whole
 from .network import Layer, Network, Weight
 from .settings import read_settings
 
@@ -23,39 +26,63 @@ class Planned(NamedTuple):
     specs: list[Spec]
 
 
-def plan(chain: Chain, keras_version: str = "3", kernels: Layout = CONV2D_KERNEL) -> list[Planned]:
-    """Finds the settings and the arrays of a chain's layers, one fed by the other.
+def plan(graph: Graph, keras_version: str = "3", kernels: Layout = CONV2D_KERNEL) -> list[Planned]:
+    """Finds the settings and the arrays of a graph's layers, from its inputs on.
 
     The configurations follow the defaults and names of `keras_version`; `kernels` is the layout of the convolutions'.
     Raises a LayerError for a layer that can't be converted.
     """
-    x = Features(chain.input_shape)
-    layers = []
-    for position, described in enumerate(chain.layers, start=1):
+    by_name = {layer.name: layer for layer in graph.layers}
+    ways = _Ways(graph)
+    found = {name: Features(shape) for name, shape in input_shapes(graph).items()}
+    planned: dict[str, Planned] = {}
+    for node in graph.nodes:
+        described = by_name[node.layer]
+        inputs = [found[name] for name in node.inputs]
         try:
-            _check_kind(described.class_name, x)
+            _check_kind(described, inputs)
+            x, shapes = inputs[0], [each.shape for each in inputs]
             settings = read_settings(described.class_name, described.config, x.shape, keras_version)
             if described.class_name == "Flatten":
-                settings["order"] = _order_of_flatten(later.class_name for later in chain.layers[position:])
+                settings["order"] = "channels_first" if ways.meet_dense(node) else "channels_last"
             specs = [_with_layout(spec, kernels) for spec in KINDS[described.class_name].arrays(settings, x)]
-            x = _output(described.class_name, settings, x, kernels)
+            found[node.name] = _output(described.class_name, settings, shapes, x.flattened, kernels)
         except ValueError as error:
             raise LayerError(described.own_name, described.class_name, str(error)) from None
-        layers.append(Planned(described, settings, specs))
-    return layers
+        first = planned.setdefault(node.layer, Planned(described, settings, specs))
+        if first.settings != settings or [spec[:2] for spec in first.specs] != [spec[:2] for spec in specs]:
+            reason = f"called on inputs of different shapes, {(None, *x.shape)} the last time, which need other arrays"
+            raise LayerError(described.own_name, described.class_name, reason)
+    return list(planned.values())
+
+
+def input_shapes(graph: Graph) -> dict[str, Shape]:
+    """Returns the shapes of a graph's inputs, without the batch. Raises a ValueError if one isn't known, or none of a tensor's."""
+    shapes: dict[str, Shape] = {}
+    for name, shape in graph.inputs.items():
+        if shape is None:
+            raise LayerError(graph.name, "model", "the shape of its input isn't in the file")
+        if not isinstance(shape, list | tuple) or not all(size is None or whole(size) for size in shape[1:]):
+            raise ValueError(
+                f"{name}: expected the shape of an input, (None, height, width, channels) of images. Received: {shape!r:.100}"
+            )
+        if not 2 <= len(shape) <= 5 or (len(shape) > 3 and shape[-1] is None):
+            raise ValueError(f"{name}: an input of shape {tuple(shape)} can't be converted")
+        shapes[name] = tuple(shape[1:])
+    return shapes
 
 
 def assemble(
-    chain: Chain,
+    graph: Graph,
     hand_out: Callable[[list[Planned]], Iterable[Sequence[Array]]],
     keras_version: str = "3",
     kernels: Layout = CONV2D_KERNEL,
 ) -> Network:
-    """Makes the network of a chain, with the arrays that `hand_out` returns for each of the planned layers.
+    """Makes the network of a graph, with the arrays that `hand_out` returns for each of the planned layers.
 
     Raises a ValueError if a layer can't be converted, or an array isn't its own; the message names it.
     """
-    planned = plan(chain, keras_version, kernels)
+    planned = plan(graph, keras_version, kernels)
     layers = []
     for (described, settings, specs), arrays in zip(planned, hand_out(planned), strict=True):
         for spec, array in zip(specs, arrays, strict=True):
@@ -65,36 +92,77 @@ def assemble(
                 raise ValueError(f"{array.name[:100]}: expected floating-point numbers. Received: whole ones")
         weights = [Weight(spec.name, array, spec.layout) for spec, array in zip(specs, arrays, strict=True)]
         layers.append(Layer(described.class_name, described.name, settings, weights, described.trainable))
-    return Network(chain.name, chain.input_shape, layers, kernels)
+    return Network(graph.name, input_shapes(graph), layers, graph.nodes, graph.outputs, kernels)
 
 
-def _check_kind(class_name: str, x: Features) -> None:
+def _check_kind(described: Described, inputs: Sequence[Features]) -> None:
+    class_name = described.class_name
+    if described.problem:
+        raise ValueError(described.problem)
     if class_name == "Lambda":
-        raise ValueError("code in the file, which is never run")
+        raise ValueError(
+            f"code in the file, which is never run; say what it does, --lambda {described.own_name}=WHAT, or "
+            f"load_model(…, custom_objects={{{described.own_name!r}: module}})"
+        )
     if class_name not in KINDS:
         raise ValueError("a kind of layer that can't be converted")
-    if len(x.shape) not in KINDS[class_name].ranks:
-        raise ValueError(f"it can't be converted on an input of shape {(None, *x.shape)}")
+    kind = KINDS[class_name]
+    least, most = kind.inputs
+    if not least <= len(inputs) <= most + kind.heeds_mask:
+        expected = f"{least}" if least == most else f"{least} or more"
+        raise ValueError(f"called with {len(inputs)} inputs, it takes {expected}")
+    for x in inputs:
+        if len(x.shape) not in kind.ranks and x is inputs[0]:
+            raise ValueError(f"it can't be converted on an input of shape {(None, *x.shape)}")
 
 
-def _order_of_flatten(following: Iterable[str]) -> str:
-    """Chooses PyTorch's order if a Dense comes next to meet it, so that it costs nothing; Keras's if the output is seen."""
-    meets = next((name for name in following if name not in KINDS or not KINDS[name].any_order), None)
-    return "channels_first" if meets == "Dense" else "channels_last"
+class _Ways:
+    """Follows the ways that an output takes through a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._class_names = {layer.name: layer.class_name for layer in graph.layers}
+        self._calls = Counter(node.layer for node in graph.nodes)
+        self._outputs = set(flattened(graph.outputs))
+        self._following: dict[str, list[Node]] = defaultdict(list)
+        for node in graph.nodes:
+            for name in node.inputs:
+                self._following[name].append(node)
+
+    def meet_dense(self, flatten: Node) -> bool:
+        """Tells whether a Dense comes next to meet a Flatten's output on all ways, so that PyTorch's order costs nothing.
+
+        It is Keras's order where the output is seen, and where a layer on the way is called on other features too.
+        """
+        left, seen = [flatten], set()
+        while left:
+            node = left.pop()
+            if node.name in self._outputs or not self._following[node.name] or self._calls[node.layer] > 1:
+                return False
+            for following in self._following[node.name]:
+                kind = KINDS.get(self._class_names[following.layer])
+                if kind and kind.any_order and following.name not in seen:
+                    seen.add(following.name)
+                    left.append(following)
+                elif self._class_names[following.layer] != "Dense" or self._calls[following.layer] > 1:
+                    return False
+        return True
 
 
-def _output(class_name: str, settings: Settings, x: Features, kernels: Layout) -> Features:
-    shape = KINDS[class_name].output(settings, x.shape)
-    if not 1 <= len(shape) <= 4:
+def _output(class_name: str, settings: Settings, shapes: Sequence[Shape], flattened: Any, kernels: Layout) -> Features:
+    """Returns the features that a layer makes of some of these shapes; `flattened` is as in `Features`."""
+    x = shapes[0]
+    arguments: Any = shapes
+    shape = KINDS[class_name].output(settings, *arguments[: KINDS[class_name].inputs[1]])
+    if len(shape) > 4:
         raise ValueError(f"an output of shape {(None, *shape)} can't be converted")
     if any(size is not None and size < 1 for size in shape):
-        raise ValueError(f"nothing is left of an input of shape {(None, *x.shape)}")
+        raise ValueError(f"nothing is left of an input of shape {(None, *x)}")
     _check_shape(tuple(size or 1 for size in shape))
-    if class_name == "Flatten" and len(x.shape) == 3:
-        height, width, _ = x.shape
+    if class_name == "Flatten" and len(x) == 3:
+        height, width, _ = x
         moves = settings["order"] == "channels_first" and kernels is not THEANO_KERNEL
         return Features(shape, (height, width) if moves and height and width else None)
-    return Features(shape, x.flattened if KINDS[class_name].any_order else None)
+    return Features(shape, flattened if KINDS[class_name].any_order else None)
 
 
 def _check_shape(shape: Shape) -> None:

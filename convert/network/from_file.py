@@ -22,6 +22,7 @@ from .from_keras_model import network_of_keras_model
 from .from_keras_weights import vgg_of_arrays
 from .from_tensors import network_of_torch_file
 from .network import Network
+from .unfolding import CustomObjects
 from .vgg_architecture import CONVOLUTION_NAME
 from .vgg_base import as_plain_vgg, base_of, base_of_keras_file
 
@@ -73,6 +74,7 @@ def open_source(
     base_only: bool,
     activation: str | None = None,
     weights_only: bool = False,
+    custom_objects: CustomObjects | None = None,
 ) -> Iterator[Source]:
     """Opens a file that Keras or PyTorch wrote. Its arrays can be read while it is open.
 
@@ -82,6 +84,7 @@ def open_source(
         base_only: leave out a head.
         activation: "softmax" or "none", of a VGG's top in a file without an architecture; None assumes softmax.
         weights_only: of a whole Keras model, take only the weights, which have to be a VGG's.
+        custom_objects: what stands for Lambdas and custom layers of a whole Keras model.
 
     Raises:
         ValueError: no network can be made of it; the message says why.
@@ -98,7 +101,7 @@ def open_source(
         return
     with open_keras_file(path) as keras_file:
         with naming_file(path):
-            make = partial(_network_of_keras_file, keras_file, input_shape)
+            make = partial(_network_of_keras_file, keras_file, input_shape, custom_objects)
             network = _or_advice(make, base_only, "--base-only, or include_top=False")
             if weights_only and not base_only and keras_file.config is not None:
                 network = as_plain_vgg(network, "weights=")
@@ -133,9 +136,11 @@ def _network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None,
     return base_of(network) if base_only else network
 
 
-def _network_of_keras_file(file: KerasFile, input_shape: tuple[int, int] | None, base_only: bool) -> Network:
+def _network_of_keras_file(
+    file: KerasFile, input_shape: tuple[int, int] | None, custom_objects: CustomObjects | None, base_only: bool
+) -> Network:
     if file.config is not None and not base_only:
-        return network_of_keras_model(file, file.config)
+        return network_of_keras_model(file, file.config, custom_objects)
     _check_order(file, base_only)
     if base_only:
         return base_of_keras_file(file)

@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import LayerError
-from ..layout import CONV2D_KERNEL, TURNED_KERNEL
+from ..layout import CONV2D_KERNEL, TURNED_KERNEL, UNCHANGED
 from ..read.keras_file import KerasArray, KerasFile
 from .architecture_json import read_entry
 from .assemble import Planned, assemble
-from .chain import Described, read_chain
-from .kinds import Spec
+from .from_tensors import TorchArray
+from .graph import Described
+from .kinds import KINDS, Spec
 from .network import Network
+from .unfolding import CustomObjects, read_graph
 
 
-def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Network:
+def network_of_keras_model(
+    keras_file: KerasFile, config: dict[str, Any], custom_objects: CustomObjects | None = None
+) -> Network:
     """Makes the network of a Keras file with an architecture, `config`.
 
     A `.weights.h5` has a place for each layer. The older format has one group for each of the model's own layers; where
@@ -25,28 +29,42 @@ def network_of_keras_model(keras_file: KerasFile, config: dict[str, Any]) -> Net
     """
     left = {layer.name: layer.arrays for layer in keras_file.layers}
 
-    def hand_out(planned: list[Planned]) -> Iterator[list[KerasArray]]:
+    def hand_out(planned: list[Planned]) -> Iterator[list[Any]]:
         groups: dict[str, list[Planned]] = defaultdict(list)
         for layer in planned:
             if layer.specs:
+                if keras_file.turned and layer.described.class_name == "Conv1D":
+                    raise LayerError(layer.described.own_name, "Conv1D", "its kernel, by Theano, can't be converted")
                 groups[layer.described.path[0] if keras_file.is_named else layer.described.place].append(layer)
         in_file = [layer.name for layer in keras_file.layers if layer.name in groups]
         if keras_file.is_named and in_file != [group for group in groups if group in left]:
             raise ValueError(f"layers in another order than the architecture has them: {', '.join(in_file[:20])}")
-        found: dict[tuple[str, ...], list[KerasArray]] = {}
+        found: dict[tuple[str, ...], list[Any]] = {}
         for group, layers in groups.items():
-            found |= _distributed(layers, left.pop(group, []))
+            if layers[0].described.class_name == "Custom" and len(layers) == 1 and not left.get(group):
+                found[layers[0].described.path] = _own_tensors(layers[0])
+                continue
+            within = [""] if keras_file.is_named else KINDS[layers[0].described.class_name].groups
+            found |= _distributed(layers, [array for place in within for array in left.pop(group + place, [])])
         return (found.get(layer.described.path, []) for layer in planned)
 
     kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL
-    chain = read_chain(read_entry(config), keras_file.keras_version)
-    network = assemble(chain, hand_out, keras_file.keras_version, kernels)
+    graph = read_graph(read_entry(config), keras_file.keras_version, custom_objects)
+    network = assemble(graph, hand_out, keras_file.keras_version, kernels)
     # A Dropout, and a layer that varies images, may have their random generator's state with them.
     unused = [array for arrays in left.values() for array in arrays]
     generator = re.compile("seed|random|generator")
     if surplus := [a.name for a in unused if a.dtype.is_floating_point or not generator.search(a.name)]:
         raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")
     return network
+
+
+def _own_tensors(layer: Planned) -> list[TorchArray]:
+    """Returns the tensors of a user's module as arrays, for a layer that has none in the file."""
+    return [
+        TorchArray(f"{layer.described.name}/{name}", tensor, UNCHANGED)
+        for name, tensor in layer.settings["module"].state_dict().items()
+    ]
 
 
 def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[str, ...], list[KerasArray]]:

@@ -10,13 +10,14 @@ from torch import Tensor
 from ..array import Units
 from ..layout import CONV2D_KERNEL, DENSE_KERNEL, UNCHANGED, Layout
 from ..read.torch_file import TorchFile
-from .architecture_json import counted
+from .architecture_json import counted, flattened, is_structure
 from .assemble import assemble
-from .chain import Chain, Described, uniquely_named
 from .from_keras_weights import check_between
+from .graph import Described, Graph, Node, chain, uniquely_named
 from .kinds import KINDS, Spec
 from .kinds.validators import whole
 from .network import Layer, Network
+from .unfolding import MOST_CALLS
 from .vgg_architecture import CONVOLUTION_NAME, NETWORKS, square_input, vgg_chain
 
 
@@ -69,8 +70,8 @@ def _check_base(tensors: Mapping[str, Tensor], network: Network) -> None:
         check_between(arrays, base, in_order)
 
 
-def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
-    """Makes the network of a chain whose arrays are PyTorch tensors, `block1_conv1.weight` and so on.
+def network_of_tensors(graph: Graph, tensors: Mapping[str, Tensor]) -> Network:
+    """Makes the network of a graph whose arrays are PyTorch tensors, `block1_conv1.weight` and so on.
 
     Raises a ValueError for a tensor that is missing, left over, or of another shape.
     """
@@ -86,25 +87,69 @@ def network_of_tensors(chain: Chain, tensors: Mapping[str, Tensor]) -> Network:
         return TorchArray(key, left.pop(key), spec.layout)
 
     network = assemble(
-        chain, lambda layers: ([pick(layer.described.name, spec) for spec in layer.specs] for layer in layers)
+        graph, lambda layers: ([pick(layer.described.name, spec) for spec in layer.specs] for layer in layers)
     )
     if left:
         raise ValueError(f"tensors that belong to no layer: {', '.join(list(left)[:3])}")
     return network
 
 
-def read_architecture(architecture: Mapping[str, Any]) -> Chain:
+def read_architecture(architecture: Mapping[str, Any]) -> Graph:
     """Reads what `Network.architecture` returned. Raises a ValueError if `convert` didn't write it."""
     match architecture:
-        case {"name": str(name), "input_shape": [channels, height, width], "layers": list(entries)} if whole(
-            channels
-        ) and all(size is None or whole(size) for size in (height, width)):
+        case {"name": str(name), "input_shape": [_, _, _] as shape, "layers": list(entries)}:
+            graph = chain(name, _channels_last(shape), [_read_layer(entry) for entry in counted(entries)])
+        case {
+            "name": str(name),
+            "inputs": dict(shapes),
+            "layers": list(entries),
+            "nodes": list(calls),
+            "outputs": outputs,
+        } if shapes:
+            inputs = {own: _channels_last(shape) for own, shape in shapes.items()}
             layers = [_read_layer(entry) for entry in counted(entries)]
+            graph = Graph(
+                name,
+                {own: (None, *shape) for own, shape in inputs.items()},
+                layers,
+                _read_nodes(calls, inputs, layers),
+                outputs,
+            )
+            known = {*inputs, *(node.name for node in graph.nodes)}
+            if not is_structure(outputs) or not set(flattened(outputs)) <= known:
+                raise _not_ours("outputs out of the nodes")
         case _:
             raise _not_ours("a name, an input_shape and layers")
-    if wrong := [a.name for a, b in zip(layers, uniquely_named(layers), strict=True) if a != b or not a.name]:
+    own_names = [str(entry.get("name")) for entry in entries]
+    unique = uniquely_named(graph.layers)
+    if wrong := [a for a, b in zip(own_names, unique, strict=True) if a != b.name or not a]:
         raise _not_ours(f"other names than {', '.join(map(repr, wrong))}")
-    return Chain(name, (height, width, channels), layers)
+    return graph
+
+
+def _channels_last(shape: Any) -> tuple[int | None, ...]:
+    """Reads the shape of an input, as `channels_first` left it."""
+    if isinstance(shape, list) and 1 <= len(shape) <= 4 and all(size is None or whole(size) for size in shape):
+        keras = (*shape[:-3], *shape[-2:], shape[-3]) if len(shape) >= 3 else tuple(shape)
+        if len(shape) < 3 or keras[-1] is not None:
+            return keras
+    raise _not_ours(f"the shape of an input. Received: {shape!r:.100}")
+
+
+def _read_nodes(calls: list[Any], inputs: Mapping[str, Any], layers: list[Described]) -> list[Node]:
+    """Reads the calls of the layers. Each is fed by those before it, and every layer is called."""
+    names, known, nodes = {layer.name for layer in layers}, set(inputs), []
+    for call in calls:
+        match call:
+            case [str(name), str(layer), [*fed_by]] if layer in names and name not in known and fed_by:
+                if all(isinstance(each, str) and each in known for each in fed_by) and len(calls) <= MOST_CALLS:
+                    known.add(name)
+                    nodes.append(Node(name, layer, tuple(fed_by)))
+                    continue
+        raise _not_ours(f"a node. Received: {call!r:.100}")
+    if missing := names - {node.layer for node in nodes}:
+        raise _not_ours(f"a call of {', '.join(sorted(missing)[:3])}")
+    return nodes
 
 
 def _read_layer(entry: Any) -> Described:
@@ -120,7 +165,7 @@ def _not_ours(expected: str) -> ValueError:
     return ValueError(f"an architecture that `convert` didn't write: expected {expected}")
 
 
-def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, int] | None) -> Chain:
+def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, int] | None) -> Graph:
     kernels = [tensor for key, tensor in tensors.items() if CONVOLUTION_NAME.match(key) and tensor.dim() == 4]
     if len(kernels) not in NETWORKS:
         shown = ", ".join(list(tensors)[:3]) or "no tensors"
@@ -135,9 +180,9 @@ def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, 
     return vgg_chain(len(kernels), (height, width, kernels[0].shape[1]), classes)
 
 
-def network_of_layers(chain: Chain, layers: Iterable[Layer]) -> Network:
-    """Makes the network of a VGG's chain from the tensors of layers in order. Raises a ValueError for another shape."""
+def network_of_layers(graph: Graph, layers: Iterable[Layer]) -> Network:
+    """Makes the network of a VGG from the tensors of layers in order. Raises a ValueError for another shape."""
     own = (layer.weights for layer in layers if layer.weights)
-    names = [plain.name for plain in chain.layers if plain.class_name in ("Conv2D", "Dense")]
+    names = [plain.name for plain in graph.layers if plain.class_name in ("Conv2D", "Dense")]
     pairs = zip(names, own, strict=True)
-    return network_of_tensors(chain, {f"{name}.{w.name}": w.tensor() for name, weights in pairs for w in weights})
+    return network_of_tensors(graph, {f"{name}.{w.name}": w.tensor() for name, weights in pairs for w in weights})

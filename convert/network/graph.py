@@ -1,65 +1,103 @@
-"""The order of a model's layers, from its input to its output: only a chain can be converted."""
+"""`Graph`: a network as an architecture describes it, every call of a layer in order. A chain is a graph whose nodes have one input."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
 
-from ..errors import LayerError
-from .architecture_json import MODELS, Entry, Operand
-from .operations import as_layer
+from .architecture_json import counted
+from .kinds import Shape
 
-
-def in_order(model: Entry) -> list[Entry]:
-    """Sorts a model's layers from its input to its output. Raises a LayerError if they aren't one chain."""
-    if model.class_name == "Sequential" or not model.config:
-        return model.layers
-    by_name = {entry.name: entry for entry in model.layers}
-    for direction in ("input", "output"):
-        found = model.ends.get(direction, [])
-        if len(found) != 1:
-            second = by_name[str(found[1].layer)] if len(found) > 1 else model
-            raise LayerError(second.name, second.class_name, f"the model has {len(found)} {direction}s, not one")
-    (first,), (last,) = model.ends["input"], model.ends["output"]
-    path = list(path_to(str(last.layer), by_name))[::-1]
-    if path[0].name != first.layer:
-        raise LayerError(str(first.layer), "input", f"the model's layers begin with another, {path[0].name!r}")
-    _check_calls([first, last], by_name)
-    return path
+INPUT = "input_layer"  # the input's name where the file has none
 
 
-def path_to(name: str, by_name: Mapping[str, Entry]) -> Iterator[Entry]:
-    """Yields the layers that lead to one, backwards from it, operations as the layers that they are equivalent to.
+@dataclass(frozen=True)
+class Described:
+    """One layer of a graph, as an architecture describes it.
 
-    Raises a LayerError if one of them has several inputs, or is called more than once, or in a way of its own.
+    Attributes:
+        class_name: Keras's class.
+        name: unique in the graph, and without a dot, which separates a PyTorch module's name from a parameter's.
+        config: the configuration, as the file has it.
+        trainable: False where the layer is frozen; in Keras 2 also where a model that it lies in is, whatever it says.
+        comes_first: whether its trained arrays come before the rest in the group of a nested model.
+        path: its name within each model that it lies in, the outermost first: `("vgg16", "block1_conv1")`.
+        place: its group in a `.weights.h5`: `layers/functional/layers/conv2d`.
+        problem: why it can't be converted, as far as that is seen before its settings are read.
     """
-    for _ in by_name:
-        entry = by_name[name]
-        if len(entry.calls) > 1:
-            raise LayerError(name, entry.class_name, "called more than once, which makes no chain")
-        if entry.in_training:
-            raise LayerError(name, entry.class_name, "called with training=True, which makes it work as in training")
-        layer, inputs = as_layer(entry, by_name) or (entry, [str(operand.layer) for operand in entry.inputs])
-        yield layer
-        if not inputs:
-            return
-        if len(inputs) > 1:
-            reason = f"it joins {len(inputs)} branches, and only a chain can be converted"
-            raise LayerError(name, entry.class_name, reason)
-        (name,) = inputs
-    raise LayerError(name, by_name[name].class_name, "called more than once, which makes no chain")
+
+    class_name: str
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    trainable: bool = True
+    comes_first: bool = True
+    path: tuple[str, ...] = ()
+    place: str = ""
+    problem: str = ""
+
+    @property
+    def own_name(self) -> str:
+        """Keras's name."""
+        return self.path[-1] if self.path else self.name
 
 
-def _check_calls(ends: list[Operand], by_name: Mapping[str, Entry]) -> None:
-    """Raises a LayerError for a layer that is called as it can't be, or that doesn't lead from input to output."""
-    found, left = set(), list(ends)
-    while left:
-        call = left.pop()
-        entry = by_name[str(call.layer)]
-        # A nested Functional has a call more, its own: from its input to its output.
-        if not 0 <= call.node < max(1, len(entry.calls)) + (entry.class_name in MODELS) or call.tensor != 0:
-            reason = f"its call {call.node}, output {call.tensor}, isn't in the file"
-            raise LayerError(entry.name, entry.class_name, reason)
-        if entry.name not in found:
-            found.add(entry.name)
-            left += entry.inputs
-    for name, entry in by_name.items():
-        if name not in found:
-            raise LayerError(name, entry.class_name, "it isn't on the way from the model's input to its output")
+class Node(NamedTuple):
+    """One call of a layer: the name of its output, the layer's name, and the outputs, or inputs of the model, that feed it.
+
+    The name is the layer's; from a second call on it has a number, `dense:1`.
+    """
+
+    name: str
+    layer: str
+    inputs: tuple[str, ...]
+
+
+class Graph(NamedTuple):
+    """A model as a graph.
+
+    Attributes:
+        name: the model's.
+        inputs: the shape of each input by its name, as the file has it: batch first, channels last, None for an open size.
+        layers: in the order of their first calls.
+        nodes: the calls in order: each is fed by those before it.
+        outputs: the name of the output, or lists or mappings of such, in Keras's structure.
+    """
+
+    name: str
+    inputs: dict[str, Any]
+    layers: list[Described]
+    nodes: list[Node]
+    outputs: Any
+
+
+def chain(name: str, input_shape: Shape, layers: Sequence[Described]) -> Graph:
+    """Makes the graph of layers that are each fed by the one before."""
+    named = uniquely_named(counted(list(layers)))
+    nodes = chained(layer.name for layer in named)
+    return Graph(name, {INPUT: (None, *input_shape)}, named, nodes, nodes[-1].name if nodes else INPUT)
+
+
+def chained(names: Iterable[str]) -> list[Node]:
+    """Returns the calls of layers that are each fed by the one before."""
+    return [Node(name, name, (before,)) for before, name in pairwise((INPUT, *names))]
+
+
+def unused_after(nodes: Sequence[Node], outputs: Iterable[str]) -> list[list[str]]:
+    """Lists for each node the outputs, and inputs of the model, that no later one needs, nor the model's own `outputs`."""
+    kept, unused = set(outputs), []
+    for node in reversed(nodes):
+        unused.append([name for name in dict.fromkeys((*node.inputs, node.name)) if name not in kept])
+        kept |= {*node.inputs}
+    return unused[::-1]
+
+
+def uniquely_named(layers: list[Described]) -> list[Described]:
+    """Renames layers of nested models whose names come twice, and those with a dot, which PyTorch's modules can't have."""
+    named: dict[str, Described] = {}
+    for layer in layers:
+        short, full = (name.replace(".", "_") for name in (layer.name, "_".join(layer.path) or layer.name))
+        name = full if short in named else short
+        while name in named:
+            name += "_"
+        named[name] = replace(layer, name=name)
+    return list(named.values())

@@ -1,4 +1,4 @@
-"""`Network`: a chain of layers, their settings, and which array is which PyTorch tensor, in what layout."""
+"""`Network`: layers and their calls, their settings, and which array is which PyTorch tensor, in what layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..array import Array, Units
 from ..layout import CONV2D_KERNEL, Layout
-from .kinds import Settings
+from .architecture_json import mapped
+from .graph import INPUT, Node, chained
+from .kinds import Settings, Shape
 from .settings import shortened
 
 PART = 1 << 21  # numbers of a large kernel that are converted at a time
@@ -87,16 +89,33 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """Layers in order, for images of `input_shape`, `(height, width, channels)`, None where a size is open.
+    """A graph of layers, as `Graph` has it, whose settings are known.
 
     `kernels` is the layout of its convolutions' kernels. `THEANO_KERNEL` goes with channels-first images, and so with a
     flatten in PyTorch's order.
     """
 
     name: str
-    input_shape: tuple[int | None, int | None, int]
+    inputs: dict[str, Shape]
     layers: list[Layer]
+    nodes: list[Node]
+    outputs: Any
     kernels: Layout = CONV2D_KERNEL
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it takes one batch of images, and each layer is called once, with the output of the one before."""
+        names = [layer.name for layer in self.layers]
+        (first, shape), *others = self.inputs.items()
+        nodes = [node._replace(inputs=tuple(INPUT if i == first else i for i in node.inputs)) for node in self.nodes]
+        is_last = self.outputs == (names[-1] if names else first)
+        return not others and len(shape) == 3 and nodes == chained(names) and is_last
+
+    @property
+    def input_shape(self) -> Any:
+        """The `(height, width, channels)` of a chain."""
+        (shape,) = self.inputs.values()
+        return shape
 
     def weights(self) -> Iterator[tuple[str, Weight]]:
         """Yields every tensor's key (`block1_conv1.weight`) and what it is made of, in order."""
@@ -105,11 +124,26 @@ class Network:
                 yield f"{layer.name}.{weight.name}", weight
 
     def architecture(self) -> dict[str, Any]:
-        """Describes the model as plain data, from which it can be built again; the input shape is channels-first."""
-        height, width, channels = self.input_shape
+        """Describes the model as plain data, from which it can be built again; shapes of inputs are channels-first.
+
+        A chain has an `input_shape` and `layers`, whose order says all; another graph has `inputs`, `nodes` and `outputs` too.
+        """
         layers = [
             {"class_name": layer.class_name, "name": layer.name, "config": shortened(layer.class_name, layer.settings)}
             | ({} if layer.trainable else {"trainable": False})
             for layer in self.layers
         ]
-        return {"name": self.name, "input_shape": [channels, height, width], "layers": layers}
+        if self.is_chain:
+            return {"name": self.name, "input_shape": channels_first(self.input_shape), "layers": layers}
+        return {
+            "name": self.name,
+            "inputs": {name: channels_first(shape) for name, shape in self.inputs.items()},
+            "layers": layers,
+            "nodes": [[node.name, node.layer, list(node.inputs)] for node in self.nodes],
+            "outputs": mapped(str, self.outputs),
+        }
+
+
+def channels_first(shape: Shape) -> list[int | None]:
+    """Moves the channels of an image's shape to where PyTorch has them; other shapes stay."""
+    return [*shape[:-3], shape[-1], *shape[-3:-1]] if len(shape) >= 3 else list(shape)

@@ -1,96 +1,344 @@
 """Operations in a model's graph → the layers that they are equivalent to.
 
 What isn't a layer in Keras is left in the graph as an operation, in Keras 2 as an `…OpLambda` with the name of a function,
-in Keras 3 as a class of its own. Here `x / 255.0` becomes a Rescaling, `relu(x)` an Activation, and the five operations of
-`preprocess_input(x)` a layer of that name.
+in Keras 3 as a class of its own. Here `x / 255.0` becomes a Rescaling, `relu(x)` an Activation, `x + y` an Add, and the five
+operations of `preprocess_input(x)` a layer of that name.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from .architecture_json import Entry, Operand
+from .graph import Described
 from .kinds.preprocessing import MEAN_BGR
 from .settings import plain_value
 
-# Keras 2's functions and Keras 3's classes.
-ADDITION = ("math.add", "__operators__.add", "nn.bias_add", "Add")
-MULTIPLICATION = ("math.multiply", "__operators__.mul", "Multiply")
-DIVISION = ("math.truediv", "math.divide", "TrueDivide", "Divide")
-ARITHMETIC: dict[str, Callable[[float], tuple[float, float]]] = {  # to (scale, offset), for a constant c
-    **dict.fromkeys(ADDITION, lambda c: (1.0, c)),
-    **dict.fromkeys(MULTIPLICATION, lambda c: (c, 0.0)),
-    **dict.fromkeys(DIVISION, lambda c: (1 / c, 0.0)),
-    **dict.fromkeys(("math.subtract", "__operators__.sub", "Subtract"), lambda c: (1.0, -c)),
-}
-
-FUNCTIONS = {
-    **dict.fromkeys(("nn.relu", "Relu"), "relu"),
-    **dict.fromkeys(("nn.relu6", "Relu6"), "relu6"),
-    **dict.fromkeys(("math.sigmoid", "nn.sigmoid", "Sigmoid"), "sigmoid"),
-    **dict.fromkeys(("math.tanh", "nn.tanh", "Tanh"), "tanh"),
-    **dict.fromkeys(("nn.softmax", "Softmax"), "softmax"),
-}
+Value = int | str
+Layer = tuple[str, dict[str, Any]]  # a class and its configuration
 
 
-def as_layer(entry: Entry, by_name: Mapping[str, Entry]) -> tuple[Entry, list[str]] | None:
-    """Returns the layer that `entry`, and the operations before it, are equivalent to, and what feeds it; None if none is known."""
-    operands = entry.calls[0] if entry.calls else []
-    inputs = [operand.layer for operand in operands if operand.layer is not None]
-    constants = [operand.constant for operand in operands if operand.layer is None]
-    # One of Keras 3's operations says nothing of being trainable; a layer of the same name, Softmax say, does.
-    is_operation = "function" in entry.config or "trainable" not in entry.config
-    function = entry.config.get("function", entry.class_name)
-    if not is_operation or not isinstance(function, str) or len(inputs) != 1:
+class Call(Protocol):
+    """A call of the graph: a layer and what feeds it."""
+
+    @property
+    def layer(self) -> Described: ...
+
+    @property
+    def inputs(self) -> tuple[Value, ...]: ...
+
+
+class Arguments(NamedTuple):
+    """The arguments of an operation: so many tensors, the positional constants, and those with a keyword.
+
+    `begins` tells whether a tensor is the first argument.
+    """
+
+    tensors: int
+    constants: list[Any]
+    keywords: Mapping[str, Any]
+    begins: bool
+
+    def get(self, name: str, place: int, default: Any = None) -> Any:
+        """Returns a constant by its keyword, or by its place among the positional ones."""
+        value = self.constants[place] if place < len(self.constants) else default
+        return plain_value(self.keywords.get(name, value))
+
+    def operand(self) -> tuple[float, ...]:
+        """Returns the numbers of the constant operand of `x + c`, one or one for each channel; () if there is none."""
+        second = [value for key, value in self.keywords.items() if key in ("y", "x", "x1", "x2", "value", "bias")]
+        found = [plain_value(value) for value in (*self.constants, *second)]
+        if len(found) != 1 or self.tensors != 1:
+            return ()
+        (constant,) = found
+        while isinstance(constant, tuple) and len(constant) == 1:
+            (constant,) = constant
+        numbers = constant if isinstance(constant, tuple) else (constant,)
+        return numbers if all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers) else ()
+
+
+def is_operation(entry: Entry) -> bool:
+    """Tells whether an entry is an operation out of `OPERATIONS`, in a graph.
+
+    One of Keras 3's says nothing of being trainable; a layer of the same name, Softmax say, does.
+    """
+    return (
+        bool(entry.calls)
+        and _function_of(entry) in OPERATIONS
+        and ("function" in entry.config or "trainable" not in entry.config)
+    )
+
+
+def _function_of(entry: Entry) -> str:
+    return str(entry.config.get("function", entry.class_name))
+
+
+def as_layer(
+    entry: Entry, operands: Sequence[Operand], inputs: Sequence[Value], producer: Callable[[Value], Call | None]
+) -> tuple[str, dict[str, Any], Sequence[Value]] | None:
+    """Returns the class and the configuration of the layer that an operation is equivalent to, and what feeds it.
+
+    `operands` are the call's, `inputs` its tensors, `producer` finds the call that made one. Returns None for what is no
+    operation, or one that isn't known.
+    """
+    if not is_operation(entry) or not inputs:
         return None
-    if function in ("cast", "Cast"):  # all that is computed here is floating-point
-        return Entry("Activation", entry.name, {"activation": "linear"}), inputs
-    if function in FUNCTIONS and entry.config.get("axis", -1) == -1 and set(map(str, constants)) <= {"-1"}:
-        return Entry("Activation", entry.name, {"activation": FUNCTIONS[function]}), inputs
-    comes_second = operands[0].layer is not None or function in ADDITION + MULTIPLICATION
-    if function not in ARITHMETIC or len(constants) != 1 or not comes_second:
+    constants = [operand for operand in operands if operand.layer is None]
+    arguments = Arguments(
+        len(inputs),
+        [operand.constant for operand in constants if operand.keyword is None],
+        {**entry.config, **{o.keyword: o.constant for o in constants if o.keyword is not None}},
+        operands[0].layer is not None,
+    )
+    found = OPERATIONS[_function_of(entry)](arguments)
+    if found is None:
         return None
-    numbers = _per_channel(constants[0])
-    if not numbers or (0 in numbers and function in DIVISION):
+    class_name, config = found
+    if class_name == "Rescaling" and (origin := _swapped(inputs[0], producer)) is not None:
+        shift = tuple(config["offset"]) if isinstance(config["offset"], list) else ()
+        is_mean = len(shift) == 3 and all(abs(b + m) < 1e-3 for b, m in zip(shift, MEAN_BGR, strict=True))
+        if is_mean and config["scale"] == 1.0:
+            return "PreprocessInput", {}, [origin]
+    return class_name, config, inputs
+
+
+def _swapped(value: Value, producer: Callable[[Value], Call | None]) -> Value | None:
+    """Returns the images whose RGB was turned into BGR, by `[..., ::-1]` or by stacking channels 2, 1 and 0; else None."""
+    call = producer(value)
+    if call is None:
         return None
-    scale, offset = zip(*map(ARITHMETIC[function], numbers), strict=True)
-    if origin := _swapped(by_name[inputs[0]], by_name):
-        is_mean = len(offset) == 3 and all(abs(b + m) < 1e-3 for b, m in zip(offset, MEAN_BGR, strict=True))
-        is_preprocessing = is_mean and set(scale) == {1.0}
-        return (Entry("PreprocessInput", "preprocess_input"), [origin]) if is_preprocessing else None
-    config = {"scale": _one_or_all(scale), "offset": _one_or_all(offset)}
-    return Entry("Rescaling", entry.name, config), inputs
+    if call.layer.class_name == "Stack" and call.layer.config == {"new_axis": -1}:
+        channels = [producer(each) for each in call.inputs]
+        origins = {each.inputs for each in channels if each}
+        if [each and _last_index(each) for each in channels] == [2, 1, 0] and len(origins) == 1:
+            return origins.pop()[0]
+    return call.inputs[0] if _last_index(call) == ("slice", None, None, -1) else None
+
+
+def _last_index(call: Call) -> Any:
+    """Returns `i` if the call is `x[..., i]`, a number or a slice, else None."""
+    match call.layer:
+        case Described("GetItem", config={"index": ("...", last)}):
+            return last
+    return None
+
+
+def merge_of_keras_1(config: Mapping[str, Any]) -> Layer:
+    """Returns the layer that Keras 1's Merge is equivalent to. Raises a ValueError for a mode of a function's."""
+    modes = {"sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum", "concat": "Concatenate"}
+    mode = config.get("mode", "sum")
+    if mode == "concat":
+        return "Concatenate", {"axis": config.get("concat_axis", -1)}
+    if mode in ("dot", "cos"):
+        return "Dot", {"axes": config.get("dot_axes", -1), "normalize": mode == "cos"}
+    if not isinstance(mode, str) or mode not in modes:
+        return "Merge", {}
+    return modes[mode], {}
+
+
+NAMED = ("preprocess_input", "l2_normalize", "resize:H,W", "identity")  # what a user may say that a Lambda does
+
+
+def named_function(what: str) -> Layer:
+    """Returns the layer that does what a user says of a Lambda. Raises a ValueError if that is none of `NAMED`."""
+    if match := re.fullmatch(r"resize:([1-9]\d{0,4}),([1-9]\d{0,4})", what):
+        return "Resizing", {"height": int(match[1]), "width": int(match[2])}
+    layers: dict[str, Layer] = {
+        "preprocess_input": ("PreprocessInput", {}),
+        "l2_normalize": ("UnitNormalization", {"axis": -1}),
+        "identity": ("Activation", {"activation": "linear"}),
+    }
+    if what not in layers:
+        raise ValueError(f"lambda: expected one of {', '.join(NAMED)}. Received: {what!r}")
+    return layers[what]
+
+
+Reader = Callable[[Arguments], Layer | None]
+
+
+def _always(class_name: str, **config: Any) -> Reader:
+    return lambda arguments: (class_name, config) if arguments.tensors == 1 else None
+
+
+def _function(name: str) -> Reader:
+    """Reads an activation; one along another axis than the channels isn't one."""
+    return lambda arguments: (
+        ("Activation", {"activation": name}) if arguments.get("axis", 0, -1) == -1 and arguments.tensors == 1 else None
+    )
+
+
+def _arithmetic(class_name: str, scaled: Callable[[float, bool], tuple[float, float] | None]) -> Reader:
+    """Reads `x + y`, or `x + c` as a Rescaling: `scaled` gives the scale and the offset for `c`, and whether `x` comes first."""
+
+    def read(arguments: Arguments) -> Layer | None:
+        if arguments.tensors == 2 and not arguments.constants:
+            return class_name, {}
+        pairs = [scaled(number, arguments.begins) for number in arguments.operand()]
+        if not pairs or None in pairs:
+            return None
+        scale, offset = zip(*filter(None, pairs), strict=True)
+        return "Rescaling", {"scale": _one_or_all(scale), "offset": _one_or_all(offset)}
+
+    return read
 
 
 def _one_or_all(numbers: tuple[float, ...]) -> float | list[float]:
     return numbers[0] if len(set(numbers)) == 1 else list(numbers)
 
 
-def _per_channel(constant: Any) -> tuple[float, ...]:
-    """Returns a constant's numbers, one or one for each channel; none if it has another shape, `(H, W, C)` say."""
-    constant = plain_value(constant)
-    while isinstance(constant, tuple) and len(constant) == 1:
-        (constant,) = constant
-    numbers = constant if isinstance(constant, tuple) else (constant,)
-    return numbers if all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers) else ()
+def _limit(class_name: str, key: str) -> Reader:
+    """Reads `maximum(x, y)`, or `maximum(x, c)` as a Clip."""
+
+    def read(arguments: Arguments) -> Layer | None:
+        if arguments.tensors == 2 and not arguments.constants:
+            return class_name, {}
+        numbers = arguments.operand()
+        return ("Clip", {key: numbers[0]}) if len(numbers) == 1 else None
+
+    return read
 
 
-def _swapped(entry: Entry, by_name: Mapping[str, Entry]) -> str | None:
-    """Returns the layer whose RGB `entry` turns into BGR, by `[..., ::-1]` or by stacking channels 2, 1 and 0; else None."""
-    if entry.class_name == "Stack" and entry.config.get("axis") == -1:
-        channels = [by_name[str(operand.layer)] for operand in entry.inputs]
-        origins = {operand.layer for channel in channels for operand in channel.inputs}
-        if [_last_index(channel) for channel in channels] == [2, 1, 0] and len(origins) == 1:
-            return origins.pop()
-    match _last_index(entry):
-        # a slice, in Keras 3 and in Keras 2
-        case {"config": {"start": None, "stop": None, "step": -1}} | {"start": None, "stop": None, "step": -1}:
-            return entry.inputs[0].layer
-    return None
+def _clip(arguments: Arguments) -> Layer:
+    bounds = [arguments.get(f"clip_value_{end}", place) for place, end in enumerate(("min", "max"))]
+    least, most = (arguments.get(f"x_{end}", 2, bound) for end, bound in zip(("min", "max"), bounds, strict=True))
+    return "Clip", {"min_value": least, "max_value": most}
 
 
-def _last_index(entry: Entry) -> Any:
-    """Returns `i` if the entry is an operation `x[..., i]`, a number, or a slice as a mapping; else None."""
-    match entry.calls:
-        case [[Operand(layer=str()), Operand(constant=[{"class_name": "__ellipsis__"}, index])]]:
-            return index if entry.class_name in ("GetItem", "SlicingOpLambda") else None
-    return None
+def _power(arguments: Arguments) -> Layer | None:
+    numbers = arguments.operand()
+    return ("Power", {"exponent": numbers[0]}) if len(numbers) == 1 and arguments.begins else None
+
+
+def _reduction(function: str) -> Reader:
+    def read(arguments: Arguments) -> Layer:
+        keepdims = arguments.get("keepdims", 1, False)
+        return "Reduce", {"function": function, "axis": arguments.get("axis", 0), "keepdims": keepdims or False}
+
+    return read
+
+
+def _joined(class_name: str, key: str) -> Reader:
+    return lambda arguments: (class_name, {key: arguments.get("axis", 0, 0)})
+
+
+def _item(arguments: Arguments) -> Layer:
+    index = arguments.keywords.get("slice_spec", arguments.constants[0] if arguments.constants else ())
+    return "GetItem", {"index": tuple(map(_index, index if isinstance(index, list | tuple) else [index]))}
+
+
+def _index(item: Any) -> Any:
+    match item:
+        case {"class_name": "__ellipsis__"}:
+            return "..."
+        case {"class_name": "__slice__", "config": dict(config)}:
+            return "slice", config.get("start"), config.get("stop"), config.get("step")
+        case {"start": start, "stop": stop, "step": step}:
+            return "slice", start, stop, step
+    return plain_value(item)
+
+
+def _moved_axis(entry: Any) -> Reader:
+    """Reads `expand_dims` and `squeeze`: an index with a new axis, None, or without one that is 1 long, 0."""
+
+    def read(arguments: Arguments) -> Layer | None:
+        axis = arguments.get("axis", 0)
+        axis = axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis
+        if not isinstance(axis, int) or isinstance(axis, bool) or not -4 <= axis <= 4:
+            return None
+        every = ("slice", None, None, None)
+        if axis >= 0:
+            return "GetItem", {"index": (*[every] * axis, entry)}
+        return "GetItem", {"index": ("...", entry, *[every] * (-axis - 1))}
+
+    return read
+
+
+def _reshape(arguments: Arguments) -> Layer | None:
+    target = next((arguments.get(key, 0) for key in ("newshape", "shape") if key in arguments.keywords), None)
+    target = target if target is not None else arguments.get("newshape", 0)
+    if not isinstance(target, tuple) or len(target) < 2 or target[0] not in (-1, None):
+        return None
+    return "Reshape", {"target_shape": target[1:]}
+
+
+def _transpose(arguments: Arguments) -> Layer | None:
+    axes = arguments.get("axes", 0, arguments.keywords.get("perm"))
+    axes = tuple(axes) if isinstance(axes, list | tuple) else ()
+    return ("Permute", {"dims": axes[1:]}) if axes[:1] == (0,) else None
+
+
+def _resize(arguments: Arguments) -> Layer | None:
+    size = arguments.get("size", 0)
+    method = arguments.get("interpolation", 1, arguments.get("method", 1, "bilinear"))
+    if not isinstance(size, tuple) or len(size) != 2 or arguments.get("antialias", 9, False):
+        return None
+    return "Resizing", {"height": size[0], "width": size[1], "interpolation": method}
+
+
+def _unit(arguments: Arguments) -> Layer | None:
+    if arguments.get("order", 1, 2) != 2:
+        return None
+    return "UnitNormalization", {"axis": arguments.get("axis", 0, -1)}
+
+
+def _is_not(arguments: Arguments) -> Layer | None:
+    numbers = arguments.operand()
+    return ("NotEqual", {"value": numbers[0]}) if len(numbers) == 1 else None
+
+
+def _cast(arguments: Arguments) -> Layer | None:
+    """Reads a cast, to numbers with a point: all that is computed here has one."""
+    dtype = arguments.get("dtype", 0, "float32")
+    return ("Activation", {"activation": "linear"}) if "float" in str(dtype) else None
+
+
+def _slope(arguments: Arguments) -> Layer:
+    return "LeakyReLU", {"negative_slope": arguments.get("negative_slope", 0, arguments.get("alpha", 0, 0.2))}
+
+
+_ADD = _arithmetic("Add", lambda c, begins: (1.0, c))
+_SUBTRACT = _arithmetic("Subtract", lambda c, begins: (1.0, -c) if begins else (-1.0, c))
+_MULTIPLY = _arithmetic("Multiply", lambda c, begins: (c, 0.0))
+_DIVIDE = _arithmetic("Divide", lambda c, begins: (1 / c, 0.0) if begins and c else None)
+
+OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
+    **dict.fromkeys(("math.add", "__operators__.add", "nn.bias_add", "Add"), _ADD),
+    **dict.fromkeys(("math.subtract", "__operators__.sub", "Subtract"), _SUBTRACT),
+    **dict.fromkeys(("math.multiply", "__operators__.mul", "Multiply"), _MULTIPLY),
+    **dict.fromkeys(("math.truediv", "math.divide", "__operators__.truediv", "TrueDivide", "Divide"), _DIVIDE),
+    **dict.fromkeys(("math.maximum", "Maximum"), _limit("Maximum", "min_value")),
+    **dict.fromkeys(("math.minimum", "Minimum"), _limit("Minimum", "max_value")),
+    **dict.fromkeys(("clip_by_value", "Clip"), _clip),
+    **dict.fromkeys(("math.abs", "abs", "Abs", "Absolute"), _always("Absolute")),
+    **dict.fromkeys(("math.negative", "__operators__.neg", "Negative"), _always("Rescaling", scale=-1.0)),
+    **dict.fromkeys(("math.exp", "Exp"), _always("Activation", activation="exponential")),
+    **dict.fromkeys(("math.square", "Square"), _always("Power", exponent=2)),
+    **dict.fromkeys(("math.sqrt", "Sqrt"), _always("Power", exponent=0.5)),
+    **dict.fromkeys(("math.rsqrt", "Rsqrt"), _always("Power", exponent=-0.5)),
+    **dict.fromkeys(("math.reciprocal", "Reciprocal"), _always("Power", exponent=-1)),
+    **dict.fromkeys(("math.pow", "__operators__.pow", "Power"), _power),
+    **dict.fromkeys(("math.reduce_mean", "Mean"), _reduction("mean")),
+    **dict.fromkeys(("math.reduce_sum", "Sum"), _reduction("sum")),
+    **dict.fromkeys(("math.reduce_max", "Max"), _reduction("max")),
+    **dict.fromkeys(("math.reduce_min", "Min"), _reduction("min")),
+    **dict.fromkeys(("concat", "Concatenate"), _joined("Concatenate", "axis")),
+    **dict.fromkeys(("stack", "Stack"), _joined("Stack", "new_axis")),
+    **dict.fromkeys(("__operators__.getitem", "GetItem"), _item),
+    **dict.fromkeys(("expand_dims", "ExpandDims"), _moved_axis(None)),
+    **dict.fromkeys(("squeeze", "Squeeze"), _moved_axis(0)),
+    **dict.fromkeys(("reshape", "Reshape"), _reshape),
+    **dict.fromkeys(("transpose", "Transpose"), _transpose),
+    **dict.fromkeys(("image.resize", "Resize"), _resize),
+    **dict.fromkeys(("math.l2_normalize", "linalg.l2_normalize", "Normalize"), _unit),
+    **dict.fromkeys(("math.not_equal", "NotEqual"), _is_not),
+    **dict.fromkeys(("cast", "Cast"), _cast),
+    **dict.fromkeys(("identity", "stop_gradient", "StopGradient"), _always("Activation", activation="linear")),
+    **dict.fromkeys(("nn.relu", "Relu"), _function("relu")),
+    **dict.fromkeys(("nn.relu6", "Relu6"), _function("relu6")),
+    **dict.fromkeys(("nn.leaky_relu", "LeakyRelu"), _slope),
+    **dict.fromkeys(("nn.elu", "Elu"), _function("elu")),
+    **dict.fromkeys(("nn.silu", "Silu"), _function("silu")),
+    **dict.fromkeys(("math.sigmoid", "nn.sigmoid", "Sigmoid"), _function("sigmoid")),
+    **dict.fromkeys(("math.tanh", "nn.tanh", "Tanh"), _function("tanh")),
+    **dict.fromkeys(("nn.softmax", "Softmax"), _function("softmax")),
+}

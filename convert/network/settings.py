@@ -20,6 +20,7 @@ RENAMED = {
     "atrous_rate": "dilation_rate",
     "bias": "use_bias",
     "output_dim": "units",
+    "inner_activation": "recurrent_activation",
     "p": "rate",
     "sigma": "stddev",
     "alpha": "negative_slope",
@@ -44,7 +45,7 @@ def read_settings(class_name: str, config: Mapping[str, Any], shape: Shape, kera
         value = given.get(key, default)
         if value is REQUIRED:
             raise ValueError(f"the setting {key!r} is missing")
-        if key == "activation":
+        if key in ("activation", "recurrent_activation"):
             value = _activation(value, shape, keras_version)
         if value is not default and not is_valid(value):
             raise ValueError(f"{key}={value!r} is no such setting")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..vgg_blocks import BLOCKS
 from .assemble import plan
-from .chain import Chain, Described
+from .graph import Described, Graph, chain
 from .settings import shortened
 
 NETWORKS = {sum(count for count, _ in blocks): name for name, blocks in BLOCKS.items()}  # by the number of convolutions
@@ -25,7 +25,7 @@ def filters_of(convolutions: int) -> list[int]:
     return [filters for count, filters in BLOCKS[NETWORKS[convolutions]] for _ in range(count)]
 
 
-def vgg_chain(convolutions: int, input_shape: tuple[int | None, int | None, int], classes: int | None) -> Chain:
+def vgg_chain(convolutions: int, input_shape: tuple[int | None, int | None, int], classes: int | None) -> Graph:
     """Describes Keras's VGG of so many convolutions, with the top for so many classes, or without it for None."""
     layers = []
     for block, (count, filters) in enumerate(BLOCKS[NETWORKS[convolutions]], start=1):
@@ -37,7 +37,7 @@ def vgg_chain(convolutions: int, input_shape: tuple[int | None, int | None, int]
         layers.append(Described("Flatten", "flatten"))
         for name, (units, activation) in TOP.items():
             layers.append(Described("Dense", name, {"units": units or classes, "activation": activation}))
-    return Chain(NETWORKS[convolutions], input_shape, layers)
+    return chain(NETWORKS[convolutions], input_shape, layers)
 
 
 def vgg_arguments(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -46,6 +46,8 @@ def vgg_arguments(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
     Returns:
         The network's name and the arguments, weights and name left out; None if neither of them has these layers.
     """
+    if "input_shape" not in architecture:  # it isn't a chain on images
+        return None
     channels, height, width = shape = tuple(architecture["input_shape"])
     layers = [(layer["class_name"], layer["name"], layer["config"]) for layer in architecture["layers"]]
     convolutions = sum(class_name == "Conv2D" for class_name, *_ in layers)

@@ -4,27 +4,27 @@ Where the architecture is known, the layers from the first convolution to the la
 arrays' shapes have to do, and arrays of other layers between the convolutions are refused.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import NamedTuple
 
-from ..errors import LayerError
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..read.keras_file import KerasArray, KerasFile
 from .architecture_json import Entry, read_entry
-from .chain import Described, described, places_of, unfolded
 from .from_keras_weights import vgg_of_arrays, vgg_of_pairs
 from .from_tensors import network_of_layers
-from .graph import path_to
+from .graph import INPUT, Described, Node
 from .kinds import KINDS
 from .kinds.regularization import Regularization
 from .network import Layer, Network
 from .settings import read_settings, shortened
+from .unfolding import read_graph
 from .vgg_architecture import NETWORKS, POOLINGS, vgg_chain
 
-LONGEST_WAY = 100  # layers looked at, backwards from any one: enough for VGG19 with paddings, activations and dropouts
+LONGEST_WAY = 300  # layers looked at, backwards from any one: enough for VGG19 with paddings, activations and dropouts
 
 
 def base_of(network: Network) -> Network:
@@ -32,10 +32,8 @@ def base_of(network: Network) -> Network:
 
     Raises a ValueError if there is no whole VGG in it.
     """
-    found = _find_convolutions(network.layers)
-    if isinstance(found, _Difference):
-        raise ValueError(f"{network.name}: no whole VGG16 or VGG19 in it: {found.text}")
-    base = [network.layers[number] for number in found]
+    layers = {layer.name: layer for layer in network.layers}
+    base = [layers[name] for name in _convolutions(network.name, network.nodes, layers)]
     chain = vgg_chain(len(base), (None, None, base[0].weights[0].shape[1]), None)
     return network_of_layers(chain, base)
 
@@ -57,20 +55,43 @@ def base_of_keras_file(file: KerasFile) -> Network:
 
 def _described_convolutions(model: Entry, keras_version: str) -> list[Described]:
     """Finds the convolutions of the VGG in a model. Raises a ValueError unless there is exactly one."""
-    differences = []
-    networks: dict[str, list[Described]] = {}
-    for way in _ways(model, keras_version):
-        found = _find_convolutions(_as_layer(layer, keras_version) for layer in way)
+    graph = read_graph(model, keras_version)
+    layers = {layer.name: layer for layer in graph.layers}
+    understood = {name: _as_layer(layer, keras_version) for name, layer in layers.items()}
+    return [layers[name] for name in _convolutions(model.name, graph.nodes, understood)]
+
+
+def _convolutions(name: str, nodes: Sequence[Node], layers: Mapping[str, Layer]) -> list[str]:
+    """Finds the names of the convolutions of the VGG in a network. Raises a ValueError unless there is exactly one."""
+    differences = [_Difference(0, False, "there is no convolution")]
+    networks: dict[str, list[str]] = {}
+    for row in _rows(nodes):
+        found = _find_convolutions(layers[own] for own in row)
         if isinstance(found, _Difference):
             differences.append(found)
         else:
-            networks.setdefault("/".join(way[found[0]].path), [way[number] for number in found])
+            networks.setdefault(row[found[0]], [row[number] for number in found])
     if len(networks) > 1:
-        raise ValueError(f"{model.name}: more than one VGG in it, from {' and from '.join(list(networks)[:2])} on")
+        raise ValueError(f"{name}: more than one VGG in it, from {' and from '.join(list(networks)[:2])} on")
     for convolutions in networks.values():
         return convolutions
     closest = max(differences, key=lambda difference: difference[:2])
-    raise ValueError(f"{model.name}: no whole VGG16 or VGG19 in it: {closest.text}")
+    raise ValueError(f"{name}: no whole VGG16 or VGG19 in it: {closest.text}")
+
+
+def _rows(nodes: Sequence[Node]) -> Iterator[list[str]]:
+    """Yields rows of layers, each fed by the one before alone, backwards from where the next has other inputs, or is none."""
+    by_name = {node.name: node for node in nodes}
+    uses = Counter(name for node in nodes for name in node.inputs)
+    inside = {node.inputs[0] for node in nodes if len(node.inputs) == 1 and uses[node.inputs[0]] == 1}
+    for end in nodes:
+        if end.name not in inside:
+            row: list[str] = []
+            node: Node | None = end if len(end.inputs) == 1 else None
+            while node and len(node.inputs) == 1 and len(row) < LONGEST_WAY:
+                row.insert(0, node.layer)
+                node = by_name.get(node.inputs[0])
+            yield row
 
 
 def as_plain_vgg(network: Network, purpose: str) -> Network:
@@ -80,22 +101,27 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
     wanted for, `purpose`.
     """
     layers = [layer for _, layer in simplified(network.layers)]
-    if layers[-1].class_name in POOLINGS:  # at the end it has no weights, and Keras adds it as asked
+    if layers and layers[-1].class_name in POOLINGS:  # at the end it has no weights, and Keras adds it as asked
         layers.pop()
     convolutions = sum(layer.class_name == "Conv2D" for layer in layers)
     classes = next((layer.settings["units"] for layer in reversed(layers) if layer.class_name == "Dense"), None)
-    chain = vgg_chain(convolutions if convolutions in NETWORKS else min(NETWORKS), network.input_shape, classes)
-    for layer, plain in zip_longest(layers, chain.layers):
-        if layer is None or plain is None or not is_like(layer, plain):
-            name = layer.name if layer else plain.name
-            what = "isn't there" if layer is None else f"({layer.class_name}) isn't part of it"
-            has_base = not isinstance(_find_convolutions(network.layers), _Difference)
-            advice = "; --base-only (include_top=False) leaves the head out" if has_base else ""
-            raise ValueError(f"{purpose} takes Keras's own VGG16 and VGG19, and layer {name!r} {what}{advice}")
+    shape = network.input_shape if network.is_chain else (None, None, 3)
+    chain = vgg_chain(convolutions if convolutions in NETWORKS else min(NETWORKS), shape, classes)
+    pairs = [*zip_longest(layers, chain.layers)]
+    different = next(((own, plain) for own, plain in pairs if not (own and plain and is_like(own, plain))), None)
+    if different or not network.is_chain:
+        layer, plain = different or (network.layers[-1], None)
+        name = layer.name if layer else plain.name if plain else ""
+        what = "isn't there" if layer is None else f"({layer.class_name}) isn't part of it"
+        advice = ""
+        with suppress(ValueError):
+            base_of(network)
+            advice = "; --base-only (include_top=False) leaves the head out"
+        raise ValueError(f"{purpose} takes Keras's own VGG16 and VGG19, and layer {name!r} {what}{advice}")
     if network.kernels is not CONV2D_KERNEL:
         return network_of_layers(chain, layers)
     own = [replace(layer, name=plain.name, trainable=True) for layer, plain in zip(layers, chain.layers, strict=True)]
-    return Network(chain.name, chain.input_shape, own)
+    return Network(chain.name, {INPUT: network.input_shape}, own, chain.nodes, chain.outputs)
 
 
 def simplified(layers: Iterable[Layer]) -> list[tuple[int, Layer]]:
@@ -181,32 +207,6 @@ def _as_layer(layer: Described, keras_version: str) -> Layer:
     except ValueError:
         settings = {}
     return Layer(class_name, layer.name, settings)
-
-
-def _ways(model: Entry, keras_version: str, outer: Described | None = None) -> Iterator[list[Described]]:
-    """Yields rows of layers, each fed by the one before: a model's, if it is a chain; else the ways to each of its layers;
-    and those of the models in it, and in the layers that wrap one, TimeDistributed say.
-    """
-    place_of, chain = places_of(model), []
-    try:
-        for layer in unfolded(model, keras_version, outer):
-            chain.append(layer)
-        yield chain
-    except LayerError:
-        yield chain
-        by_name = {entry.name: entry for entry in model.layers}
-        for name in by_name:
-            way: list[Described] = []
-            with suppress(LayerError):
-                for entry in islice(path_to(name, by_name), LONGEST_WAY):
-                    way.insert(0, described(entry, place_of.get(entry.name, ""), keras_version, outer))
-            yield way
-    for entry in model.layers:
-        layer = described(entry, place_of[entry.name], keras_version, outer)
-        if entry.layers:
-            yield from _ways(entry, keras_version, layer)
-        elif entry.wrapped and entry.wrapped.layers:
-            yield from _ways(entry.wrapped, keras_version, replace(layer, place=f"{layer.place}/layer"))
 
 
 def _arrays_of(file: KerasFile, layer: Described) -> list[KerasArray]:

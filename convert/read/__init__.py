@@ -1,6 +1,6 @@
 """Reads untrusted files safely: a path enters, names, arrays and JSON leave; nothing in a file is run.
 
 `file_kind` says what a file is. `keras_file` reads Keras's: `hdf5_process` starts `hdf5_reader` in a process of its own,
-within the limits of `hdf5_guard`. `torch_file` reads PyTorch's: `torch_pickle` interprets pickles without running them.
+within the limits of `hdf5_limits`. `torch_file` reads PyTorch's: `torch_pickle` interprets pickles without running them.
 `archive` opens zips for both, and `strict_json` parses all JSON.
 """

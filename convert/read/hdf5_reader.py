@@ -25,10 +25,9 @@ from typing import Any
 
 import h5py
 
-from .hdf5_guard import GuardedFile, RefusedError, has, limit_processor_time
+from .hdf5_limits import MEMORY, GuardedFile, RefusedError, has, limit_processor_time
 from .strict_json import LONGEST_VERSION
 
-MEMORY = 1 << 30  # of address space, half of it the libraries'
 MOST_NESTED = 40  # groups in groups
 OF_TRAINING = ("metrics", "optimizer")  # groups of a compiled model whose arrays aren't weights
 

@@ -4,6 +4,7 @@
 """
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +36,11 @@ class KerasArray:
 
     @property
     def owner(self) -> str:
-        """The layer in the array's name: `head/dense/kernel:0` → `dense`."""
-        return "".join(self.name.split("/")[-2:-1])
+        """The layer in the array's name: `head/dense/kernel:0` → `dense`, `lstm/lstm_cell/kernel:0` → `lstm`."""
+        folders = self.name.split("/")[:-1]
+        if len(folders) > 1 and re.fullmatch(r"(lstm|gru|simple_rnn)_cell(_\d+)?", folders[-1]):
+            folders.pop()
+        return "".join(folders[-1:])
 
     @property
     def dtype(self) -> torch.dtype:

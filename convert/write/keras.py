@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import torch
 
-from ..network.chain import places
 from ..network.network import Layer, Network
+from ..network.unfolding import places
 
 
 def write_keras(network: Network, path: Path, suffix: str, dtype: str) -> None:

@@ -283,7 +283,7 @@ from pathlib import Path
 import h5py, torch
 from torchvgg.convert import convert, demo
 from torchvgg.convert.network import from_file
-from torchvgg.convert.write import output
+from torchvgg.convert.write import write_checked
 
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000

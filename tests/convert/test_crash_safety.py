@@ -33,7 +33,7 @@ import os, random, signal, sys, time
 import torch
 import torchvgg.loading, torchvgg.convert.network.from_file, torchvgg.convert.write.write_checked, torchvgg.convert.demo
 from torchvgg.convert import published
-from torchvgg.convert.__main__ import main
+from torchvgg.convert.command_line import main
 
 md5, seconds, watched, *arguments = sys.argv[1:]
 published.FILES["vgg16-notop"] = published.FILES["vgg16-notop"]._replace(md5=md5)

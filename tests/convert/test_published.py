@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from torchvgg import VGG16, convert
 from torchvgg.convert import published
-from torchvgg.convert.__main__ import main
+from torchvgg.convert.command_line import main
 
 from ..helpers.server import FILENAME, Server
 

@@ -2,12 +2,12 @@
 
 import signal
 
-from torchvgg.convert import __main__
+from torchvgg.convert import command_line
 
 
 def run(*arguments: object) -> int:
     """The exit status; a refusal of the command line itself raises SystemExit."""
-    return __main__.main([str(argument) for argument in arguments])
+    return command_line.main([str(argument) for argument in arguments])
 
 
 def heed() -> None:

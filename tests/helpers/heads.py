@@ -145,6 +145,69 @@ def separable_and_upsampled() -> Any:
 
 
 @head
+def recurrent() -> Any:
+    """Every cell with every setting, some in a nested model that is half frozen."""
+    lstm = [
+        L.LSTM(5, return_sequences=True, dropout=0.1, recurrent_dropout=0.1),
+        L.LSTM(6, "relu", "hard_sigmoid", use_bias=False, go_backwards=True, return_sequences=True, trainable=False),
+    ]
+    gru = [
+        L.GRU(5, return_sequences=True, name="first"),
+        L.GRU(4, "softsign", "softmax", reset_after=False, return_sequences=True, go_backwards=True),
+        L.GRU(5, use_bias=False, return_sequences=True),
+        L.GRU(4, reset_after=False, use_bias=False, return_sequences=True),
+    ]
+    simple = [L.SimpleRNN(6, return_sequences=True), L.SimpleRNN(4, "elu", use_bias=False, go_backwards=True)]
+    inner = keras.Sequential([*lstm, L.BatchNormalization(), gru[0]], name="inner")
+    ends = [L.RepeatVector(4), L.LSTM(4, activation=L.LeakyReLU(0.2)), L.RepeatVector(3), L.GRU(3), L.Dense(2)]
+    return chain(base(64, 96), L.Reshape((6, 8)), inner, *gru[1:], *simple, *ends)
+
+
+@head
+def recurrent_at_the_end() -> Any:
+    return chain(base(64, 96), L.Reshape((6, 8)), L.GRU(5, zero_output_for_mask=True, return_sequences=True))
+
+
+@head
+def embedded() -> Any:
+    to_indices = [L.Flatten(), L.Rescaling(20.0), L.ReLU(max_value=9), L.Embedding(10, 4)]
+    again = [L.Reshape((6, 4)), L.Rescaling(9.0), L.ReLU(4), L.Embedding(5, 3), L.Rescaling(2.0, 1.5), L.ReLU(3)]
+    ends = [L.Embedding(4, 2), L.Reshape((16, -1)), L.GlobalAveragePooling1D(), L.Dense(2)]
+    return chain(base(64, 96), *to_indices, L.LSTM(24), *again, *ends)
+
+
+@head
+def one_dimensional() -> Any:
+    """But for AveragePooling1D with padding, as in `convolutions_of_every_kind`."""
+    convolutions = [
+        L.Conv1D(6, 3, padding="same", strides=2, activation="relu"),
+        L.Conv1D(6, 4, padding="causal", dilation_rate=2, groups=2, activation="softmax"),
+        L.ZeroPadding1D((2, 3)),
+        L.Conv1D(5, 2, dilation_rate=3, use_bias=False),
+        L.Conv1D(4, 3, padding="causal", strides=2),
+        L.Conv1D(4, 4, padding="same", activation="gelu"),
+    ]
+    pools = [L.MaxPooling1D(3, 2, padding="same"), L.AveragePooling1D(2, 1), L.MaxPooling1D(), L.AveragePooling1D(2)]
+    ends = [L.Cropping1D((1, 2)), L.Conv1D(5, 1), L.GlobalMaxPooling1D(keepdims=True), L.Permute((2, 1))]
+    more = [L.GlobalAveragePooling1D(keepdims=True), L.Reshape((1,)), L.Dense(6), L.Reshape((3, 2))]
+    convolved = [L.Reshape((-1, 8)), *convolutions, *pools]
+    return chain(base(256, 192, last="block3_pool"), *convolved, *ends, *more, L.GlobalMaxPooling1D(), L.Dense(3))
+
+
+@head
+def permuted() -> Any:
+    images = [
+        L.Permute((3, 1, 2)),
+        L.Conv2D(4, 2),
+        L.Permute((2, 1, 3)),
+        L.Reshape((2, 7, 2, 1)),
+        L.Permute((4, 2, 3, 1)),
+    ]
+    ends = [L.Reshape((4, -1)), L.Permute((2, 1)), L.LSTM(3), L.Permute((1,)), L.Flatten(), L.RepeatVector(2)]
+    return chain(base(64, 96), *images, *ends, L.Flatten(), L.Dense(3))
+
+
+@head
 def transposed() -> Any:
     """On PyTorch Keras 3.15 agrees with TensorFlow here; before, some paddings were off by a pixel."""
     same = [L.Conv2DTranspose(6, (3, 4), 2, "same", activation="gelu"), L.Conv2DTranspose(5, (5, 1), (3, 2), "same")]

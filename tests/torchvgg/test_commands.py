@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from torchvgg import VGG16, VGG19, decode_predictions, load_image, load_model, preprocess_input
-from torchvgg.__main__ import main
+from torchvgg.command_line import main
 from torchvgg.convert import convert
 from torchvgg.predicting import Score, by_name
 
@@ -337,7 +337,7 @@ COMMANDS = ("summary", "predict", "extract", "show")
 def test_help_has_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     import shlex
 
-    from torchvgg.__main__ import parser
+    from torchvgg.command_line import parser
 
     with pytest.raises(SystemExit, match="0"):
         run(command, "--help")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..image_files import image_size, preprocess
+from ..image_files import image_shape, image_size, preprocess
 from ..inference.optimized_model import optimize_for_inference
 from ..layers.reshaping import Flatten
 from ..model import Model
@@ -54,21 +54,25 @@ def features_of(model: Model, layer: str, pooling: str | None) -> Model:
         ValueError: there is no such layer or pooling.
     """
     model._check_names([layer])
-    input_shape = (model.input_shape[1], *image_size(model))
+    input_shape = (image_shape(model)[1], *image_size(model))
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    chain: dict[str, nn.Module] = {}
-    for name, child in model.named_children():
-        chain[name] = copy.deepcopy(child, shared)
-        if name == layer:
-            break
-    features = Model(chain, input_shape, model.name)
+    needed = {layer}
+    nodes: list[Any] = []
+    for node in reversed(model.nodes):
+        if node.name in needed:
+            needed |= {*node.inputs}
+            nodes.insert(0, node[:3])
+    layers = {own: copy.deepcopy(model.get_submodule(own), shared) for _, own, _ in nodes}
+    inputs = dict.fromkeys(model.input_shapes, input_shape)
+    features = Model(layers, inputs, model.name, nodes, layer)
     ending: dict[str, nn.Module] = {}
     if len(features.output_shape) > 2:
         ending = global_pooling(pooling) or {"features": Flatten(order="channels_last")}
     elif flattened := features._flattened_shape():
         ending = {"maps": nn.Unflatten(1, flattened), "features": Flatten(order="channels_last")}
     for name, child in ending.items():
-        while name in chain:  # a layer of the model may be called so
+        while name in layers:  # a layer of the model may be called so
             name += "_"
-        chain[name] = child
-    return Model(chain, input_shape, model.name).eval()
+        layers[name] = child
+        nodes.append((name, name, (nodes[-1][0],)))
+    return Model(layers, inputs, model.name, nodes, nodes[-1][0]).eval()

@@ -1,6 +1,6 @@
 """A model → a frozen copy with the same outputs, faster: `optimize_for_inference`.
 
-`optimized_model` has the copy, `fast_layers` its layers and the features that pass between them; `winograd` has the algorithm
+`optimized_model` has the copy, `fast_layers` chooses and has its layers, and the features that pass between them; `winograd` has the algorithm
 and the convolution in PyTorch's operators; `native` builds and calls its C++ kernels, `winograd.cpp`.
 """
 

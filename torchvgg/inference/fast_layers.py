@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..activations import linear, relu_in_place
 from ..layers.convolutional import Conv2D
 from ..layers.core import Dense
+from ..layers.pooling import MaxPooling2D
 from ..layers.shared import channels_first, channels_last
 from .native import Kernels
 from .winograd import FEW, NUMBERS, Map, Operators, padded_shape, transform_kernel
@@ -112,16 +113,33 @@ class Plain(nn.Module):
         super().__init__()
         self.layer = copy.deepcopy(layer)
 
-    def forward(self, features: Features, memory: Memory) -> Features:
-        y: Tensor = self.layer(tensor_of(features))
+    def forward(self, features: Features, memory: Memory, *others: Features) -> Features:
+        y: Tensor = self.layer(tensor_of(features), *map(tensor_of, others))
         return y
 
 
 class FusedPooling(Plain):
     """A 2×2 max pool, fused into the convolution before it if that is at no extra cost."""
 
-    def forward(self, features: Features, memory: Memory) -> Features:
+    def forward(self, features: Features, memory: Memory, *others: Features) -> Features:
         if isinstance(features, Promise) and features.layer.pools and not features.pool:
             n, channels, height, width = features.shape
             return features._replace(shape=(n, channels, height // 2, width // 2), pool=True)
         return super().forward(features, memory)
+
+
+def optimize_layer(layer: nn.Module, engine: Engine) -> nn.Module:
+    """Returns a module on `Features` and `Memory` that computes the same as a layer, faster if it can."""
+    if (
+        isinstance(layer, Conv2D)  # and like VGG's
+        and (layer.kernel_size, layer.stride, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), 1)
+        and layer.padding == "same"
+        and layer.activation in (relu_in_place, linear)
+        and engine.fits(layer.in_channels, layer.out_channels)
+    ):
+        return FastConv2D(layer, engine)
+    if isinstance(layer, Dense):
+        return FastDense(layer, engine)
+    if isinstance(layer, MaxPooling2D) and layer.kernel_size == layer.stride == (2, 2) and not layer.pads_as_keras:
+        return FusedPooling(layer)
+    return Plain(layer)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from ..activations import linear, relu_in_place
-from ..layers import Conv2D, Dense, MaxPooling2D
-from ..layers.reshaping import KerasOrder
+from ..layers.reshaping import in_keras_order, order_after
 from ..layers.shared import check_like_weights
-from ..model import Model
-from .fast_layers import Engine, FastConv2D, FastDense, Features, FusedPooling, Memory, Plain, tensor_of
+from ..model import Inputs, Model, Node, flattened, mapped
+from .fast_layers import Engine, Features, Memory, optimize_layer, tensor_of
 from .native import MissingError, kernels
 from .winograd import Operators
 
@@ -83,8 +81,11 @@ class OptimizedModel(nn.Module):
         self._dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
         model = model if self._dtype == torch.float32 else copy.deepcopy(model).float()
         self.layers = nn.ModuleList(optimize_layer(layer, engine) for layer in model.children())
+        self._places = {name: place for place, (name, _) in enumerate(model.named_children())}
+        self._nodes = model.nodes
+        self._kept = {*flattened(model.outputs), *(_used_later(model.nodes))}
         self._engine = engine
-        self._free: dict[torch.Size, list[Memory]] = {}
+        self._free: dict[tuple[tuple[int, ...], ...], list[Memory]] = {}
         self.requires_grad_(False).eval()
 
     described: Model
@@ -97,41 +98,52 @@ class OptimizedModel(nn.Module):
         return f"computed by {self._engine.name}"
 
     @_plain_mode()
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Inputs) -> Any:
         """Returns what the model's `forward` returns."""
-        self._check_input(x)
-        free = self._free.setdefault(x.shape, [])
+        values = self._named_inputs(x)
+        shapes = tuple(value.shape for value in values.values())
+        free = self._free.setdefault(shapes, [])
         if len(self._free) > 1:  # keep only maps of the last size
-            self._free = {x.shape: free}
+            self._free = {shapes: free}
         try:
             memory = free.pop()  # each thread in here has its own
         except IndexError:
             memory = {}
-        features: Features = x.float()
-        for layer in self.layers:
-            features = layer(features, memory)
-        y = tensor_of(features)
+        for _ in self._calls(values, memory):
+            pass
+        y = mapped(lambda name: tensor_of(values[name]).to(self._dtype), self.described.outputs)
         free.append(memory)
-        return y.to(self._dtype)
+        return y
+
+    def _calls(self, values: dict[str, Features], memory: Memory) -> Iterator[tuple[Node, Any]]:
+        """Calls the layers in order, whose outputs come into `values`, and yields each call with the shape of its first input."""
+        kept = flattened(self.described.outputs)
+        for node in self._nodes:
+            first, *others = (values[name] for name in node.inputs)
+            features = self.layers[self._places[node.layer]](first, memory, *others)
+            # A promise is kept by the next layer only: later the maps that it needs may hold others' numbers.
+            values[node.name] = tensor_of(features) if node.name in self._kept else features
+            yield node, first.shape
+            for name in node.last:
+                if name not in kept:
+                    del values[name]
 
     @_plain_mode()
-    def extract(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+    def extract(self, x: Inputs, layers: Iterable[str]) -> dict[str, Tensor]:
         """Returns what the model's `extract` returns."""
         wanted = self.described._check_names(layers)
-        self._check_input(x)
-        features: Features = x.float()
-        memory: Memory = {}
+        values = self._named_inputs(x)
         outputs: dict[str, Tensor] = {}
-        in_keras_order = KerasOrder()
-        for (name, described), layer in zip(self.described.named_children(), self.layers, strict=True):
+        orders: dict[str, Any] = {}
+        for node, shape in self._calls(values, {}) if wanted else ():
+            layer = self.described.get_submodule(node.layer)
+            orders[node.name] = order_after(layer, shape, orders.get(node.inputs[0]))
+            if node.name in wanted:
+                values[node.name] = y = tensor_of(values[node.name])
+                outputs[node.name] = in_keras_order(y, orders[node.name]).to(self._dtype)
             if len(outputs) == len(wanted):
                 break
-            in_keras_order.enter(described, features.shape)
-            features = layer(features, memory)
-            if name in wanted:
-                features = tensor_of(features)
-                outputs[name] = in_keras_order(features)
-        return {name: output.to(self._dtype) for name, output in outputs.items()}
+        return outputs
 
     def count_params(self) -> int:
         return self.described.count_params()
@@ -153,23 +165,17 @@ class OptimizedModel(nn.Module):
     def _apply(self, *_: Any, **__: Any) -> NoReturn:
         raise RuntimeError("an optimized model can't be changed; move or cast the model itself, and optimize it again")
 
-    def _check_input(self, x: Tensor) -> None:
-        self.described._check_input(x)
-        check_like_weights(x, torch.empty(0, dtype=self._dtype, device="cpu"))
+    def _named_inputs(self, x: Inputs) -> dict[str, Features]:
+        values = self.described._named_inputs(x)
+        for value in values.values():
+            if value.is_floating_point() or value.dim() == 4:
+                check_like_weights(value, torch.empty(0, dtype=self._dtype, device="cpu"))
+        return {name: value.float() if value.is_floating_point() else value for name, value in values.items()}
 
 
-def optimize_layer(layer: nn.Module, engine: Engine) -> nn.Module:
-    """Returns a module on `Features` and `Memory` that computes the same as a layer, faster if it can."""
-    if (
-        isinstance(layer, Conv2D)  # and like VGG's
-        and (layer.kernel_size, layer.stride, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), 1)
-        and layer.padding == "same"
-        and layer.activation in (relu_in_place, linear)
-        and engine.fits(layer.in_channels, layer.out_channels)
-    ):
-        return FastConv2D(layer, engine)
-    if isinstance(layer, Dense):
-        return FastDense(layer, engine)
-    if isinstance(layer, MaxPooling2D) and layer.kernel_size == layer.stride == (2, 2) and not layer.pads_as_keras:
-        return FusedPooling(layer)
-    return Plain(layer)
+def _used_later(nodes: Sequence[Node]) -> Iterator[str]:
+    """Yields the outputs that aren't used by the next node, and by that alone."""
+    following = [*nodes[1:], Node("", "", ())]
+    for node, after in zip(nodes, following, strict=True):
+        if after.inputs != (node.name,) or node.name not in after.last:
+            yield node.name

@@ -7,9 +7,51 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..activations import Activation, activation_name, fused
-from .shared import Config, Shapes, Size, check_like_weights, initialise_as_keras, pair, same_padding
+from .shared import Config, Shapes, Size, check_like_weights, initialise_as_keras, pair, same_padding, single
 
-__all__ = ["Conv2D", "Conv2DTranspose", "Deconvolution2D", "DepthwiseConv2D", "SeparableConv2D"]
+__all__ = ["Conv1D", "Conv2D", "Conv2DTranspose", "Deconvolution2D", "DepthwiseConv2D", "SeparableConv2D"]
+
+
+class Conv1D(nn.Conv1d):
+    """`keras.layers.Conv1D`: `(N, time, in_channels)` → `(N, time', filters)`; `weight` is `(filters, in, k)`.
+
+    With padding "causal" the output at a step depends on that step and those before it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        dilation_rate: Size = 1,
+        groups: int = 1,
+        use_bias: bool = True,
+        activation: Activation = None,
+    ) -> None:
+        size, stride, dilation = single(kernel_size), single(strides), single(dilation_rate)
+        super().__init__(in_channels, filters, size, stride, 0, dilation, groups, use_bias)
+        self.keras_padding = padding
+        self.activation = fused(activation)
+
+    @staticmethod
+    def sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
+        return {"in_channels": shapes["weight"][1] * config.get("groups", 1)}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, padding={self.keras_padding}, activation={activation_name(self.activation)}"
+
+    reset_parameters = initialise_as_keras
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_like_weights(x, self.weight)
+        x = x.transpose(1, 2)
+        if self.keras_padding == "causal":
+            x = F.pad(x, (self.dilation[0] * (self.kernel_size[0] - 1), 0))
+        elif self.keras_padding == "same":
+            x = F.pad(x, same_padding(x, self.kernel_size, self.stride, self.dilation))
+        return self.activation(super().forward(x).transpose(1, 2))
 
 
 class Conv2D(nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Dense, the fully connected layer."""
+"""Dense, the fully connected layer, and Embedding."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..activations import Activation, activation_name, fused
 from .shared import Config, Shapes, channels_first, channels_last, check_like_weights, initialise_as_keras
 
-__all__ = ["Dense"]
+__all__ = ["Dense", "Embedding"]
 
 
 class Dense(nn.Linear):
@@ -32,3 +32,25 @@ class Dense(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         check_like_weights(x, self.weight)
         return self.activation(channels_first(super().forward(channels_last(x))))
+
+
+class Embedding(nn.Embedding):
+    """`keras.layers.Embedding`: indices `(N, time)` → `(N, time, output_dim)`; `weight` is `(input_dim, output_dim)`.
+
+    The indices may be floating-point numbers, which are cast to integers as in Keras. `mask_zero` says that 0 is padding,
+    for layers that heed a mask; the output is the same.
+    """
+
+    def __init__(self, input_dim: int, output_dim: int, mask_zero: bool = False) -> None:
+        super().__init__(input_dim, output_dim)
+        self.mask_zero = mask_zero
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", mask_zero=True" if self.mask_zero else "")
+
+    def reset_parameters(self) -> None:
+        """Initialises as Keras does by default."""
+        nn.init.uniform_(self.weight, -0.05, 0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channels_first(super().forward(channels_last(x).long()))

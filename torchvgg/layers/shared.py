@@ -24,7 +24,7 @@ def check_like_weights(x: Tensor, weight: Tensor) -> None:
         )
 
 
-def initialise_as_keras(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
+def initialise_as_keras(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
     """Initialises a layer with Keras's defaults: Glorot uniform weights, zero bias."""
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
@@ -37,10 +37,16 @@ def pair(size: Size) -> tuple[int, int]:
     return height, width
 
 
-def same_padding(x: Tensor, size: Any, strides: Any, dilation: Any = (1, 1)) -> list[int]:
+def single(size: Size) -> tuple[int]:
+    """Returns `(size,)` of a size along a sequence."""
+    (length,) = (size,) if isinstance(size, int) else size
+    return (length,)
+
+
+def same_padding(x: Tensor, size: Any, strides: Any, dilation: Any = None) -> list[int]:
     """Returns `F.pad`'s argument for Keras's padding "same", which puts an odd pixel at the end."""
     padding: list[int] = []
-    for n, k, s, d in zip(x.shape[2:], size, strides, dilation, strict=True):
+    for n, k, s, d in zip(x.shape[2:], size, strides, dilation or (1,) * len(size), strict=True):
         total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
         padding = [total // 2, total - total // 2, *padding]  # F.pad begins with the last axis
     return padding

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...layout import CONV2D_KERNEL, DECONVOLUTION_KERNEL, UNCHANGED, depthwise_kernel
+from ...layout import CONV1D_KERNEL, CONV2D_KERNEL, DECONVOLUTION_KERNEL, UNCHANGED, depthwise_kernel
 from .activations import ACTIVATION
 from .kind import Arrays, Features, Kind, Settings, Shape, Spec
 from .sliding_windows import places, shifts
-from .validators import REQUIRED, SAME_OR_VALID, Setting, flag, pair, pair_or_zeros, whole
+from .validators import REQUIRED, SAME_OR_VALID, Setting, flag, one_of, pair, pair_or_zeros, single, whole, with_tuples
 
 
 class _Convolution(Kind):
@@ -30,10 +30,11 @@ class _Convolution(Kind):
 
 class Conv2D(_Convolution):
     settings = {"filters": Setting(REQUIRED, whole), **_Convolution.settings, "groups": Setting(1, whole)}
+    layout = CONV2D_KERNEL
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         shape = (*settings["kernel_size"], x.channels // settings["groups"], settings["filters"])
-        yield Spec("weight", shape, CONV2D_KERNEL)
+        yield Spec("weight", shape, self.layout)
         yield from _bias(settings, x)
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
@@ -43,13 +44,28 @@ class Conv2D(_Convolution):
         outputs = []
         for part, own in zip(x.chunk(groups, -1), kernel.chunk(groups, -1), strict=True):
             total = None
-            for shifted, matrix in zip(shifts(part, kernel.shape[:2], settings, 0), own.flatten(0, 1), strict=True):
+            for shifted, matrix in zip(shifts(part, kernel.shape[:-2], settings, 0), own.flatten(0, -3), strict=True):
                 rows = shifted.reshape(-1, shifted.shape[-1])
                 total = rows @ matrix if total is None else total.addmm_(rows, matrix)
             assert total is not None
-            outputs.append(total.unflatten(0, shifted.shape[:3]))
+            outputs.append(total.unflatten(0, shifted.shape[:-1]))
         output = torch.cat(outputs, -1)
         return output.add_(bias[0]) if bias else output
+
+
+class Conv1D(Conv2D):
+    settings = {
+        **Conv2D.settings,
+        "kernel_size": Setting(REQUIRED, single),
+        "strides": Setting((1,), single),
+        "padding": Setting("valid", one_of("same", "valid", "causal")),
+        "dilation_rate": Setting((1,), single),
+    }
+    ranks = (2,)
+    layout = CONV1D_KERNEL
+
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
+        return with_tuples(given)
 
 
 class Conv2DTranspose(_Convolution):

@@ -1,6 +1,7 @@
-"""Dense."""
+"""Dense, and Embedding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from .validators import REQUIRED, Setting, flag, whole
 
 class Dense(Kind):
     settings = {"units": Setting(REQUIRED, whole), "use_bias": Setting(True, flag), "activation": ACTIVATION}
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return True
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         yield Spec("weight", (x.channels, settings["units"]), x.dense_kernel)
@@ -28,3 +32,26 @@ class Dense(Kind):
         for part, rows in zip(x.split(1024, dim=-1), kernel.split(1024), strict=True):  # a float64 copy of some rows
             total = total + part.double() @ rows.double()
         return (total + bias[0] if bias else total).float()
+
+
+class Embedding(Kind):
+    settings = {
+        "input_dim": Setting(REQUIRED, whole),
+        "output_dim": Setting(REQUIRED, whole),
+        "mask_zero": Setting(False, flag),
+    }
+    only = {"lora_rank": (None,)}
+    ranks = (1, 2, 3)
+    is_steep = True  # it casts numbers to indices
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return True
+
+    def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
+        yield Spec("weight", (settings["input_dim"], settings["output_dim"]), UNCHANGED)
+
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        return *shape, settings["output_dim"]
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return arrays[0][x.long()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -65,6 +66,10 @@ class Kind:
         ranks: the possible lengths of the input's shape: 1 is `(features,)`, 2 `(time, features)`, 3 `(height, width, channels)`, 4 images in time.
         any_order: whether it computes the same in whatever order the features lie, its arrays being in that order too.
         is_steep: whether it may turn small differences into large ones, so that the check compares it alone.
+        inputs: how many tensors it takes, at least and at most.
+        heeds_mask: whether it takes the mask of a sequence as its last input, if there is one.
+        activates_within: whether its activation is a part of the `reference`, not applied to that.
+        groups: where its arrays lie within its own group of a `.weights.h5`.
     """
 
     settings: ClassVar[Mapping[str, Setting]] = {}
@@ -72,6 +77,10 @@ class Kind:
     ranks: ClassVar[tuple[int, ...]] = (1, 2, 3, 4)
     any_order: ClassVar[bool] = False
     is_steep: ClassVar[bool] = False
+    inputs: ClassVar[tuple[int, int]] = (1, 1)
+    heeds_mask: ClassVar[bool] = False
+    activates_within: ClassVar[bool] = False
+    groups: ClassVar[tuple[str, ...]] = ("",)
 
     def __init_subclass__(cls) -> None:
         if not cls.__name__.startswith("_"):
@@ -81,6 +90,10 @@ class Kind:
         """Translates a configuration of an older Keras into Keras 3's names and values."""
         return given
 
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        """Tells whether the mask of its input is the output's too, in Keras 2."""
+        return self.any_order
+
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         """Yields the layer's arrays in Keras's order."""
         yield from ()
@@ -88,6 +101,10 @@ class Kind:
     def output(self, settings: Settings, shape: Shape) -> Shape:
         """Returns the shape of the output for an input of `shape`. Raises a ValueError if there is none."""
         return shape
+
+    def steps(self, settings: Settings, shape: Shape) -> int:
+        """Counts the steps, each over all places, that `reference` takes for an input of `shape`."""
+        return math.prod(settings.get("pool_size", (1, 1)))
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         """Computes the output for `x`, `(N, H, W, C)` or `(N, features)`, at inference, without the activation.

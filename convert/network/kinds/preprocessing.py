@@ -19,9 +19,9 @@ class _PerChannel(Kind):
         for key in (key for key, setting in self.settings.items() if setting.is_valid is numbers and key in given):
             while isinstance(given[key], tuple) and len(given[key]) == 1:
                 (given[key],) = given[key]
-            if isinstance(given[key], tuple) and len(given[key]) != shape[-1]:
+            if isinstance(given[key], tuple) and shape[-1:] != (len(given[key]),):
                 raise ValueError(
-                    f"{key} can't be converted but for one number, or one for each of {shape[-1]} channels"
+                    f"{key} can't be converted but for one number, or one for each of {shape[-1] if shape else 0} channels"
                 )
         return given
 
@@ -50,6 +50,7 @@ class Normalization(_PerChannel):
 
 
 class Rescaling(_PerChannel):
+    ranks = (0, 1, 2, 3, 4)
     settings = {"scale": Setting(REQUIRED, numbers), "offset": Setting(0.0, numbers)}
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:

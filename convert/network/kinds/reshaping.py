@@ -2,11 +2,12 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from .kind import Arrays, Kind, Settings, Shape
 from .sliding_windows import pad
-from .validators import REQUIRED, Setting, anything, margins, one_of, pair, target
+from .validators import REQUIRED, Setting, anything, margins, one_of, pair, pair_or_zeros, permutation, target, whole
 
 
 class ZeroPadding2D(Kind):
@@ -30,6 +31,57 @@ class ZeroPadding2D(Kind):
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return pad(x, settings["padding"], 0)
+
+
+class _Sides(Kind):
+    settings = {"padding": Setting((1, 1), pair_or_zeros)}
+    ranks = (2,)
+
+    def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
+        key = next(iter(self.settings))
+        return given | {key: (given[key],) * 2} if isinstance(given.get(key), int) else given  # in Keras 1
+
+
+class ZeroPadding1D(_Sides):
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        return None if shape[0] is None else shape[0] + sum(settings["padding"]), shape[1]
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return pad(x, [settings["padding"]], 0)
+
+
+class Cropping1D(_Sides):
+    settings = {"cropping": Setting((1, 1), pair_or_zeros)}
+
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        return None if shape[0] is None else shape[0] - sum(settings["cropping"]), shape[1]
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        before, after = settings["cropping"]
+        return x[:, before : x.shape[1] - after]
+
+
+class RepeatVector(Kind):
+    settings = {"n": Setting(REQUIRED, whole)}
+    ranks = (1,)
+
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        return settings["n"], *shape
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return torch.stack([x] * settings["n"], 1)
+
+
+class Permute(Kind):
+    settings = {"dims": Setting(REQUIRED, permutation)}
+
+    def output(self, settings: Settings, shape: Shape) -> Shape:
+        if len(settings["dims"]) != len(shape):
+            raise ValueError(f"dims={settings['dims']} don't permute the axes of {(None, *shape)}")
+        return tuple(shape[axis - 1] for axis in settings["dims"])
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return torch.einsum(x, range(x.dim()), [0, *settings["dims"]])
 
 
 class Cropping2D(Kind):

@@ -54,6 +54,17 @@ def pair(value: Any) -> bool:
     return two(value, whole)
 
 
+def single(value: Any) -> bool:
+    """Accepts `(size,)`, along the one axis of a sequence."""
+    return isinstance(value, tuple) and len(value) == 1 and whole(value[0])
+
+
+def with_tuples(given: dict[str, Any]) -> dict[str, Any]:
+    """Writes sizes along a sequence as tuples, `(2,)`, where TensorFlow has written numbers."""
+    keys = ("kernel_size", "pool_size", "strides", "dilation_rate")
+    return {key: (value,) if key in keys and isinstance(value, int) else value for key, value in given.items()}
+
+
 def pair_or_zeros(value: Any) -> bool:
     return two(value, whole_or_zero)
 
@@ -73,6 +84,11 @@ def margins(value: Any) -> bool:
 def target(value: Any) -> bool:
     """Accepts sizes, one of which may be -1, for the rest."""
     return isinstance(value, tuple) and all(size == -1 or whole(size) for size in value) and value.count(-1) <= 1
+
+
+def permutation(value: Any) -> bool:
+    """Accepts the numbers from 1 in any order."""
+    return isinstance(value, tuple) and all(map(whole, value)) and sorted(value) == [*range(1, len(value) + 1)]
 
 
 def axes(value: Any) -> bool:

@@ -73,7 +73,7 @@ DRIVER = """
 import os, subprocess, sys
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 import torchvgg.loading, torchvgg.convert.network.from_file, torchvgg.convert.write.write_checked
-from torchvgg.convert.__main__ import main
+from torchvgg.convert.command_line import main
 
 log, *arguments = sys.argv[1:]
 HOOK = f'''
@@ -136,7 +136,7 @@ def test_no_other_code_opens_hdf5_or_zip_files() -> None:
     pattern = re.compile(r"^\s*(?:import|from)\s.*\b(?:h5py|zipfile|tables|netCDF4)\b", re.MULTILINE)
     found = {name for name, source in sources.items() if pattern.search(source)}
     writers = {"convert/write/keras.py", "convert/demo.py"}
-    readers = {f"convert/read/{name}.py" for name in ("hdf5_reader", "hdf5_guard", "archive")}
+    readers = {f"convert/read/{name}.py" for name in ("hdf5_reader", "hdf5_limits", "archive")}
     assert found == writers | readers
     assert all(re.findall(r"h5py\.File\([^,]+, (.)w\1", sources[name]) for name in writers)
     assert not any("zipfile" in sources[name] for name in found - {"convert/read/archive.py"})

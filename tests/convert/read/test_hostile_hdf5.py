@@ -216,9 +216,9 @@ OLD += [  # what a reviewer found
     (config(lambda layers: layers[-1].update(config=None)), "it has no configuration"),
     (config(lambda layers: layers[-1]["config"].update(activation="\x1b[2J\n")), r"the activation .*\[2J"),
     (config(lambda layers: layers[-1].update(class_name="\x1b[2J\n")), r"\(\?\[2J"),
-    (config(lambda layers: layers.extend([layers[-1]] * 1000)), "a chain of up to 1,000 can be converted"),
-    (config(lambda layers: layers[0]["config"].update(batch_input_shape=[None, 16.0, 24, 3])), "a model of images"),
-    (config(lambda layers: layers[0]["config"].update(batch_input_shape=[None, True, 24, 3])), "a model of images"),
+    (config(lambda layers: layers.extend([layers[-1]] * 1000)), "up to 1,000 can be converted"),
+    (config(lambda layers: layers[0]["config"].update(batch_input_shape=[None, 16.0, 24, 3])), "the shape of an input"),
+    (config(lambda layers: layers[0]["config"].update(batch_input_shape=[None, True, 24, 3])), "the shape of an input"),
 ]
 NEW: list[tuple[Change, str]] = [  # by places
     *(
@@ -295,7 +295,7 @@ ENDS: list[tuple[str, type[Exception], str]] = [
     ("os.kill(os.getpid(), 9)", OSError, r"can't be read, as the process that reads HDF5 failed \(SIGKILL\)"),
     ("os._exit(3)", OSError, r"failed \(exit status 3\)"),
     (  # a mistake of ours isn't a damaged file
-        "import torchvgg.convert.read.hdf5_guard as guard; guard.number_type = lambda kind: {}['x']",
+        "import torchvgg.convert.read.hdf5_limits as guard; guard.number_type = lambda kind: {}['x']",
         OSError,
         r"as the process that reads HDF5 failed \(KeyError: 'x'\)",
     ),

@@ -20,10 +20,13 @@ import torch
 
 from torchvgg import VGG16, extract_features, load_model
 from torchvgg.convert import convert
+from torchvgg.extraction.extractor import features_of
 from torchvgg.extraction.feature_files import Rows, open_parts
 
 from ...helpers.command_line import heed
-from ...helpers.keras_models import keras_model
+from ...helpers.graphs import GRAPHS
+from ...helpers.heads import with_random_weights
+from ...helpers.keras_models import keras_model, relative_error
 from ...helpers.photos import photo, write_photos
 
 SIZE = 64  # of the images that the models here take
@@ -123,7 +126,7 @@ def test_the_number_of_workers_changes_nothing(workers: int, model: Any, photos:
 COMMAND = """
 import sys, time
 from torchvgg.extraction import features
-from torchvgg.__main__ import main
+from torchvgg.command_line import main
 
 class Slow(features.Extractor):
     def __call__(self, batch):
@@ -445,3 +448,24 @@ def test_all_images_bad(model: Any, tmp_path: Path) -> None:
     assert np.isnan(vectors).all()
     assert vectors.shape == (1, 512)
     assert errors[0].startswith("can't be read as an image")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", ["block2_conv2", "flatten_1", "add", "dense"])
+def test_vectors_of_a_graph(layer: str, tmp_path: Path) -> None:
+    """Only what leads to the layer is computed; where a layer of a branch is flattened, it is in Keras's order."""
+    theirs = with_random_weights(GRAPHS["flattened_twice_and_added"]())
+    names = {type(each).__name__.lower(): each.name for each in theirs.layers}
+    names |= {"flatten_1": names["flatten"], "block2_conv2": "block2_conv2"}
+    theirs.save(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
+    x = torch.rand(2, 3, 64, 64)
+    expected = model.extract(x, [names[layer]])[names[layer]]
+    expected = expected.mean((2, 3)) if expected.dim() == 4 else expected
+    features = features_of(model, names[layer], "avg")
+    assert (len(features.nodes) < len(model.nodes)) == (layer != "dense")
+    assert relative_error(features(x), expected) <= 1e-6
+    GRAPHS["two_inputs"]().save(tmp_path / "two.keras")
+    two = load_model(tmp_path / "two.keras")
+    with pytest.raises(ValueError, match=r"expected a model of images alone\. Received: one with inputs of"):
+        features_of(two, "block1_conv1", None)

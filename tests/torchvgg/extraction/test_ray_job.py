@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from torchvgg import VGG16, extract_features
-from torchvgg.__main__ import main
+from torchvgg.command_line import main
 
 from ...helpers.photos import write_photos
 

@@ -20,7 +20,7 @@ from torchvgg.inference.fast_layers import FastConv2D, FastDense
 from torchvgg.inference.optimized_model import OptimizedModel
 from torchvgg.layers.convolutional import Conv2D
 from torchvgg.layers.normalization import BatchNormalization
-from torchvgg.layers.reshaping import KerasOrder
+from torchvgg.layers.reshaping import in_keras_order, order_after
 from torchvgg.model import Model
 
 M = TypeVar("M", bound=Model)
@@ -59,15 +59,15 @@ def exact(model: Model, x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def layer_errors(model: Model, twin: nn.Module, x: torch.Tensor) -> dict[str, float]:
     """The error of each layer of the twin, from what the layers before it have made of `x`."""
-    double, errors, in_keras_order = copy.deepcopy(model).double(), {}, KerasOrder()
+    double, errors, order = copy.deepcopy(model).double(), {}, None
     with torch.no_grad():
         for (name, layer), output in zip(
             double.named_children(), twin.extract(x, exact(model, x)).values(), strict=True
         ):
-            in_keras_order.enter(layer, x.shape)
+            order = order_after(layer, x.shape, order)
             y = layer(x.double())
-            errors[name] = error(output, in_keras_order(y))
-            x = output if in_keras_order.flattened is None else y  # the layers take PyTorch's order
+            errors[name] = error(output, in_keras_order(y, order))
+            x = output if order is None else y  # the layers take PyTorch's order
     return errors
 
 

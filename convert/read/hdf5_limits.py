@@ -18,6 +18,7 @@ from h5py import h5a, h5d, h5l, h5t, h5z
 
 from .archive import UNPACKED_AT_MOST
 
+MEMORY = 1 << 30  # of the reading process's address space, half of it the libraries'
 MOST_MEMBERS = 5000  # of a group
 MOST_OBJECTS = 20_000  # looked at in all
 LONGEST_NAME = 1000

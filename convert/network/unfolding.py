@@ -1,0 +1,405 @@
+"""A model's architecture → its `Graph`: nested models, wrappers and operations become calls of layers."""
+
+import copy
+import heapq
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..errors import LayerError
+from .architecture_json import MODELS, Entry, Operand, counted, flattened, mapped
+from .graph import INPUT, Described, Graph, Node, uniquely_named
+from .kinds import KINDS
+from .operations import as_layer, is_operation, merge_of_keras_1, named_function
+
+ALIASES = {
+    **{f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)},  # TensorFlow 1's
+    # Keras 1's
+    **{"Convolution2D": "Conv2D", "AtrousConvolution2D": "Conv2D", "SeparableConvolution2D": "SeparableConv2D"},
+}
+
+# Identities at inference: in training they vary the images, or add to the loss.
+AUGMENTATION = {
+    *("RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness"),
+    *("RandomHeight", "RandomWidth", "RandomShear", "RandomHue", "RandomSaturation", "RandomSharpness"),
+    *("RandomColorJitter", "RandomErasing", "RandomPerspective", "RandomGaussianBlur", "RandomColorDegeneration"),
+    *("RandomGrayscale", "RandomPosterization", "RandomElasticTransform", "RandomInvert", "RandAugment", "AugMix"),
+    *("MixUp", "CutMix", "Identity", "ActivityRegularization"),
+}
+
+MOST_STATES = 3  # outputs of a recurrent layer that returns its states too
+MOST_CALLS = 5000  # of layers and models, nested ones included
+
+Value = int | str  # the output of a call, by its number, or an input of the model, by its name
+
+
+class Call(NamedTuple):
+    """A call of a layer, before the layers have their final names."""
+
+    layer: Described
+    inputs: tuple[Value, ...]
+    is_operation: bool = False
+
+
+# By the name of a layer or a class: what it does, as `named_function` takes it; a PyTorch module; or what makes one.
+CustomObjects = Mapping[str, str | nn.Module | Callable[..., nn.Module]]
+
+
+def read_graph(model: Entry, keras_version: str = "3", custom_objects: CustomObjects | None = None) -> Graph:
+    """Reads a model, as written by that version of Keras. Raises a ValueError unless it is a graph that Keras can build."""
+    if model.class_name not in MODELS:
+        raise LayerError(model.name, model.class_name, "a model of a class whose code isn't in the file")
+    inputs = _inputs(model)
+    unfolding = _Unfolding(keras_version, custom_objects or {})
+    outputs = unfolding.outputs_of(model, [*inputs], None)
+    named = {name for name, what in (custom_objects or {}).items() if isinstance(what, str)}
+    if unused := named - unfolding.used:
+        raise ValueError(f"lambda: no layer is called {', '.join(map(repr, sorted(unused)))}")
+    leaves = iter(outputs)
+    structure = mapped(lambda _: next(leaves), _sorted(model.ends.get("output", ""))) if model.ends else outputs[0]
+    return unfolding.graph(model.name, inputs, structure)
+
+
+def _sorted(structure: Any) -> Any:
+    """Sorts the keys of mappings, as Keras does where it lists what a structure holds."""
+    if isinstance(structure, dict):
+        return {key: _sorted(structure[key]) for key in sorted(structure)}
+    return [_sorted(part) for part in structure] if isinstance(structure, list) else structure
+
+
+def _inputs(model: Entry) -> dict[str, Any]:
+    """Finds the shape of each input, batch first, wherever this version of Keras has written it; None if it hasn't."""
+    by_name = {entry.name: entry for entry in model.layers}
+    if _is_functional(model):
+        ends = flattened(model.ends.get("input", []))
+        return {str(end.layer): _input_shape(by_name[str(end.layer)]) for end in ends}
+    first = model.layers[0] if model.layers else model
+    return {first.name if first.class_name == "InputLayer" else INPUT: _input_shape(model)}
+
+
+def _input_shape(model: Entry) -> Any:
+    if _is_functional(model) and len(_inputs(model)) == 1:
+        (shape,) = _inputs(model).values()
+        return shape
+    first = model.layers[0] if model.layers else model
+    if first.layers:
+        return _input_shape(first)
+    keras_3, keras_2 = first.config.get("batch_shape"), first.config.get("batch_input_shape")
+    return keras_3 or keras_2 or model.config.get("build_input_shape")  # the last: a Sequential without an input
+
+
+def _is_functional(model: Entry) -> bool:
+    return model.class_name != "Sequential" and bool(model.config) and bool(model.layers)
+
+
+class _Unfolding:
+    """Collects the calls of a model's layers, and of those of the models in it, in order."""
+
+    def __init__(self, keras_version: str, custom_objects: CustomObjects) -> None:
+        self.keras_version, self.custom_objects = keras_version, custom_objects
+        self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
+        self.used: set[str] = set()
+        self.calls: list[Call] = []
+        self.masks: dict[Value, Value] = {}  # the numbers whose zeros mask a sequence, Keras 2's way
+        self.count = 0
+
+    def outputs_of(self, model: Entry, inputs: Sequence[Value], outer: Described | None) -> list[Value]:
+        """Calls a model; `outer` is that model as a layer, if it lies in another. Returns its outputs."""
+        place_of = places_of(model)
+
+        def layer_of(entry: Entry) -> Described:
+            return described(entry, place_of.get(entry.name, ""), self.keras_version, outer)
+
+        values = list(inputs)
+        if not _is_functional(model):
+            for entry in model.layers:
+                if entry.class_name != "InputLayer":
+                    values = self.call(entry, [Operand(entry.name) for _ in values], values, layer_of(entry))
+            return values
+        ends = flattened(model.ends.get("input", []))
+        if len(ends) != len(inputs):
+            raise LayerError(model.name, model.class_name, f"called with {len(inputs)} inputs, it has {len(ends)}")
+        found: dict[tuple[str, int, int], Value] = {
+            (str(end.layer), 0, 0): value for end, value in zip(ends, inputs, strict=True)
+        }
+        calls, outputs = calls_in_order(model)
+        for entry, number in calls:
+            operands = entry.calls[number]
+            values = [_value(found, operand, model) for operand in operands if operand.layer is not None]
+            for tensor, value in enumerate(self.call(entry, operands, values, layer_of(entry))):
+                found[entry.name, number, tensor] = value
+        return [_value(found, operand, model) for operand in outputs]
+
+    def call(self, entry: Entry, operands: Sequence[Operand], inputs: Sequence[Value], layer: Described) -> list[Value]:
+        """Calls a layer or a model. Returns its outputs."""
+        self.count += 1
+        if self.count > MOST_CALLS:
+            raise ValueError(f"more than {MOST_CALLS:,} calls of layers")
+        tensors = [operand for operand in operands if operand.layer is not None]
+        for name in (entry.name, entry.class_name):
+            if name in self.custom_objects:
+                self.used.add(name)
+                if layer.path not in self.custom:
+                    self.custom[layer.path] = _custom(layer, self.custom_objects[name])
+                return [self.add(self.custom[layer.path], inputs)]
+        if entry.class_name in MODELS:
+            by_key = dict(zip((operand.keyword for operand in tensors), inputs, strict=True))
+            names = [end.layer for end in flattened(entry.ends.get("input", []))]
+            in_order = [by_key[name] for name in names] if by_key.keys() == set(names) else inputs
+            return self.outputs_of(entry, in_order, layer)
+        if entry.class_name in AUGMENTATION and not layer.problem:
+            return list(inputs[:1])
+        if entry.class_name == "TimeDistributed" and entry.wrapped:
+            return self._in_time(entry.wrapped, inputs, layer)
+        if entry.class_name == "Bidirectional" and entry.wrapped:
+            return self._in_both_directions(entry, inputs, layer)
+        if entry.class_name == "Merge":
+            class_name, config = merge_of_keras_1(entry.config)
+            layer = replace(layer, class_name=class_name, config=config)
+        elif operation := as_layer(entry, operands, inputs, self._producer):
+            class_name, config, inputs = operation
+            name = "preprocess_input" if class_name == "PreprocessInput" else layer.name
+            return [self.add(replace(layer, class_name=class_name, name=name, config=config), inputs, True)]
+        elif is_operation(entry):
+            layer = replace(layer, problem=layer.problem or "an operation that can't be converted with such arguments")
+        others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
+        if others and not layer.problem:
+            layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
+        value = self.add(layer, self._masked(layer, tensors, inputs))
+        return [value] * (MOST_STATES if layer.config.get("return_state") else 1)  # refused by its kind
+
+    def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
+        """Gives a layer that heeds a mask, and only such a layer, the mask as its last input, and hands Keras 2's masks on."""
+        mask = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword == "mask"]
+        values = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword != "mask"]
+        kind = KINDS.get(layer.class_name)
+        numbers = next((self.masks[value] for value in values if value in self.masks), None)
+        if kind and kind.heeds_mask and numbers is not None and not mask:
+            name = f"{layer.own_name}_mask"
+            config = {"value": 0}
+            mask = [self.add(Described("NotEqual", name, config, path=(*layer.path[:-1], name)), [numbers], True)]
+        if layer.class_name == "Embedding" and layer.config.get("mask_zero") and self.keras_version[0] in "12":
+            numbers = values[0]
+        if numbers is not None and kind and kind.hands_mask_on(layer.config):
+            self.masks[len(self.calls)] = numbers
+        return [*values, *mask] if kind and kind.heeds_mask else values
+
+    def _in_time(self, wrapped: Entry, inputs: Sequence[Value], layer: Described) -> list[Value]:
+        """Calls what a TimeDistributed wraps: the steps become samples, and steps again."""
+        name = f"{layer.name}_steps"
+        steps = self.add(Described("MergeTime", name, path=(*layer.path, name)), inputs[:1])
+        inner = described(wrapped, "layer", self.keras_version, layer)
+        outputs = self.call(wrapped, [Operand(wrapped.name)], [steps], inner)
+        return [self.add(Described("SplitTime", layer.name, path=layer.path), [y, inputs[0]]) for y in outputs]
+
+    def _in_both_directions(self, entry: Entry, inputs: Sequence[Value], layer: Described) -> list[Value]:
+        """Calls the layer that a Bidirectional wraps forwards and backwards, and merges what they return."""
+        assert entry.wrapped
+        wrapped = described(entry.wrapped, "", self.keras_version, layer)
+        config = wrapped.config
+        is_backwards = config.get("go_backwards") is True
+        operands = [Operand(entry.name, keyword=None if number == 0 else "mask") for number in range(len(inputs))]
+        outputs: list[Value] = []
+        for direction in ("forward", "backward"):
+            name = f"{direction}_{wrapped.own_name.removeprefix('forward_')}"
+            goes_back = is_backwards != (direction == "backward")
+            own = replace(
+                wrapped,
+                name=name,
+                config={**config, "go_backwards": goes_back},
+                path=(*layer.path, name),
+                place=f"{layer.place}/{direction}_layer",
+            )
+            value = self.add(own, self._masked(own, operands, inputs))
+            if goes_back and config.get("return_sequences"):
+                name = f"{name}_in_order"
+                index = ["...", ["slice", None, None, -1], ["slice", None, None, None]]
+                turned = Described("GetItem", name, {"index": index}, path=(*layer.path, name))
+                value = self.add(turned, [value])
+            outputs.append(value)
+        modes = {"concat": "Concatenate", "sum": "Add", "ave": "Average", "mul": "Multiply"}
+        mode = entry.config.get("merge_mode", "concat")
+        if mode is None:
+            return outputs
+        problem = "" if isinstance(mode, str) and mode in modes else f"merge_mode={mode!r} is no such setting"
+        merge = Described(modes.get(str(mode), "Add"), layer.name, path=layer.path, problem=layer.problem or problem)
+        return [self.add(merge, outputs)]
+
+    def add(self, layer: Described, inputs: Iterable[Value], is_operation: bool = False) -> Value:
+        self.calls.append(Call(layer, tuple(inputs), is_operation))
+        return len(self.calls) - 1
+
+    def _producer(self, value: Value) -> Call | None:
+        return self.calls[value] if isinstance(value, int) else None
+
+    def graph(self, name: str, inputs: dict[str, Any], outputs: Any) -> Graph:
+        """Makes the graph. Operations that were joined into others, and so feed nothing, are left out."""
+        used = {*flattened(outputs)}
+        for number, call in list(enumerate(self.calls))[::-1]:
+            if number in used or not call.is_operation:
+                used |= {*call.inputs, number}
+        kept = [number for number in range(len(self.calls)) if number in used]
+        by_path: dict[tuple[str, ...], Described] = {}
+        for number in kept:
+            by_path.setdefault(self.calls[number].layer.path, self.calls[number].layer)
+        layers = uniquely_named(counted(list(by_path.values())))
+        names = dict(zip(by_path, (layer.name for layer in layers), strict=True))
+        taken = set(names.values())
+        of_value: dict[Value, str] = {own: own + "_" * (own in taken) for own in inputs}
+        counts: Counter[str] = Counter()
+        nodes = []
+        for number in kept:
+            layer, fed_by, _ = self.calls[number]
+            own = names[layer.path]
+            of_value[number] = f"{own}:{counts[own]}" if counts[own] else own
+            counts[own] += 1
+            nodes.append(Node(of_value[number], own, tuple(of_value[value] for value in fed_by)))
+        shapes = {of_value[own]: shape for own, shape in inputs.items()}
+        return Graph(name, shapes, layers, nodes, mapped(of_value.__getitem__, outputs))
+
+
+def _custom(layer: Described, given: str | nn.Module | Callable[..., nn.Module]) -> Described:
+    """Describes a custom layer, or a Lambda, by what the user has given for it."""
+    if isinstance(given, str):
+        class_name, config = named_function(given)
+    elif isinstance(given, nn.Module):
+        class_name, config = "Custom", {"module": copy.deepcopy(given)}
+    else:
+        arguments = {key: value for key, value in layer.config.items() if key not in ("name", "trainable", "dtype")}
+        class_name, config = "Custom", {"module": given(**arguments)}
+    return replace(layer, class_name=class_name, config=config, problem="")
+
+
+def _value(found: Mapping[tuple[str, int, int], Value], operand: Operand, model: Entry) -> Value:
+    value = found.get((str(operand.layer), operand.node, operand.tensor))
+    if value is None:
+        raise _no_such_call(next(entry for entry in model.layers if entry.name == operand.layer), operand)
+    return value
+
+
+def calls_in_order(model: Entry) -> tuple[list[tuple[Entry, int]], list[Operand]]:
+    """Sorts the calls of a Functional model's layers, each after those that feed it, else as in the file.
+
+    Returns the layers, each with the number of the call, and the model's outputs; calls are counted from 0 in their operands.
+
+    Raises a LayerError for a layer that is called as it can't be, or that doesn't lead from an input to an output.
+    """
+    model = _counting_from_0(model)
+    ends = {way: flattened(model.ends.get(way, [])) for way in ("input", "output")}
+    for way, found in ends.items():
+        if not found:
+            raise LayerError(model.name, model.class_name, f"the model has 0 {way}s")
+    place = {entry.name: number for number, entry in enumerate(model.layers)}
+    inputs = {str(end.layer) for end in ends["input"]}
+    fed_by: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    left = [*ends["output"], *ends["input"]]
+    while left:
+        operand = left.pop()
+        entry = model.layers[place[str(operand.layer)]]
+        if entry.name in inputs:
+            if entry.calls and any(operand.layer is not None for call in entry.calls for operand in call):
+                raise LayerError(entry.name, entry.class_name, "an input of the model that other layers feed")
+            if (operand.node, operand.tensor) != (0, 0):
+                raise _no_such_call(entry, operand)
+        elif not 0 <= operand.node < len(entry.calls):
+            raise _no_such_call(entry, operand)
+        key = place[entry.name], operand.node
+        if key in fed_by:
+            continue
+        operands = [] if entry.name in inputs else [o for o in entry.calls[operand.node] if o.layer is not None]
+        if not operands and entry.name not in inputs:
+            raise LayerError(entry.name, entry.class_name, "nothing feeds it, and it is no input of the model")
+        fed_by[key] = {(place[str(o.layer)], o.node) for o in operands}
+        left += operands
+    reached = {number for number, _ in fed_by}
+    for entry in model.layers:
+        if place[entry.name] not in reached:
+            raise LayerError(entry.name, entry.class_name, "it isn't on the way from the model's input to its output")
+    ordered = [(model.layers[number], call) for number, call in _sorted_calls(model, fed_by)]
+    return [(entry, call) for entry, call in ordered if entry.name not in inputs], ends["output"]
+
+
+def _sorted_calls(model: Entry, fed_by: Mapping[tuple[int, int], set[tuple[int, int]]]) -> Iterator[tuple[int, int]]:
+    sorter = TopologicalSorter(fed_by)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        name = model.layers[error.args[1][0][0]].name
+        raise ValueError(f"{model.name}: the calls of its layers go in a circle, through {name!r}") from None
+    ready = list(sorter.get_ready())
+    heapq.heapify(ready)
+    while ready:
+        first = heapq.heappop(ready)
+        yield first
+        sorter.done(first)
+        for following in sorter.get_ready():
+            heapq.heappush(ready, following)
+
+
+def _no_such_call(entry: Entry, operand: Operand) -> LayerError:
+    reason = f"its call {operand.node}, output {operand.tensor}, isn't in the file"
+    return LayerError(entry.name, entry.class_name, reason)
+
+
+def _counting_from_0(model: Entry) -> Entry:
+    """Renumbers the calls of nested models: a Functional has one more, its own, from its input to its output."""
+    operands = [o for entry in model.layers for o in entry.inputs] + flattened(model.ends.get("output", []))
+    first: dict[str, int] = {}
+    for operand in operands:
+        first[str(operand.layer)] = min(operand.node, first.get(str(operand.layer), operand.node))
+    shifted = {entry.name for entry in model.layers if entry.class_name in MODELS and first.get(entry.name) == 1}
+
+    def renumbered(operand: Operand) -> Operand:
+        return replace(operand, node=operand.node - 1) if operand.layer in shifted else operand
+
+    layers = [replace(entry, calls=[[*map(renumbered, call)] for call in entry.calls]) for entry in model.layers]
+    return replace(model, layers=layers, ends={way: mapped(renumbered, ends) for way, ends in model.ends.items()})
+
+
+def described(entry: Entry, place: str, keras_version: str, outer: Described | None = None) -> Described:
+    """Describes a layer in its place in a model; `outer` is that model as a layer, if it lies in another."""
+    outer = outer or Described("", "")
+    inherits = keras_version.split(".")[0] in ("1", "2")
+    own = entry.config.get("trainable", True) is not False
+    return Described(
+        ALIASES.get(entry.class_name, entry.class_name),
+        entry.name,
+        entry.config,
+        own and (outer.trainable or not inherits),
+        outer.comes_first and (own or (entry.class_name in MODELS and inherits == (not outer.path))),
+        (*outer.path, entry.name),
+        f"{outer.place}/{place}".lstrip("/"),
+        _problem(entry) or outer.problem,
+    )
+
+
+def _problem(entry: Entry) -> str:
+    if not entry.has_config:
+        return "it has no configuration"
+    if entry.is_custom and entry.class_name not in MODELS:
+        return f"a custom layer, whose code isn't in the file; load_model(…, custom_objects={{{entry.class_name!r}: module}}) takes yours"
+    if entry.in_training:
+        return "called with training=True, which makes it work as in training"
+    return ""
+
+
+def places_of(model: Entry) -> dict[str, str]:
+    """Maps each layer's name to its group in a `.weights.h5`."""
+    numbered = places(entry.class_name for entry in model.layers)
+    return dict(zip((entry.name for entry in model.layers), numbered, strict=True))
+
+
+def places(class_names: Iterable[str]) -> Iterator[str]:
+    """Yields the groups that a `.weights.h5` has for layers of these classes, in snake case, each class numbered by itself."""
+    counts: Counter[str] = Counter()
+    for class_name in class_names:
+        # Keras's snake case: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`
+        kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
+        yield f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"
+        counts[kind] += 1

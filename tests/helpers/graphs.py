@@ -1,0 +1,252 @@
+"""What people build on a VGG that is no chain: real Keras models, small and narrow, each a row of a table."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from .heads import L, base
+
+GRAPHS: dict[str, Callable[[], Any]] = {}
+
+
+def graph(build: Callable[[], Any]) -> Callable[[], Any]:
+    GRAPHS[build.__name__] = build
+    return build
+
+
+def image(height: int = 32, width: int = 32) -> Any:
+    return keras.Input((height, width, 3), name="image")
+
+
+@graph
+def u_net() -> Any:
+    inner = base(32, 64)
+    x = inner.output
+    for name, filters in (("block5_conv3", 8), ("block4_conv3", 6), ("block2_conv2", 5)):
+        strides = 4 if name.startswith("block2") else 2
+        x = L.Conv2DTranspose(filters, strides, strides=strides, padding="same")(x)
+        x = L.Concatenate()([x, inner.get_layer(name).output])
+        x = L.BatchNormalization()(L.Conv2D(filters, 3, padding="same", activation="relu")(x))
+    return keras.Model(
+        inner.input, L.Conv2D(1, 1, activation="sigmoid")(L.UpSampling2D(2, interpolation="bilinear")(x))
+    )
+
+
+@graph
+def two_inputs() -> Any:
+    inner, age = base(), keras.Input((4,), name="age")
+    x = L.Concatenate()([L.Flatten()(inner.output), L.Dense(3, activation="relu")(age)])
+    return keras.Model([inner.input, age], L.Dense(2)(x))
+
+
+@graph
+def inputs_and_outputs_by_name() -> Any:
+    age, picture = keras.Input((4,), name="zage"), image()
+    x = L.Flatten()(base()(picture))
+    first, second = L.Dense(2, name="first")(x), L.Dense(2, name="second")(L.Concatenate()([age, x]))
+    return keras.Model({"zage": age, "image": picture}, {"b": second, "a": [first, second]})
+
+
+@graph
+def two_outputs() -> Any:
+    """Both heads take one flatten: boxes and classes."""
+    inner = base(64, 64)
+    x = L.Flatten()(inner.output)
+    boxes = L.Dense(4, activation="sigmoid", name="box")(L.Dense(6, activation="relu")(x))
+    return keras.Model(inner.input, [boxes, L.Dense(3, activation="softmax", name="label")(x)])
+
+
+@graph
+def flattened_for_a_dense_and_to_be_seen() -> Any:
+    """Keras's order, since the flatten is an output too."""
+    inner = base(64, 64)
+    x = L.Flatten()(inner.output)
+    return keras.Model(inner.input, [x, L.Dense(3)(x)])
+
+
+@graph
+def flattened_twice_and_added() -> Any:
+    inner = base(64, 64)
+    x = L.Flatten()(inner.output)
+    y = L.Flatten()(L.Conv2D(8, 3, padding="same")(inner.output))
+    return keras.Model(inner.input, L.Dense(3)(L.BatchNormalization()(L.Add()([x, L.Dropout(0.1)(y)]))))
+
+
+@graph
+def siamese() -> Any:
+    """A tower with a Flatten and a Dense, called twice, and their distance."""
+    inner = base(64, 64)
+    tower = keras.Model(inner.input, L.Dense(5, activation="sigmoid")(L.Flatten()(inner.output)), name="tower")
+    pictures = [keras.Input((64, 64, 3), name=name) for name in ("left", "right")]
+    left, right = (tower(picture) for picture in pictures)
+    return keras.Model(pictures, L.Dense(1, activation="sigmoid")(keras.ops.abs(left - right)))
+
+
+@graph
+def triplet() -> Any:
+    embed = keras.Sequential([base(), L.Flatten(), L.Dense(4), L.UnitNormalization()], name="embed")
+    pictures = [keras.Input((32, 32, 3), name=name) for name in ("anchor", "positive", "negative")]
+    anchor, *others = (embed(picture) for picture in pictures)
+    return keras.Model(pictures, [keras.ops.sum(keras.ops.square(anchor - x), axis=-1, keepdims=True) for x in others])
+
+
+@graph
+def cosine_and_dot() -> Any:
+    tower = keras.Sequential([base(), L.GlobalAveragePooling2D(), L.Dense(4)])
+    pictures = [keras.Input((32, 32, 3)) for _ in range(2)]
+    left, right = (tower(picture) for picture in pictures)
+    maps = [L.Reshape((2, 2))(x) for x in (left, right)]
+    dots = [
+        L.Dot(axes=1, normalize=True)([left, right]),
+        L.Flatten()(L.Dot(axes=(2, 1))(maps)),
+        L.Flatten()(L.Dot(axes=(-1, -1), normalize=True)(maps)),
+    ]
+    return keras.Model(pictures, L.Concatenate()(dots))
+
+
+@graph
+def called_twice_in_a_row() -> Any:
+    picture, twice = image(), L.Dense(8, name="twice")
+    return keras.Model(picture, twice(twice(L.GlobalAveragePooling2D()(base()(picture)))))
+
+
+@graph
+def nested_with_several_ends() -> Any:
+    """A model of models: one with two inputs and two outputs, called twice, its second output first."""
+    a, b = keras.Input((8,)), keras.Input((8,))
+    inner = keras.Model([a, b], [L.Dense(6, name="sum")(L.Add()([a, b])), L.Dense(8, name="max")(L.Maximum()([a, b]))])
+    picture = image()
+    x = base()(picture)
+    mean, most = L.GlobalAveragePooling2D()(x), L.GlobalMaxPooling2D()(x)
+    first, second = inner([mean, most])
+    third, _ = inner([second, mean])
+    return keras.Model(picture, L.Concatenate()([third, first]))
+
+
+@graph
+def nested_deep() -> Any:
+    model = base()
+    for depth in range(4):
+        picture = image()
+        x = model(picture)
+        model = keras.Model(picture, L.Average()([x, L.Conv2D(8, 1)(x)]), name=f"depth{depth}")
+    return keras.Model(model.input, L.Dense(2)(L.Flatten()(model.output)))
+
+
+@graph
+def residual_and_squeezed() -> Any:
+    """A residual block, and channels weighted by what the whole image says."""
+    inner = base(64, 64)
+    x = inner.output
+    y = L.Add()([x, L.Conv2D(8, 3, padding="same", activation="relu")(L.BatchNormalization()(x))])
+    weights = L.Dense(8, activation="sigmoid")(L.Dense(2, activation="relu")(L.GlobalAveragePooling2D()(y)))
+    y = L.Multiply()([y, L.Reshape((1, 1, 8))(weights)])
+    y = L.Minimum()([y, x]) + L.Subtract()([x, y])
+    return keras.Model(inner.input, L.Dense(3)(L.GlobalAveragePooling2D(keepdims=True)(y)))
+
+
+@graph
+def concatenated_along_every_axis() -> Any:
+    picture = image()
+    x = base()(picture)
+    down, right = L.Concatenate(axis=1)([x, x * 2.0]), L.Concatenate(axis=2)([x, x + 1.0])
+    rows = [L.Flatten()(each) for each in (down, right)]
+    return keras.Model(picture, L.Dense(2)(L.Concatenate(axis=1)(rows)))
+
+
+@graph
+def operations() -> Any:
+    picture = image(64, 64)
+    x = base(64, 64)(1.0 - picture / 255.0)
+    mean = keras.ops.mean(x, axis=[1, 2])
+    most = keras.ops.max(x, axis=(1, 2), keepdims=True)
+    turned = keras.ops.sum(x[:, 1:, :, :4], axis=-1)
+    stacked = keras.ops.stack([mean, keras.ops.squeeze(keras.ops.squeeze(most, 1), 1)], axis=1)
+    flat = keras.ops.reshape(keras.ops.transpose(stacked, (0, 2, 1)), (-1, 16))
+    unit = keras.ops.normalize(flat, axis=-1)
+    joined = keras.ops.concatenate([unit, keras.ops.expand_dims(mean[:, 0], 1), keras.ops.min(turned, axis=1)], axis=-1)
+    x = keras.ops.maximum(joined, 0.01) / keras.ops.sqrt(keras.ops.square(joined) + 1.0)
+    return keras.Model(picture, L.Dense(3)(keras.ops.clip(keras.ops.exp(-x), 0.1, 1.5)))
+
+
+@graph
+def sliced() -> Any:
+    """Slices of images: every second row, a part of the columns, two colours."""
+    picture = image(64, 48)
+    x = L.Concatenate()([picture[:, ::2, 8:40, 1:], picture[:, 1::2, -32:, :1]])
+    return keras.Model(picture, L.Dense(2)(L.Flatten()(base()(x))))
+
+
+@graph
+def style_features() -> Any:
+    """The maps of five layers at once, of images of any size."""
+    inner = base(None, None)
+    names = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
+    return keras.Model(inner.input, [inner.get_layer(name).output for name in names])
+
+
+@graph
+def captions() -> Any:
+    """Show and tell: words, the padding masked, beside the features of an image."""
+    features, words = keras.Input((8,), name="features"), keras.Input((6,), name="words")
+    x = L.Dense(5, activation="relu")(L.Dropout(0.5)(features))
+    y = L.LSTM(5)(L.Dropout(0.5)(L.Embedding(11, 4, mask_zero=True)(words)))
+    return keras.Model(
+        [features, words], L.Dense(11, activation="softmax")(L.Dense(5, activation="relu")(L.Add()([x, y])))
+    )
+
+
+@graph
+def repeated_beside_words() -> Any:
+    words, picture = keras.Input((6,), name="words"), image()
+    x = L.RepeatVector(6)(L.Dense(5)(L.GlobalAveragePooling2D()(base()(picture))))
+    y = L.TimeDistributed(L.Dense(5))(L.LSTM(4, return_sequences=True)(L.Embedding(11, 4)(words)))
+    x = L.Bidirectional(L.LSTM(4))(L.Concatenate()([x, y]))
+    return keras.Model([picture, words], L.Dense(11, activation="softmax")(x))
+
+
+@graph
+def over_time() -> Any:
+    frames = keras.Input((3, 32, 32, 3), name="frames")
+    x = L.TimeDistributed(L.Flatten())(L.TimeDistributed(base())(frames))
+    x = L.TimeDistributed(L.Dropout(0.2))(L.TimeDistributed(L.BatchNormalization())(x))
+    return keras.Model(frames, L.Dense(2)(L.GRU(4)(x)))
+
+
+@graph
+def over_time_spelt_out() -> Any:
+    frames = keras.Input((3, 32, 32, 3), name="frames")
+    x = L.TimeDistributed(L.Conv2D(4, 3, padding="same", activation="relu"))(frames)
+    x = L.TimeDistributed(L.GlobalAveragePooling2D())(L.TimeDistributed(L.MaxPooling2D())(x))
+    x = L.Bidirectional(L.GRU(3, return_sequences=True), merge_mode="sum")(x)
+    return keras.Model(frames, L.Dense(2)(L.Bidirectional(L.SimpleRNN(3), merge_mode="ave")(x)))
+
+
+@graph
+def masked_in_both_directions() -> Any:
+    words = keras.Input((6,), name="words")
+    x = L.Embedding(11, 4, mask_zero=True)(words)
+    x = L.Bidirectional(L.LSTM(3, return_sequences=True))(x)
+    x = L.TimeDistributed(L.Dense(5))(L.Activation("tanh")(x))
+    both = L.Concatenate()([L.GRU(4)(x), L.GlobalMaxPooling1D()(x)])
+    return keras.Model(words, L.Dense(2)(both))
+
+
+@graph
+def ocr() -> Any:
+    """Columns of maps read as a sequence, in both directions."""
+    picture = image(32, 64)
+    x = base(32, 64, last="block4_conv3")(picture)
+    x = L.Reshape((8, -1))(L.Permute((2, 1, 3))(x))
+    x = L.Bidirectional(L.LSTM(4, return_sequences=True))(L.Dense(6, activation="relu")(x))
+    return keras.Model(picture, L.Dense(7, activation="softmax")(x))
+
+
+@graph
+def preprocessed_for_two() -> Any:
+    """`preprocess_input` in the graph, whose output two branches take."""
+    picture = image()
+    x = keras.applications.vgg16.preprocess_input(picture)
+    inner = base()
+    return keras.Model(picture, L.Dense(2)(L.Flatten()(L.Add()([inner(x), L.Conv2D(8, 3, 32, padding="same")(x)]))))

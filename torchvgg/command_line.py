@@ -1,0 +1,136 @@
+"""The command line `torchvgg`, also `python -m torchvgg`: options, help and exit status."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = (
+    "Keras's VGG16 and VGG19 at work: their layers, the classes of images, feature vectors, and where they look."
+)
+EXAMPLES = """\
+examples:
+  torchvgg summary --no-top                       layers, shapes and parameters
+  torchvgg predict cat.jpg                        the likeliest classes of an image
+  torchvgg extract photos/ -o features.parquet    a vector for each image in a folder
+  torchvgg show cat.jpg --cam -o cam.png          where the network looks
+
+See `torchvgg COMMAND --help` for the options. `torchvgg-convert` converts Keras's weights.
+"""
+SUMMARY = """\
+examples:
+  torchvgg summary                                     VGG16, with PyTorch's shapes, (N, C, H, W)
+  torchvgg summary --no-top --pooling avg --channels-last   with Keras's
+  torchvgg summary vgg19 --no-top --input-shape 100,100
+  torchvgg summary my_model.keras                      your own model
+"""
+PREDICT = """\
+examples:
+  torchvgg predict cat.jpg dog.png
+  torchvgg predict photos/ --top 1 --json              JSON, for programs
+  torchvgg predict rose.jpg --weights flowers.keras --labels flowers.txt
+"""
+EXTRACT = """\
+examples:
+  torchvgg extract photos/ -o features.parquet         512 numbers per image
+  torchvgg extract 'photos/**/*.jpg' -o fc2.npz --layer fc2
+  torchvgg extract photos/ -o features.parquet --ray   with Ray Data, on this machine
+  torchvgg extract /shared/photos -o /shared/features.parquet --ray 10.0.0.1:6379
+
+An interrupted extraction is resumed. In Python: torchvgg.extract_features.
+"""
+SHOW = """\
+examples:
+  torchvgg show cat.jpg --layer block3_conv3 -o maps.png
+  torchvgg show cat.jpg --cam -o cam.png               for the likeliest class
+  torchvgg show cat.jpg --cam tabby -o tabby.png       for another class, by name or number
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    from .convert.command_line_errors import Parser
+
+    main = Parser(prog="torchvgg", description=DESCRIPTION, epilog=EXAMPLES)
+    commands = main.add_subparsers(metavar="COMMAND", required=True, dest="command")
+
+    def add_command(name: str, brief: str, description: str, examples: str) -> Any:
+        return commands.add_parser(name, help=brief, description=description, epilog=examples).add_argument
+
+    add = add_command("summary", "print the table of layers", "Print the table of layers.", SUMMARY)
+    add("weights", metavar="WEIGHTS", nargs="?", default="vgg16", help="vgg16 (the default), vgg19, or a file")
+    add("--no-top", dest="include_top", action="store_false", help="without the classifier")
+    add("--input-shape", metavar="H,W", type=_input_shape, help="size of the images; or C,H,W")
+    add("--pooling", choices=("avg", "max"), help="global pooling at the end, without the top")
+    add("--channels-last", action="store_true", help="Keras's shapes, (N, H, W, C)")
+
+    add = add_command("predict", "classify images", "Print the likeliest classes of images.", PREDICT)
+    add("images", metavar="IMAGE", nargs="+", help="files, folders or globs")
+    _add_model(add)
+    add("--top", metavar="N", type=partial(_at_least, 1), default=5, help="number of classes (5)")
+    add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
+    add("--json", action="store_true", help="print one JSON array")
+
+    description = "Write the features of images to a file: a row for each, with its path, and its vector or an error."
+    add = add_command("extract", "write feature vectors of images", description, EXTRACT)
+    add("images", metavar="PATH", nargs="+", help="files, folders or globs")
+    add("-o", dest="output", type=Path, required=True, help="the file to write, .parquet or .npz")
+    _add_model(add)
+    add("--layer", default="block5_pool", help="layer whose output is written (block5_pool)")
+    add("--pooling", choices=("avg", "max", "none"), default="avg", help="pooling of maps (avg); none flattens them")
+    add("--batch-size", metavar="N", type=partial(_at_least, 1), default=32, help="images computed at once (32)")
+    add("--workers", metavar="N", type=partial(_at_least, 0), help="processes that decode (one per core, at most 8)")
+    add("--half", action="store_true", help="half precision, on a GPU")
+    add("--ray", metavar="ADDRESS", nargs="?", const=True, default=False, help="on Ray: on this machine, or a cluster")
+    add("--force", action="store_true", help="overwrite OUTPUT")
+
+    description = "Draw the feature maps of a layer, or where the network looks for a class (Grad-CAM)."
+    add = add_command("show", "draw feature maps or Grad-CAM", description, SHOW)
+    add("image", metavar="IMAGE", help="a file")
+    add("-o", dest="output", type=Path, required=True, help="the picture to write, as a .png for example")
+    _add_model(add)
+    add("--layer", help="layer whose maps are drawn (the last convolution)")
+    add("--maps", metavar="N", type=partial(_at_least, 1), default=64, help="number of maps at most (64)")
+    cam = "draw where the network looks for a class, by name or number; by default the likeliest"
+    add("--cam", metavar="CLASS", nargs="?", const="", help=cam)
+    add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
+    add("--force", action="store_true", help="overwrite OUTPUT")
+    return main
+
+
+def _add_model(add: Any) -> None:
+    weights = "a Keras file or a converted one; or published weights: vgg16 (the default), vgg19"
+    add("--weights", metavar="FILE", default="vgg16", help=weights)
+    preprocess = (
+        "what the model was trained with: Keras's preprocess_input, [0, 1], or RGB in [0, 255] (by default vgg, or "
+        "none if the model's first layer preprocesses)"
+    )
+    add("--preprocess", choices=("vgg", "unit", "none"), help=preprocess)
+    add("--exif", action="store_true", help="rotate images by their EXIF orientation")
+
+
+def _input_shape(text: str) -> tuple[int, ...]:
+    sizes = text.split(",")
+    if len(sizes) not in (2, 3) or not all(size.strip().isdecimal() for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected H,W or C,H,W. Received: {text!r}")
+    return (*((3,) if len(sizes) == 2 else ()), *map(int, sizes))
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a number from {least} up. Received: {text!r}")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    from .convert.command_line_errors import status_of
+
+    options = parser().parse_args(arguments)
+
+    def run() -> None:
+        from . import commands
+
+        getattr(commands, options.command)(options)
+
+    return status_of(run, options.command)
