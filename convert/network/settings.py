@@ -10,11 +10,8 @@ from .kinds.validators import REQUIRED
 # Keras 1's names of settings (`alpha` is also Keras 2's), each for the kinds that have a setting of the new name.
 RENAMED = {
     "nb_filter": "filters",
-    "filter_length": "kernel_size",
     "pool_length": "pool_size",
-    "length": "size",
     "subsample": "strides",
-    "subsample_length": "strides",
     "stride": "strides",
     "border_mode": "padding",
     "atrous_rate": "dilation_rate",
