@@ -10,7 +10,9 @@ from .kinds.validators import REQUIRED
 # Keras 1's names of settings (`alpha` is also Keras 2's), each for the kinds that have a setting of the new name.
 RENAMED = {
     "nb_filter": "filters",
+    "pool_length": "pool_size",
     "subsample": "strides",
+    "stride": "strides",
     "border_mode": "padding",
     "atrous_rate": "dilation_rate",
     "bias": "use_bias",

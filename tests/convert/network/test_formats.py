@@ -11,6 +11,9 @@ import torch
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
+from torchvgg.convert.network.kinds import KINDS
+from torchvgg.convert.network.settings import read_settings
+from torchvgg.layers import UnitNormalization
 
 from ...helpers.keras_models import arrays_of, images, keras_model, keras_outputs, relative_error, write_twin
 
@@ -220,3 +223,12 @@ def test_arrays_of_half_the_size(dtype: str, tmp_path: Path) -> None:
     for name, (kernel, _) in arrays_of(theirs).items():
         expected = torch.from_numpy(kernel).to(kind).float().permute(3, 2, 0, 1)
         assert torch.equal(model.get_submodule(name).weight, expected)
+
+
+@pytest.mark.parametrize(("keras_version", "expected"), [("2.15.0", 0.6e-2), ("3.10.0", 0.6)])
+def test_keras_2_bounds_the_square_of_a_norm(keras_version: str, expected: float) -> None:
+    """By TensorFlow's `l2_normalize`, `x * rsqrt(max(sum(x²), 1e-12))`; Keras 3 bounds the norm by 1e-12."""
+    settings = read_settings("UnitNormalization", {"axis": -1}, (2,), keras_version)
+    tiny = torch.tensor([[0.6e-8, 0.8e-8]])
+    for computed in (UnitNormalization(**settings)(tiny), KINDS["UnitNormalization"].reference(settings, [], tiny)):
+        assert float(computed[0, 0]) == pytest.approx(expected, rel=1e-5)
