@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import THEANO_KERNEL, TURNED_KERNEL, Layout, features_to_keras, features_to_torch
+from .layout import THEANO_KERNEL, TURNED_KERNEL, features_to_keras, features_to_torch
 from .network.graph import unused_after
 from .network.kinds import KINDS, Settings, Shape
 from .network.kinds.activations import activate
@@ -89,7 +89,7 @@ def check_work(network: Network) -> None:
         is_lookup = layer.class_name == "Embedding"  # it takes rows, and multiplies nothing
         kernels = [weight.shape for weight in layer.weights if len(weight.shape) in (2, 3, 4) and not is_lookup]
         places = math.prod(size or 0 for size in shape[:-1])
-        numbers = places * max((kernel[0] for kernel in kernels), default=shape[-1] if shape and shape[-1] else 1)
+        numbers = places * max(*(kernel[0] for kernel in kernels), *(size or 0 for size in shape[-1:]), 1, 1)
         steps = kind.steps(layer.settings, before)
         work += max(max(places, steps) * sum(map(math.prod, kernels)), numbers * steps, STEP * steps)
         if work > MOST_WORK or max(numbers, _padded(layer.settings, before)) * steps > MOST_NUMBERS:
@@ -105,7 +105,9 @@ def _padded(settings: Settings, shape: Shape) -> int:
         return 0
     size = settings.get("kernel_size") or settings.get("pool_size") or (1, 1)
     spans = [length * step for length, step in zip(size, settings.get("dilation_rate", (1, 1)), strict=True)]
-    return math.prod((length or 0) + span for length, span in zip(shape[:2], spans, strict=True)) * (shape[2] or 0)
+    return math.prod((length or 0) + span for length, span in zip(shape[:2], spans, strict=True)) * max(
+        shape[2] or 0, settings.get("filters", 0)
+    )
 
 
 def check_tensors(network: Network, written: dict[str, Tensor], dtype: str) -> None:
@@ -148,7 +150,7 @@ def layer_errors(network: Network, model: Any, inputs: Mapping[str, Tensor]) -> 
                 order = given[0].shape[1:]
         elif not kind.any_order:
             order = None
-        result = kind.reference(layer.settings, _arrays(layer, network.kernels), *source)
+        result = kind.reference(layer.settings, _arrays(layer), *source)
         activation = "linear" if kind.activates_within else layer.settings.get("activation", "linear")
         if activation not in GENTLE and not kind.is_steep:
             scores = _in_keras_order(_without_activation(module, *given), order)
@@ -195,13 +197,14 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
     return float((computed - expected).where(finite, 0).abs_().max() / largest)
 
 
-def _arrays(layer: Layer, kernels: Layout) -> list[Tensor]:
+def _arrays(layer: Layer) -> list[Tensor]:
     """Reads a layer's arrays in the layout of Keras on TensorFlow, as float32."""
-    arrays = [weight.array.read().float() for weight in layer.weights]
-    if layer.class_name == "Conv2D" and kernels is THEANO_KERNEL:
-        arrays[0] = arrays[0].flip(2, 3).permute(2, 3, 1, 0)
-    elif layer.class_name == "Conv2D" and kernels is TURNED_KERNEL:
-        arrays[0] = arrays[0].flip(0, 1)
+    arrays = []
+    for weight in layer.weights:
+        array = weight.array.read().float()
+        if weight.layout is THEANO_KERNEL:
+            array = array.flip(2, 3).permute(2, 3, 1, 0)
+        arrays.append(array.flip(0, 1) if weight.layout is TURNED_KERNEL else array)
     return arrays
 
 

@@ -10,6 +10,7 @@ import keras
 import pytest
 
 from torchvgg import load_model
+from torchvgg.convert import convert
 
 from ...conftest import Refused
 from ...helpers.heads import L
@@ -204,3 +205,10 @@ def set_class(path: Path, class_name: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, json.dumps(whole) if name == "config.json" else content)
+
+
+def test_a_map_that_a_small_kernel_makes_is_counted(tmp_path: Path) -> None:
+    """65,536 filters of one pixel and one channel, on an image of 500×500: 65 GB in the check, were it made."""
+    keras.Sequential([keras.Input((500, 500, 1)), L.Conv2DTranspose(65_536, 1)]).save(path := tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="images of 500×500 are too large to be checked here"):
+        convert(path)
