@@ -1,5 +1,6 @@
 """Layers that join several branches into one."""
 
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -17,6 +18,9 @@ class _Merge(Kind):
 
     inputs = (1, MOST)
     ranks = (0, 1, 2, 3, 4)
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return True
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
         for other in others:
@@ -86,6 +90,9 @@ def axis_of(value: Any) -> bool:
 class Concatenate(Kind):
     settings = {"axis": Setting(-1, axis_of)}
     inputs = (1, MOST)
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return True
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
         place = len(shape) - 1 if settings["axis"] == -1 else settings["axis"] - 1
