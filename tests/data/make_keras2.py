@@ -103,7 +103,7 @@ def u_net() -> Any:
 def siamese() -> Any:
     inner, pictures = base(), [image("left"), image("right")]
     tower = keras.Model(inner.input, L.Dense(4, activation="sigmoid")(L.Flatten()(inner.output)), name="tower")
-    left, right = map(tower, pictures)
+    left, right = (tower(picture / 255.0) for picture in pictures)
     distance = K.sqrt(K.maximum(K.sum(K.square(left - right), axis=1, keepdims=True), K.epsilon()))
     score = L.Dense(1, activation="sigmoid")(tf.abs(left - right))
     cosine = L.Dot(axes=1, normalize=True)([left, right])
