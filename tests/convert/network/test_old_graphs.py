@@ -1,10 +1,13 @@
 """Models that are no chain, as older Keras writes them: `data/make_keras2.py` made the files, with the outputs of Keras 2."""
 
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import torch
+from keras import layers as L
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -44,3 +47,20 @@ def test_every_output_is_that_of_keras_2(path: Path, tmp_path: Path) -> None:
             for own, other in zip(received, expected, strict=True):
                 assert channels_last(own).shape == other.shape
                 assert relative_error(channels_last(own), other) <= TOLERANCE
+
+
+@pytest.mark.parametrize("wrap", [lambda layer: layer, L.Bidirectional], ids=["alone", "in_both_directions"])
+def test_an_initial_state_is_no_mask(wrap: Any, tmp_path: Path) -> None:
+    steps, state = keras.Input((6, 2)), keras.Input((3,))
+    states = [state] * (2 if wrap is L.Bidirectional else 1)
+    keras.Model([steps, state], wrap(L.GRU(3))(steps, initial_state=states)).save(tmp_path / "model.h5")
+    with pytest.raises(ValueError, match="initial state"):
+        load_model(tmp_path / "model.h5")
+
+
+def test_a_backward_layer_of_its_own_is_refused(tmp_path: Path) -> None:
+    steps = keras.Input((6, 2))
+    both = L.Bidirectional(L.GRU(3), backward_layer=L.GRU(3, activation="relu", go_backwards=True))
+    keras.Model(steps, both(steps)).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="a backward layer that differs"):
+        load_model(tmp_path / "model.keras")
