@@ -94,6 +94,8 @@ def as_layer(
     if found is None:
         return None
     class_name, config = found
+    if _function_of(entry) == "image.grayscale_to_rgb":
+        inputs = [*inputs] * 3
     if class_name == "Rescaling" and (origin := _swapped(inputs[0], producer)) is not None:
         shift = tuple(config["offset"]) if isinstance(config["offset"], list) else ()
         is_mean = len(shift) == 3 and all(abs(b + m) < 1e-3 for b, m in zip(shift, MEAN_BGR, strict=True))
@@ -161,9 +163,11 @@ def _always(class_name: str, **config: Any) -> Reader:
 
 
 def _function(name: str) -> Reader:
-    """Reads an activation; one along another axis than the channels isn't one."""
+    """Reads an activation; one along another axis than the channels, or a steeper one, isn't one."""
     return lambda arguments: (
-        ("Activation", {"activation": name}) if arguments.get("axis", 0, -1) == -1 and arguments.tensors == 1 else None
+        ("Activation", {"activation": name})
+        if (arguments.get("axis", 0, -1), arguments.get("beta", 0, 1), arguments.tensors) == (-1, 1, 1)
+        else None
     )
 
 
@@ -217,6 +221,12 @@ def _reduction(function: str) -> Reader:
     return read
 
 
+def _norm(arguments: Arguments) -> Layer | None:
+    order = arguments.get("ord", 0)
+    is_euclidean = order in (None, "euclidean") or (order == 2 and isinstance(arguments.get("axis", 1), int))
+    return _reduction("norm")(arguments) if is_euclidean else None
+
+
 def _joined(class_name: str, key: str) -> Reader:
     return lambda arguments: (class_name, {key: arguments.get("axis", 0, 0)})
 
@@ -237,18 +247,29 @@ def _index(item: Any) -> Any:
     return plain_value(item)
 
 
+def _index_of_axes(axes: tuple[Any, ...], entry: Any) -> Layer | None:
+    """Returns the index that has the entry at these axes, all counted from the first or all from the last."""
+    if not axes or not all(isinstance(axis, int) and not isinstance(axis, bool) and -4 <= axis <= 4 for axis in axes):
+        return None
+    every = ("slice", None, None, None)
+    if min(axes) >= 0:
+        return "GetItem", {"index": tuple(entry if axis in axes else every for axis in range(max(axes) + 1))}
+    if max(axes) >= 0:
+        return None
+    return "GetItem", {"index": ("...", *(entry if axis in axes else every for axis in range(min(axes), 0)))}
+
+
+def _reverse(arguments: Arguments) -> Layer | None:
+    axis = arguments.get("axis", 0)
+    return _index_of_axes(axis if isinstance(axis, tuple) else (axis,), ("slice", None, None, -1))
+
+
 def _moved_axis(entry: Any) -> Reader:
     """Reads `expand_dims` and `squeeze`: an index with a new axis, None, or without one that is 1 long, 0."""
 
     def read(arguments: Arguments) -> Layer | None:
         axis = arguments.get("axis", 0)
-        axis = axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis
-        if not isinstance(axis, int) or isinstance(axis, bool) or not -4 <= axis <= 4:
-            return None
-        every = ("slice", None, None, None)
-        if axis >= 0:
-            return "GetItem", {"index": (*[every] * axis, entry)}
-        return "GetItem", {"index": ("...", entry, *[every] * (-axis - 1))}
+        return _index_of_axes(axis if isinstance(axis, tuple) else (axis,), entry)
 
     return read
 
@@ -276,7 +297,7 @@ def _resize(arguments: Arguments) -> Layer | None:
 
 
 def _unit(arguments: Arguments) -> Layer | None:
-    if arguments.get("order", 1, 2) != 2:
+    if arguments.get("order", 1, 2) != 2 or not 0 <= (arguments.get("epsilon", 2) or 0.0) <= 1e-6:
         return None
     return "UnitNormalization", {"axis": arguments.get("axis", 0, -1)}
 
@@ -303,6 +324,7 @@ _DIVIDE = _arithmetic("Divide", lambda c, begins: (1 / c, 0.0) if begins and c e
 
 OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("math.add", "__operators__.add", "nn.bias_add", "Add"), _ADD),
+    "math.add_n": lambda arguments: ("Add", {}),
     **dict.fromkeys(("math.subtract", "__operators__.sub", "Subtract"), _SUBTRACT),
     **dict.fromkeys(("math.multiply", "__operators__.mul", "Multiply"), _MULTIPLY),
     **dict.fromkeys(("math.truediv", "math.divide", "__operators__.truediv", "TrueDivide", "Divide"), _DIVIDE),
@@ -321,14 +343,19 @@ OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("math.reduce_sum", "Sum"), _reduction("sum")),
     **dict.fromkeys(("math.reduce_max", "Max"), _reduction("max")),
     **dict.fromkeys(("math.reduce_min", "Min"), _reduction("min")),
+    **dict.fromkeys(("norm", "compat.v1.norm", "math.reduce_euclidean_norm", "Norm"), _norm),
+    **dict.fromkeys(("math.reduce_any", "Any"), _reduction("any")),
     **dict.fromkeys(("concat", "Concatenate"), _joined("Concatenate", "axis")),
     **dict.fromkeys(("stack", "Stack"), _joined("Stack", "new_axis")),
     **dict.fromkeys(("__operators__.getitem", "GetItem"), _item),
     **dict.fromkeys(("expand_dims", "ExpandDims"), _moved_axis(None)),
-    **dict.fromkeys(("squeeze", "Squeeze"), _moved_axis(0)),
+    **dict.fromkeys(("squeeze", "compat.v1.squeeze", "Squeeze"), _moved_axis(0)),
     **dict.fromkeys(("reshape", "Reshape"), _reshape),
-    **dict.fromkeys(("transpose", "Transpose"), _transpose),
+    **dict.fromkeys(("transpose", "compat.v1.transpose", "Transpose"), _transpose),
+    **dict.fromkeys(("reverse", "Flip"), _reverse),
     **dict.fromkeys(("image.resize", "Resize"), _resize),
+    "image.grayscale_to_rgb": _always("Concatenate"),
+    "keras.backend.batch_flatten": _always("Flatten"),
     **dict.fromkeys(("math.l2_normalize", "linalg.l2_normalize", "Normalize"), _unit),
     **dict.fromkeys(("math.not_equal", "NotEqual"), _is_not),
     **dict.fromkeys(("cast", "Cast"), _cast),
@@ -338,6 +365,7 @@ OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("nn.leaky_relu", "LeakyRelu"), _slope),
     **dict.fromkeys(("nn.elu", "Elu"), _function("elu")),
     **dict.fromkeys(("nn.silu", "Silu"), _function("silu")),
+    **dict.fromkeys(("math.softplus", "Softplus"), _function("softplus")),
     **dict.fromkeys(("math.sigmoid", "nn.sigmoid", "Sigmoid"), _function("sigmoid")),
     **dict.fromkeys(("math.tanh", "nn.tanh", "Tanh"), _function("tanh")),
     **dict.fromkeys(("nn.softmax", "Softmax"), _function("softmax")),

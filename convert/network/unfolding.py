@@ -32,10 +32,8 @@ AUGMENTATION = {
     *("MixUp", "CutMix", "Identity", "ActivityRegularization"),
 }
 
-MOST_STATES = 3  # outputs of a recurrent layer that returns its states too
+MOST_OUTPUTS = 100  # of a layer that is refused: one that returns its states too, an operation that splits
 MOST_CALLS = 5000  # of layers and models, nested ones included
-
-SEVERAL = -1  # in the place of the numbers that mask a sequence: those of several inputs do
 
 Value = int | str  # the output of a call, by its number, or an input of the model, by its name
 
@@ -107,7 +105,7 @@ class _Unfolding:
         self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
         self.used: set[str] = set()
         self.calls: list[Call] = []
-        self.masks: dict[Value, Value] = {}  # the numbers whose zeros mask a sequence, Keras 2's way
+        self.masks: dict[Value, Value] = {}  # by an output, the mask that Keras 2 hands on with it
         self.count = 0
 
     def outputs_of(self, model: Entry, inputs: Sequence[Value], outer: Described | None) -> list[Value]:
@@ -156,10 +154,14 @@ class _Unfolding:
             return self.outputs_of(entry, in_order, layer)
         if entry.class_name in AUGMENTATION and not layer.problem:
             return list(inputs[:1])
+        kind = KINDS.get(layer.class_name)
+        is_recurrent = entry.class_name == "Bidirectional" or (kind and kind.heeds_mask)
+        if is_recurrent and sum(operand.keyword != "mask" for operand in tensors) > 1 and not layer.problem:
+            layer = replace(layer, problem="called with an initial state, which can't be converted")
         if entry.class_name == "TimeDistributed" and entry.wrapped:
             return self._in_time(entry.wrapped, inputs, layer)
         if entry.class_name == "Bidirectional" and entry.wrapped:
-            return self._in_both_directions(entry, inputs, layer)
+            return self._in_both_directions(entry, tensors, inputs, layer)
         if entry.class_name == "Merge":
             class_name, config = merge_of_keras_1(entry.config)
             layer = replace(layer, class_name=class_name, config=config)
@@ -170,31 +172,40 @@ class _Unfolding:
         elif is_operation(entry):
             layer = replace(layer, problem=layer.problem or "an operation that can't be converted with such arguments")
         others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
-        if others and not layer.problem:
+        if others and layer.class_name in KINDS and not layer.problem:
             layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
-        value = self._masked(layer, tensors, inputs)
-        return [value] * (MOST_STATES if layer.config.get("return_state") else 1)  # refused by its kind
+        value = self.add(layer, self._masked(layer, tensors, inputs))
+        return [value] * (MOST_OUTPUTS if layer.config.get("return_state") or layer.class_name not in KINDS else 1)
 
-    def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> Value:
-        """Calls a layer. One that heeds a mask gets it as its last input; Keras 2's masks, which no file has, are handed on."""
+    def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
+        """Returns the inputs of a layer: one that heeds a mask has it as the last. Keras 2's masks, which no file has, are handed on."""
         mask = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword == "mask"]
         values = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword != "mask"]
         kind = KINDS.get(layer.class_name)
-        found = {self.masks[value] for value in values if value in self.masks}
-        numbers = found.pop() if len(found) == 1 else SEVERAL if found else None
-        if kind and kind.heeds_mask and not mask and numbers == SEVERAL:
-            reason = "it heeds a mask made of several, which can't be converted"
-            layer = replace(layer, problem=layer.problem or reason)
-        elif kind and kind.heeds_mask and not mask and numbers is not None:
-            name, config = f"{layer.own_name}_mask", {"value": 0}
-            mask = [self.add(Described("NotEqual", name, config, path=(*layer.path[:-1], name)), [numbers], True)]
-        value = self.add(layer, [*values, *mask] if kind and kind.heeds_mask else values)
-        if layer.class_name == "Embedding" and layer.config.get("mask_zero") and self.keras_version[0] in "12":
-            self.masks[value] = values[0]
-        elif numbers is not None and kind and kind.hands_mask_on(layer.config):
-            is_longer = layer.class_name == "Concatenate" and layer.config.get("axis", -1) not in (-1, 2)
-            self.masks[value] = SEVERAL if is_longer else numbers
-        return value
+        if not kind:
+            return values
+        masks = [self.masks.get(value) for value in values]
+        handed_on = list(dict.fromkeys(found for found in masks if found is not None))
+        is_old = self.keras_version[0] in "12"
+        if is_old and layer.class_name == "Embedding" and layer.config.get("mask_zero"):
+            handed_on = [self._mask(layer, "NotEqual", {"value": 0}, values)]
+        elif is_old and layer.class_name == "Masking":  # where all numbers of a step are that value
+            differs = self._mask(layer, "NotEqual", {"value": layer.config.get("mask_value", 0)}, values)
+            handed_on = [self._mask(layer, "Reduce", {"function": "any", "axis": -1}, [differs])]
+        elif layer.class_name == "Concatenate" and layer.config.get("axis") in (1, -2) and None not in masks:
+            handed_on = [self._mask(layer, "Concatenate", {"axis": 1}, [found for found in masks if found is not None])]
+        elif len(handed_on) > 1:
+            handed_on = [self._mask(layer, "Minimum", {}, handed_on)]
+        if kind.heeds_mask:
+            values += (mask or handed_on)[:1]
+        if handed_on and kind.hands_mask_on(layer.config):
+            self.masks[len(self.calls)] = handed_on[0]
+        return values
+
+    def _mask(self, layer: Described, class_name: str, config: dict[str, Any], inputs: Sequence[Value]) -> Value:
+        """Computes a mask that a layer of Keras 2 makes, or makes of those of its inputs."""
+        name = f"{layer.own_name}_mask" + "_of_steps" * (class_name == "Reduce")
+        return self.add(Described(class_name, name, config, path=(*layer.path[:-1], name)), inputs, True)
 
     def _in_time(self, wrapped: Entry, inputs: Sequence[Value], layer: Described) -> list[Value]:
         """Calls what a TimeDistributed wraps: the steps become samples, and steps again."""
@@ -202,16 +213,37 @@ class _Unfolding:
         steps = self.add(Described("MergeTime", name, path=(*layer.path, name)), inputs[:1])
         inner = described(wrapped, "layer", self.keras_version, layer)
         outputs = self.call(wrapped, [Operand(wrapped.name)], [steps], inner)
-        split = Described("SplitTime", layer.name, path=layer.path)
-        return [self._with_mask_of(inputs[0], self.add(split, [y, inputs[0]])) for y in outputs]
+        problem = layer.problem
+        if any(output in self.masks for output in outputs):
+            problem = "a mask of sequences of sequences can't be converted"
+        values = []
+        for output in outputs:
+            split = Described("SplitTime", layer.name, path=layer.path, problem=problem)
+            values.append(self.add(split, [output, inputs[0]]))
+            self._hand_on(inputs[0], values[-1])
+        return values
 
-    def _in_both_directions(self, entry: Entry, inputs: Sequence[Value], layer: Described) -> list[Value]:
+    def _hand_on(self, before: Value, after: Value) -> None:
+        if before in self.masks:
+            self.masks[after] = self.masks[before]
+
+    def _in_both_directions(
+        self, entry: Entry, operands: Sequence[Operand], inputs: Sequence[Value], layer: Described
+    ) -> list[Value]:
         """Calls the layer that a Bidirectional wraps forwards and backwards, and merges what they return."""
         assert entry.wrapped
         wrapped = described(entry.wrapped, "", self.keras_version, layer)
         config = wrapped.config
         is_backwards = config.get("go_backwards") is True
-        operands = [Operand(entry.name, keyword=None if number == 0 else "mask") for number in range(len(inputs))]
+        problem = layer.problem
+        if not _is_same(
+            entry.config.get("backward_layer"), entry.wrapped, {**config, "go_backwards": not is_backwards}
+        ):
+            problem = "a backward layer that differs from the forward one can't be converted"
+        if not re.match(
+            r"(1|2\.[0-3])\.(?!.*-tf)", self.keras_version
+        ):  # TensorFlow's Keras, which didn't write it down, and Keras 3
+            config = {**config, "zero_output_for_mask": config.get("return_sequences") is True}
         outputs: list[Value] = []
         for direction in ("forward", "backward"):
             name = f"{direction}_{wrapped.own_name.removeprefix('forward_')}"
@@ -219,6 +251,7 @@ class _Unfolding:
             own = replace(
                 wrapped,
                 name=name,
+                problem=problem or wrapped.problem,
                 config={**config, "go_backwards": goes_back},
                 path=(*layer.path, name),
                 place=f"{layer.place}/{direction}_layer",
@@ -236,13 +269,10 @@ class _Unfolding:
             return outputs
         problem = "" if isinstance(mode, str) and mode in modes else f"merge_mode={mode!r} is no such setting"
         merge = Described(modes.get(str(mode), "Add"), layer.name, path=layer.path, problem=layer.problem or problem)
-        return [self._with_mask_of(inputs[0], self.add(merge, outputs), config.get("return_sequences") is True)]
-
-    def _with_mask_of(self, source: Value, value: Value, is_sequence: bool = True) -> Value:
-        """Gives an output the mask of an input, if it has one and the output is a sequence too."""
-        if source in self.masks and is_sequence:
-            self.masks[value] = self.masks[source]
-        return value
+        value = self.add(merge, outputs)
+        if config.get("return_sequences"):
+            self._hand_on(inputs[0], value)
+        return [value]
 
     def add(self, layer: Described, inputs: Iterable[Value], is_operation: bool = False) -> Value:
         self.calls.append(Call(layer, tuple(inputs), is_operation))
@@ -275,6 +305,15 @@ class _Unfolding:
             nodes.append(Node(of_value[number], own, tuple(of_value[value] for value in fed_by)))
         shapes = {of_value[own]: shape for own, shape in inputs.items()}
         return Graph(name, shapes, layers, nodes, mapped(of_value.__getitem__, outputs))
+
+
+def _is_same(backward: Any, wrapped: Entry, config: Mapping[str, Any]) -> bool:
+    """Tells whether a Bidirectional's backward layer, if it has one of its own, is the forward layer turned round."""
+    if not isinstance(backward, Mapping) or not isinstance(backward.get("config"), Mapping):
+        return backward is None
+    settings = KINDS[wrapped.class_name].settings if wrapped.class_name in KINDS else {}
+    own = backward["config"]
+    return backward.get("class_name") == wrapped.class_name and all(own.get(key) == config.get(key) for key in settings)
 
 
 def _custom(layer: Described, given: str | nn.Module | Callable[..., nn.Module]) -> Described:

@@ -1,6 +1,6 @@
 """Keras's layers as PyTorch modules: one class for each, in the module of its family in Keras's own documentation.
 
-`core` has Dense and Embedding; `convolutional` Conv1D, Conv2D, transposed, depthwise and separable; `pooling` windowed and global
+`core` has Dense, Embedding and Masking; `convolutional` Conv1D, Conv2D, transposed, depthwise and separable; `pooling` windowed and global
 pooling; `reshaping` Flatten, Reshape, Permute, RepeatVector, padding, cropping and upsampling; `recurrent` LSTM, GRU,
 SimpleRNN and Keras 2's CuDNN layers; `normalization` batch, layer, group and unit normalization; `regularization` dropout and noise; `activations`
 activations as layers; `preprocessing` what may stand in front of a model; `merging` joins branches; `operations` are what

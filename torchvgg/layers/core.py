@@ -1,13 +1,14 @@
-"""Dense, the fully connected layer, and Embedding."""
+"""Dense, the fully connected layer, Embedding and Masking."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..activations import Activation, activation_name, fused
 from .shared import Config, Shapes, channels_first, channels_last, check_like_weights, initialise_as_keras
 
-__all__ = ["Dense", "Embedding"]
+__all__ = ["Dense", "Embedding", "Masking"]
 
 
 class Dense(nn.Linear):
@@ -54,3 +55,20 @@ class Embedding(nn.Embedding):
 
     def forward(self, x: Tensor) -> Tensor:
         return channels_first(super().forward(channels_last(x).long()))
+
+
+class Masking(nn.Module):
+    """`keras.layers.Masking` on `(N, features, time)`: steps that are `mask_value` throughout become 0.
+
+    They are the mask of layers that heed one, which the network computes beside it.
+    """
+
+    def __init__(self, mask_value: float = 0.0) -> None:
+        super().__init__()
+        self.mask_value = mask_value
+
+    def extra_repr(self) -> str:
+        return f"mask_value={self.mask_value}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where((x == self.mask_value).all(1, keepdim=True), 0, x)

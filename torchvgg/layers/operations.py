@@ -1,6 +1,6 @@
 """Operations that people leave in a model's graph between layers; their axes are counted as in Keras, channels last."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,12 @@ from torch import Tensor, nn
 from .shared import channels_first, channels_last, torch_axis
 
 __all__ = ["Absolute", "Clip", "GetItem", "MergeTime", "NotEqual", "Power", "Reduce", "SplitTime"]
+
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    **{"mean": torch.mean, "sum": torch.sum, "max": torch.amax, "min": torch.amin},
+    **{"any": torch.amax, "norm": torch.linalg.vector_norm},
+}
 
 
 class Absolute(nn.Module):
@@ -49,7 +55,7 @@ class Clip(nn.Module):
 
 
 class NotEqual(nn.Module):
-    """`x != value`: the mask of a sequence, `(N, time)`, bool."""
+    """`x != value`: the mask of a sequence, bool."""
 
     def __init__(self, value: float = 0) -> None:
         super().__init__()
@@ -60,7 +66,7 @@ class NotEqual(nn.Module):
 
 
 class Reduce(nn.Module):
-    """The "mean", "sum", "max" or "min" over some of Keras's axes."""
+    """The "mean", "sum", "max" or "min" over some of Keras's axes, the Euclidean "norm", or "any" of a mask."""
 
     def __init__(self, function: str, axis: int | Sequence[int], keepdims: bool = False) -> None:
         super().__init__()
@@ -71,10 +77,10 @@ class Reduce(nn.Module):
         return f"{self.function}, axes={self.axes}, keepdims={self.keepdims}"
 
     def forward(self, x: Tensor) -> Tensor:
-        reduce = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax, "min": torch.amin}[self.function]
+        reduce = FUNCTIONS[self.function]
         if self.keepdims:
-            return reduce(x, [torch_axis(axis, x.dim()) for axis in self.axes], keepdim=True)  # type: ignore[operator]
-        return channels_first(reduce(channels_last(x), self.axes))  # type: ignore[operator]
+            return reduce(x, dim=[torch_axis(axis, x.dim()) for axis in self.axes], keepdim=True)
+        return channels_first(reduce(channels_last(x), dim=self.axes))
 
 
 class GetItem(nn.Module):

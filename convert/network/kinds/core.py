@@ -1,4 +1,4 @@
-"""Dense, and Embedding."""
+"""Dense, Embedding and Masking."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from ...layout import UNCHANGED
 from .activations import ACTIVATION
 from .kind import Arrays, Features, Kind, Settings, Shape, Spec
-from .validators import REQUIRED, Setting, flag, whole
+from .validators import REQUIRED, Setting, flag, number, whole
 
 
 class Dense(Kind):
@@ -55,3 +55,14 @@ class Embedding(Kind):
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return arrays[0][x.long()]
+
+
+class Masking(Kind):
+    settings = {"mask_value": Setting(0.0, number)}
+    ranks = (2,)
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return True
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return torch.where((x == settings["mask_value"]).all(-1, keepdim=True), 0, x)

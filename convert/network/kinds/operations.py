@@ -36,10 +36,10 @@ class Clip(_Operation):
 
 
 class NotEqual(Kind):
-    """The mask of a sequence: which of its numbers aren't 0."""
+    """Which numbers of a sequence aren't 0, say: its mask."""
 
     settings = {"value": Setting(0, number)}
-    ranks = (1,)
+    ranks = (1, 2)
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x != settings["value"]
@@ -53,7 +53,7 @@ def _some_axes(value: Any) -> bool:
 
 class Reduce(_Operation):
     settings = {
-        "function": Setting(REQUIRED, one_of("mean", "sum", "max", "min")),
+        "function": Setting(REQUIRED, one_of("mean", "sum", "max", "min", "any", "norm")),
         "axis": Setting(REQUIRED, _some_axes),
         "keepdims": Setting(False, flag),
     }
@@ -69,13 +69,17 @@ class Reduce(_Operation):
         for axis in sorted(self._axes(settings, x.dim() - 1), reverse=True):
             parts = x.double().unbind(axis)
             total = torch.stack(parts, -1)
-            if settings["function"] in ("max", "min"):
+            if settings["function"] == "any":
+                x = total.sum(-1) > 0  # of a mask
+            elif settings["function"] == "norm":
+                x = total.square().sum(-1).sqrt()
+            elif settings["function"] in ("max", "min"):
                 ordered = total.sort(-1).values
                 x = ordered[..., -1 if settings["function"] == "max" else 0]
             else:
                 x = total.sum(-1) / (len(parts) if settings["function"] == "mean" else 1)
             x = x.unsqueeze(axis) if settings["keepdims"] else x
-        return x.float()
+        return x if settings["function"] == "any" else x.float()
 
     def _axes(self, settings: Settings, rank: int) -> set[int]:
         axes = settings["axis"] if isinstance(settings["axis"], tuple) else (settings["axis"],)
