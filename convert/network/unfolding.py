@@ -256,7 +256,7 @@ class _Unfolding:
                 path=(*layer.path, name),
                 place=f"{layer.place}/{direction}_layer",
             )
-            value = self._masked(own, operands, inputs)
+            value = self.add(own, self._masked(own, operands, inputs))
             if goes_back and config.get("return_sequences"):
                 name = f"{name}_in_order"
                 index = ["...", ["slice", None, None, -1], ["slice", None, None, None]]
