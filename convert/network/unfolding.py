@@ -105,7 +105,7 @@ class _Unfolding:
         self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
         self.used: set[str] = set()
         self.calls: list[Call] = []
-        self.masks: dict[Value, Value] = {}  # the numbers whose zeros mask a sequence, Keras 2's way
+        self.masks: dict[Value, Value] = {}  # the numbers whose zeros mask a sequence
         self.count = 0
 
     def outputs_of(self, model: Entry, inputs: Sequence[Value], outer: Described | None) -> list[Value]:
@@ -148,16 +148,18 @@ class _Unfolding:
                     self.custom[layer.path] = _custom(layer, self.custom_objects[name])
                 return [self.add(self.custom[layer.path], inputs)]
         if entry.class_name in MODELS:
-            by_key = dict(zip((operand.keyword for operand in tensors), inputs, strict=True))
+            by_key = {o.keyword: value for o, value in zip(tensors, inputs, strict=True) if o.keyword != "mask"}
+            unmasked = [value for o, value in zip(tensors, inputs, strict=True) if o.keyword != "mask"]
             names = [end.layer for end in flattened(entry.ends.get("input", []))]
-            in_order = [by_key[name] for name in names] if by_key.keys() == set(names) else inputs
+            in_order = [by_key[name] for name in names] if by_key.keys() == set(names) else unmasked
             return self.outputs_of(entry, in_order, layer)
         if entry.class_name in AUGMENTATION and not layer.problem:
             return list(inputs[:1])
         if entry.class_name == "TimeDistributed" and entry.wrapped:
-            return self._in_time(entry.wrapped, inputs, layer)
+            return self._masked_as(inputs[0], self._in_time(entry.wrapped, inputs, layer))
         if entry.class_name == "Bidirectional" and entry.wrapped:
-            return self._in_both_directions(entry, inputs, layer)
+            outputs = self._in_both_directions(entry, inputs, layer)
+            return self._masked_as(inputs[0], outputs) if entry.wrapped.config.get("return_sequences") else outputs
         if entry.class_name == "Merge":
             class_name, config = merge_of_keras_1(entry.config)
             layer = replace(layer, class_name=class_name, config=config)
@@ -174,7 +176,10 @@ class _Unfolding:
         return [value] * (MOST_STATES if layer.config.get("return_state") else 1)  # refused by its kind
 
     def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
-        """Gives a layer that heeds a mask, and only such a layer, the mask as its last input, and hands Keras 2's masks on."""
+        """Gives a layer that heeds a mask, and only such a layer, the mask as its last input, and hands masks on.
+
+        Keras 3's Functional models have them in the file; Sequential ones, and Keras 2's, don't.
+        """
         mask = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword == "mask"]
         values = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword != "mask"]
         kind = KINDS.get(layer.class_name)
@@ -183,11 +188,17 @@ class _Unfolding:
             name = f"{layer.own_name}_mask"
             config = {"value": 0}
             mask = [self.add(Described("NotEqual", name, config, path=(*layer.path[:-1], name)), [numbers], True)]
-        if layer.class_name == "Embedding" and layer.config.get("mask_zero") and self.keras_version[0] in "12":
+        if layer.class_name == "Embedding" and layer.config.get("mask_zero"):
             numbers = values[0]
         if numbers is not None and kind and kind.hands_mask_on(layer.config):
             self.masks[len(self.calls)] = numbers
         return [*values, *mask] if kind and kind.heeds_mask else values
+
+    def _masked_as(self, value: Value, outputs: list[Value]) -> list[Value]:
+        """Hands the mask of a wrapper's input on to its outputs."""
+        if value in self.masks:
+            self.masks |= dict.fromkeys(outputs, self.masks[value])
+        return outputs
 
     def _in_time(self, wrapped: Entry, inputs: Sequence[Value], layer: Described) -> list[Value]:
         """Calls what a TimeDistributed wraps: the steps become samples, and steps again."""
@@ -201,22 +212,22 @@ class _Unfolding:
         """Calls the layer that a Bidirectional wraps forwards and backwards, and merges what they return."""
         assert entry.wrapped
         wrapped = described(entry.wrapped, "", self.keras_version, layer)
-        config = wrapped.config
-        is_backwards = config.get("go_backwards") is True
+        is_backwards = wrapped.config.get("go_backwards") is True
+        other = described(entry.backward, "", self.keras_version, layer) if entry.backward else wrapped
         operands = [Operand(entry.name, keyword=None if number == 0 else "mask") for number in range(len(inputs))]
         outputs: list[Value] = []
-        for direction in ("forward", "backward"):
+        for direction, one in (("forward", wrapped), ("backward", other)):
             name = f"{direction}_{wrapped.own_name.removeprefix('forward_')}"
             goes_back = is_backwards != (direction == "backward")
             own = replace(
-                wrapped,
+                one,
                 name=name,
-                config={**config, "go_backwards": goes_back},
+                config={**one.config, "go_backwards": goes_back},
                 path=(*layer.path, name),
                 place=f"{layer.place}/{direction}_layer",
             )
             value = self.add(own, self._masked(own, operands, inputs))
-            if goes_back and config.get("return_sequences"):
+            if goes_back and one.config.get("return_sequences"):
                 name = f"{name}_in_order"
                 index = ["...", ["slice", None, None, -1], ["slice", None, None, None]]
                 turned = Described("GetItem", name, {"index": index}, path=(*layer.path, name))
@@ -347,18 +358,24 @@ def _no_such_call(entry: Entry, operand: Operand) -> LayerError:
 
 
 def _counting_from_0(model: Entry) -> Entry:
-    """Renumbers the calls of nested models: a Functional has one more, its own, from its input to its output."""
+    """Renumbers the calls of nested models: a Functional has one more, its own, from its input to its output.
+
+    Keras 3 counts that in the outputs of the model alone.
+    """
     operands = [o for entry in model.layers for o in entry.inputs] + flattened(model.ends.get("output", []))
     first: dict[str, int] = {}
     for operand in operands:
         first[str(operand.layer)] = min(operand.node, first.get(str(operand.layer), operand.node))
-    shifted = {entry.name for entry in model.layers if entry.class_name in MODELS and first.get(entry.name) == 1}
+    nested = [entry for entry in model.layers if entry.class_name in MODELS]
+    shifted = {entry.name for entry in nested if not entry.is_keras_3 and first.get(entry.name) == 1}
+    shifted_ends = shifted | {entry.name for entry in nested if entry.is_keras_3 and entry.class_name != "Sequential"}
 
-    def renumbered(operand: Operand) -> Operand:
+    def renumbered(operand: Operand, shifted: set[str] = shifted) -> Operand:
         return replace(operand, node=operand.node - 1) if operand.layer in shifted else operand
 
     layers = [replace(entry, calls=[[*map(renumbered, call)] for call in entry.calls]) for entry in model.layers]
-    return replace(model, layers=layers, ends={way: mapped(renumbered, ends) for way, ends in model.ends.items()})
+    ends = {way: mapped(lambda end: renumbered(end, shifted_ends), found) for way, found in model.ends.items()}
+    return replace(model, layers=layers, ends=ends)
 
 
 def described(entry: Entry, place: str, keras_version: str, outer: Described | None = None) -> Described:
