@@ -55,7 +55,7 @@ class Rescaling(_PerChannel):
     settings = {"scale": Setting(REQUIRED, numbers), "offset": Setting(0.0, numbers)}
 
     def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return False
+        return True
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x * torch.tensor(settings["scale"]) + torch.tensor(settings["offset"])
