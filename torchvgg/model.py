@@ -56,14 +56,14 @@ class Model(nn.Module):
         self.name = name
         shapes = input_shape if isinstance(input_shape, Mapping) else {INPUT: input_shape}
         self.input_shapes: dict[str, Shape] = {own: (None, *shape) for own, shape in shapes.items()}
+        self._nodes: list[Node] | None = None
+        self._outputs: Any = None
         names: dict[str, str] = {}
         for own, layer in layers.items():
             names[own] = own
             while names[own] in dir(self):  # hasattr would compute properties
                 names[own] += "_"
             self.add_module(names[own], layer)
-        self._nodes: list[Node] | None = None
-        self._outputs: Any = None
         if nodes is not None:
             self._nodes, self._outputs = _renamed(nodes, outputs, names)
 

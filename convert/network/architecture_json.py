@@ -44,8 +44,10 @@ class Entry:
         layers: those of a model, in the file's order.
         ends: of a Functional model, the "input" and "output" layers, in Keras's structure: an operand, or lists or mappings of them.
         wrapped: the layer or model that a wrapper (TimeDistributed, say) applies.
+        backward: the layer that a Bidirectional applies backwards, where the file has it.
         has_config: whether there is a configuration.
         is_custom: whether its class isn't one of Keras's.
+        is_keras_3: whether its calls are as Keras 3 writes them.
         in_training: whether a call fixes `training=True`. (Keras 3 doesn't heed that on loading.)
     """
 
@@ -56,8 +58,10 @@ class Entry:
     layers: list[Entry] = field(default_factory=list)
     ends: Mapping[str, Any] = field(default_factory=dict)
     wrapped: Entry | None = None
+    backward: Entry | None = None
     has_config: bool = True
     is_custom: bool = False
+    is_keras_3: bool = False
     in_training: bool = False
 
     @property
@@ -88,7 +92,10 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
     is_model = class_name in MODELS or isinstance(layers, list)
     if is_model and not isinstance(layers, list):
         raise _malformed(f"the layers of {name!r}", layers)
-    wrapped = in_config.get("layer")
+    wrapped, backward = (
+        read_entry(layer, depth + 1) if isinstance(layer, Mapping) and "class_name" in layer else None
+        for layer in map(in_config.get, ("layer", "backward_layer"))
+    )
     entry = Entry(
         class_name,
         name,
@@ -96,10 +103,12 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
         [list(_operands_of_call(node, 0)) for node in nodes],
         [read_entry(layer, depth + 1) for layer in counted(layers)] if isinstance(layers, list) else [],
         {way: _structure(in_config[f"{way}_layers"]) for way in ("input", "output") if f"{way}_layers" in in_config},
-        read_entry(wrapped, depth + 1) if isinstance(wrapped, Mapping) and "class_name" in wrapped else None,
+        wrapped,
+        backward,
         isinstance(config, Mapping) or is_model,
         bool(package or found.get("registered_name"))
         and not f"{found.get('module')}.".startswith(("keras.", "tf_keras.")),
+        any(isinstance(node, Mapping) and "args" in node for node in nodes),
         any(map(_is_in_training, nodes)),
     )
     _check_references(entry)

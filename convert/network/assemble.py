@@ -44,7 +44,8 @@ def plan(graph: Graph, keras_version: str = "3", kernels: Layout = CONV2D_KERNEL
             x, shapes = inputs[0], [each.shape for each in inputs]
             settings = read_settings(described.class_name, described.config, x.shape, keras_version)
             if described.class_name == "Flatten":
-                settings["order"] = "channels_first" if ways.meet_dense(node) else "channels_last"
+                is_moved = len(x.shape) > 3 or not ways.meet_dense(node)  # no kernel is reordered for images in time
+                settings["order"] = "channels_last" if is_moved else "channels_first"
             specs = [_with_layout(spec, kernels) for spec in KINDS[described.class_name].arrays(settings, x)]
             found[node.name] = _output(described.class_name, settings, shapes, x.flattened, kernels)
         except ValueError as error:

@@ -94,10 +94,11 @@ def unused_after(nodes: Sequence[Node], outputs: Iterable[str]) -> list[list[str
 def uniquely_named(layers: list[Described]) -> list[Described]:
     """Renames layers of nested models whose names come twice, and those with a dot, which PyTorch's modules can't have."""
     named: dict[str, Described] = {}
-    for layer in layers:
+    for layer in sorted(layers, key=lambda layer: len(layer.path)):  # the model's own keep theirs
         short, full = (name.replace(".", "_") for name in (layer.name, "_".join(layer.path) or layer.name))
         name = full if short in named else short
         while name in named:
             name += "_"
-        named[name] = replace(layer, name=name)
-    return list(named.values())
+        named[name] = layer
+    renamed = {id(layer): replace(layer, name=name) for name, layer in named.items()}
+    return [renamed[id(layer)] for layer in layers]

@@ -105,7 +105,7 @@ class _Unfolding:
         self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
         self.used: set[str] = set()
         self.calls: list[Call] = []
-        self.masks: dict[Value, Value] = {}  # by an output, the mask that Keras 2 hands on with it
+        self.masks: dict[Value, Value] = {}  # by an output, the mask that is handed on with it, where no file has it
         self.count = 0
 
     def outputs_of(self, model: Entry, inputs: Sequence[Value], outer: Described | None) -> list[Value]:
@@ -148,9 +148,11 @@ class _Unfolding:
                     self.custom[layer.path] = _custom(layer, self.custom_objects[name])
                 return [self.add(self.custom[layer.path], inputs)]
         if entry.class_name in MODELS:
-            by_key = dict(zip((operand.keyword for operand in tensors), inputs, strict=True))
+            by_key = {o.keyword: value for o, value in zip(tensors, inputs, strict=True) if o.keyword != "mask"}
+            unmasked, mask = _without_mask(tensors, inputs)
+            self.masks |= dict.fromkeys(unmasked, mask[0]) if mask else {}
             names = [end.layer for end in flattened(entry.ends.get("input", []))]
-            in_order = [by_key[name] for name in names] if by_key.keys() == set(names) else inputs
+            in_order = [by_key[name] for name in names] if by_key.keys() == set(names) else unmasked
             return self.outputs_of(entry, in_order, layer)
         if entry.class_name in AUGMENTATION and not layer.problem:
             return list(inputs[:1])
@@ -174,22 +176,25 @@ class _Unfolding:
         others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
         if others and layer.class_name in KINDS and not layer.problem:
             layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
-        value = self.add(layer, self._masked(layer, tensors, inputs))
+        value = self.add(layer, self._masked(layer, tensors, inputs, entry.is_keras_3))
         return [value] * (MOST_OUTPUTS if layer.config.get("return_state") or layer.class_name not in KINDS else 1)
 
-    def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
-        """Returns the inputs of a layer: one that heeds a mask has it as the last. Keras 2's masks, which no file has, are handed on."""
-        mask = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword == "mask"]
-        values = [value for operand, value in zip(tensors, inputs, strict=True) if operand.keyword != "mask"]
+    def _masked(
+        self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value], is_in_file: bool
+    ) -> list[Value]:
+        """Returns the inputs of a layer: one that heeds a mask has it as the last.
+
+        A Functional model of Keras 3 has its masks in the file. Others don't: there they are handed on, from layer to layer.
+        """
+        values, mask = _without_mask(tensors, inputs)
         kind = KINDS.get(layer.class_name)
         if not kind:
             return values
-        masks = [self.masks.get(value) for value in values]
+        masks = [] if is_in_file else [self.masks.get(value) for value in values]
         handed_on = list(dict.fromkeys(found for found in masks if found is not None))
-        is_old = self.keras_version[0] in "12"
-        if is_old and layer.class_name == "Embedding" and layer.config.get("mask_zero"):
+        if layer.class_name == "Embedding" and layer.config.get("mask_zero"):
             handed_on = [self._mask(layer, "NotEqual", {"value": 0}, values)]
-        elif is_old and layer.class_name == "Masking":  # where all numbers of a step are that value
+        elif layer.class_name == "Masking":  # where all numbers of a step are that value
             differs = self._mask(layer, "NotEqual", {"value": layer.config.get("mask_value", 0)}, values)
             handed_on = [self._mask(layer, "Reduce", {"function": "any", "axis": -1}, [differs])]
         elif layer.class_name == "Concatenate" and layer.config.get("axis") in (1, -2) and None not in masks:
@@ -233,31 +238,25 @@ class _Unfolding:
         """Calls the layer that a Bidirectional wraps forwards and backwards, and merges what they return."""
         assert entry.wrapped
         wrapped = described(entry.wrapped, "", self.keras_version, layer)
-        config = wrapped.config
-        is_backwards = config.get("go_backwards") is True
-        problem = layer.problem
-        if not _is_same(
-            entry.config.get("backward_layer"), entry.wrapped, {**config, "go_backwards": not is_backwards}
-        ):
-            problem = "a backward layer that differs from the forward one can't be converted"
-        if not re.match(
-            r"(1|2\.[0-3])\.(?!.*-tf)", self.keras_version
-        ):  # TensorFlow's Keras, which didn't write it down, and Keras 3
-            config = {**config, "zero_output_for_mask": config.get("return_sequences") is True}
+        other = described(entry.backward, "", self.keras_version, layer) if entry.backward else wrapped
+        is_backwards = wrapped.config.get("go_backwards") is True
+        is_sequence = wrapped.config.get("return_sequences") is True
+        is_zeroed: dict[str, Any] = {}
+        if not re.match(r"(1|2\.[0-3])\.(?!.*-tf)", self.keras_version):  # TensorFlow's Keras doesn't write it down
+            is_zeroed = {"zero_output_for_mask": is_sequence}
         outputs: list[Value] = []
-        for direction in ("forward", "backward"):
+        for direction, one in (("forward", wrapped), ("backward", other)):
             name = f"{direction}_{wrapped.own_name.removeprefix('forward_')}"
             goes_back = is_backwards != (direction == "backward")
             own = replace(
-                wrapped,
+                one,
                 name=name,
-                problem=problem or wrapped.problem,
-                config={**config, "go_backwards": goes_back},
+                config={**one.config, **is_zeroed, "go_backwards": goes_back},
                 path=(*layer.path, name),
                 place=f"{layer.place}/{direction}_layer",
             )
-            value = self.add(own, self._masked(own, operands, inputs))
-            if goes_back and config.get("return_sequences"):
+            value = self.add(own, self._masked(own, operands, inputs, entry.is_keras_3))
+            if goes_back and is_sequence:
                 name = f"{name}_in_order"
                 index = ["...", ["slice", None, None, -1], ["slice", None, None, None]]
                 turned = Described("GetItem", name, {"index": index}, path=(*layer.path, name))
@@ -270,7 +269,7 @@ class _Unfolding:
         problem = "" if isinstance(mode, str) and mode in modes else f"merge_mode={mode!r} is no such setting"
         merge = Described(modes.get(str(mode), "Add"), layer.name, path=layer.path, problem=layer.problem or problem)
         value = self.add(merge, outputs)
-        if config.get("return_sequences"):
+        if is_sequence:
             self._hand_on(inputs[0], value)
         return [value]
 
@@ -307,13 +306,11 @@ class _Unfolding:
         return Graph(name, shapes, layers, nodes, mapped(of_value.__getitem__, outputs))
 
 
-def _is_same(backward: Any, wrapped: Entry, config: Mapping[str, Any]) -> bool:
-    """Tells whether a Bidirectional's backward layer, if it has one of its own, is the forward layer turned round."""
-    if not isinstance(backward, Mapping) or not isinstance(backward.get("config"), Mapping):
-        return backward is None
-    settings = KINDS[wrapped.class_name].settings if wrapped.class_name in KINDS else {}
-    own = backward["config"]
-    return backward.get("class_name") == wrapped.class_name and all(own.get(key) == config.get(key) for key in settings)
+def _without_mask(tensors: Sequence[Operand], inputs: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+    """Returns the inputs of a call but for its mask, and the mask, if it has one."""
+    named = list(zip(tensors, inputs, strict=True))
+    values = [value for operand, value in named if operand.keyword != "mask"]
+    return values, [value for operand, value in named if operand.keyword == "mask"]
 
 
 def _custom(layer: Described, given: str | nn.Module | Callable[..., nn.Module]) -> Described:
@@ -400,18 +397,24 @@ def _no_such_call(entry: Entry, operand: Operand) -> LayerError:
 
 
 def _counting_from_0(model: Entry) -> Entry:
-    """Renumbers the calls of nested models: a Functional has one more, its own, from its input to its output."""
+    """Renumbers the calls of nested models: a Functional has one more, its own, from its input to its output.
+
+    Keras 3 counts that in the outputs of the model alone.
+    """
     operands = [o for entry in model.layers for o in entry.inputs] + flattened(model.ends.get("output", []))
     first: dict[str, int] = {}
     for operand in operands:
         first[str(operand.layer)] = min(operand.node, first.get(str(operand.layer), operand.node))
-    shifted = {entry.name for entry in model.layers if entry.class_name in MODELS and first.get(entry.name) == 1}
+    nested = [entry for entry in model.layers if entry.class_name in MODELS]
+    shifted = {entry.name for entry in nested if not entry.is_keras_3 and first.get(entry.name) == 1}
+    shifted_ends = shifted | {entry.name for entry in nested if entry.is_keras_3 and entry.class_name != "Sequential"}
 
-    def renumbered(operand: Operand) -> Operand:
+    def renumbered(operand: Operand, shifted: set[str] = shifted) -> Operand:
         return replace(operand, node=operand.node - 1) if operand.layer in shifted else operand
 
     layers = [replace(entry, calls=[[*map(renumbered, call)] for call in entry.calls]) for entry in model.layers]
-    return replace(model, layers=layers, ends={way: mapped(renumbered, ends) for way, ends in model.ends.items()})
+    ends = {way: mapped(lambda end: renumbered(end, shifted_ends), found) for way, found in model.ends.items()}
+    return replace(model, layers=layers, ends=ends)
 
 
 def described(entry: Entry, place: str, keras_version: str, outer: Described | None = None) -> Described:

@@ -250,3 +250,57 @@ def preprocessed_for_two() -> Any:
     x = keras.applications.vgg16.preprocess_input(picture)
     inner = base()
     return keras.Model(picture, L.Dense(2)(L.Flatten()(L.Add()([inner(x), L.Conv2D(8, 3, 32, padding="same")(x)]))))
+
+
+@graph
+def maps_read_by_columns() -> Any:
+    """Maps of images as a sequence of their rows: a TimeDistributed on four axes."""
+    inner = base(64, 96, last="block4_pool")
+    x = L.TimeDistributed(L.Flatten())(inner.output)
+    y = L.TimeDistributed(L.LSTM(3))(inner.output)
+    return keras.Model(inner.input, L.Dense(2)(L.GRU(4)(L.Concatenate()([x, y]))))
+
+
+@graph
+def frames_flattened_for_a_dense() -> Any:
+    frames = keras.Input((3, 64, 64, 3), name="frames")
+    return keras.Model(frames, L.Dense(2)(L.Flatten()(L.TimeDistributed(base(64, 64))(frames))))
+
+
+@graph
+def other_backwards() -> Any:
+    words = keras.Input((5, 4), name="words")
+    backward = L.LSTM(3, activation="relu", go_backwards=True, return_sequences=True)
+    return keras.Model(words, L.Bidirectional(L.LSTM(3, return_sequences=True), backward_layer=backward)(words))
+
+
+@graph
+def masked_through_nested_models() -> Any:
+    """Sequential models, and what follows them, have no mask in the file."""
+    words = keras.Input((6,), name="words")
+    bidirectional = L.Bidirectional(L.LSTM(3, return_sequences=True))
+    embed = keras.Sequential([L.Embedding(11, 4, mask_zero=True), bidirectional, L.TimeDistributed(L.Dense(4))])
+    read = keras.Sequential([keras.Input((6, 4)), L.Dropout(0.1), L.LSTM(3)])
+    x = embed(words)
+    inner = keras.Input((6, 4))
+    other = keras.Model(inner, L.GRU(3)(inner))(L.Embedding(11, 4, mask_zero=True)(words))
+    return keras.Model(words, [read(x), L.GRU(3)(x), L.GRU(3)(L.Rescaling(2.0)(x)), L.GRU(3)(x * 2.0), other])
+
+
+@graph
+def nested_that_ends_and_feeds() -> Any:
+    """Calls of one model, the first an output of the whole, the other fed on; Keras counts the two from 1 and from 0."""
+    inner, pictures = base(), [keras.Input((32, 32, 3), name=name) for name in ("left", "right")]
+    two = keras.Model(inner.input, [inner.output, inner.get_layer("block4_pool").output], name="two")
+    (first, second), (third, fourth) = (two(picture) for picture in pictures)
+    return keras.Model(pictures, [second, L.Dense(2)(L.Flatten()(third)), fourth, L.Add()([first, third])])
+
+
+@graph
+def layers_named_as_a_models_own() -> Any:
+    picture = image()
+    x = base()(picture)
+    for name in ("_nodes", "nodes", "outputs", "forward", "name", "training"):
+        x = L.Conv2D(8, 1, name=name)(x)
+    twin = keras.Sequential([L.Flatten(name="flatten"), L.Dense(3, name="dense")], name="twin")
+    return keras.Model(picture, L.Dense(2, name="dense")(L.Concatenate()([twin(x), L.Flatten()(x)])))

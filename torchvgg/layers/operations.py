@@ -118,11 +118,11 @@ class MergeTime(nn.Module):
     """Makes each step a sample, for a layer that a TimeDistributed wraps: `(N, time, …)` → `(N * time, …)`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(0, 1)
+        return channels_first(channels_last(x).flatten(0, 1))
 
 
 class SplitTime(nn.Module):
     """Makes the samples steps again: `(N * time, …)`, and what `MergeTime` was given, `(N, time, …)` → `(N, time, …)`."""
 
     def forward(self, x: Tensor, steps: Tensor) -> Tensor:
-        return x.unflatten(0, steps.shape[:2])
+        return channels_first(channels_last(x).unflatten(0, channels_last(steps).shape[:2]))

@@ -1,6 +1,7 @@
 """Layers that bring images into a model's range or size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,9 @@ class Normalization(_PerChannel):
 class Rescaling(_PerChannel):
     ranks = (0, 1, 2, 3, 4)
     settings = {"scale": Setting(REQUIRED, numbers), "offset": Setting(0.0, numbers)}
+
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return True
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x * torch.tensor(settings["scale"]) + torch.tensor(settings["offset"])

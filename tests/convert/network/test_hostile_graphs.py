@@ -79,7 +79,7 @@ def doubling() -> Config:
         inner: Config = {"class_name": "Functional", "config": found, "name": "inner"}
         inner["inbound_nodes"] = [
             {"args": [tensor("image")], "kwargs": {}},
-            {"args": [tensor("inner", 1)], "kwargs": {}},
+            {"args": [tensor("inner", 0)], "kwargs": {}},
         ]
         found = model(inner, end="inner", call=2)
     return found
@@ -91,7 +91,7 @@ def empty_doubling() -> Config:
         inner: Config = {"class_name": "Functional", "config": found, "name": "inner"}
         inner["inbound_nodes"] = [
             {"args": [tensor("image")], "kwargs": {}},
-            {"args": [tensor("inner", 1)], "kwargs": {}},
+            {"args": [tensor("inner", 0)], "kwargs": {}},
         ]
         found = model(inner, end="inner", call=2)
     return found

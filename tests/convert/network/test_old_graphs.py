@@ -56,11 +56,3 @@ def test_an_initial_state_is_no_mask(wrap: Any, tmp_path: Path) -> None:
     keras.Model([steps, state], wrap(L.GRU(3))(steps, initial_state=states)).save(tmp_path / "model.h5")
     with pytest.raises(ValueError, match="initial state"):
         load_model(tmp_path / "model.h5")
-
-
-def test_a_backward_layer_of_its_own_is_refused(tmp_path: Path) -> None:
-    steps = keras.Input((6, 2))
-    both = L.Bidirectional(L.GRU(3), backward_layer=L.GRU(3, activation="relu", go_backwards=True))
-    keras.Model(steps, both(steps)).save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match="a backward layer that differs"):
-        load_model(tmp_path / "model.keras")
