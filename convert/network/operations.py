@@ -328,6 +328,8 @@ OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("math.subtract", "__operators__.sub", "Subtract"), _SUBTRACT),
     **dict.fromkeys(("math.multiply", "__operators__.mul", "Multiply"), _MULTIPLY),
     **dict.fromkeys(("math.truediv", "math.divide", "__operators__.truediv", "TrueDivide", "Divide"), _DIVIDE),
+    "LogicalOr": lambda arguments: ("Maximum", {}),  # of masks
+    "LogicalAnd": lambda arguments: ("Minimum", {}),
     **dict.fromkeys(("math.maximum", "Maximum"), _limit("Maximum", "min_value")),
     **dict.fromkeys(("math.minimum", "Minimum"), _limit("Minimum", "max_value")),
     **dict.fromkeys(("clip_by_value", "Clip"), _clip),

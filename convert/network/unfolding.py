@@ -32,6 +32,8 @@ AUGMENTATION = {
     *("MixUp", "CutMix", "Identity", "ActivityRegularization"),
 }
 
+CHANGED_BY_MASKS = ("Multiply", "Maximum", "Minimum")  # in Keras 3
+
 MOST_OUTPUTS = 100  # of a layer that is refused: one that returns its states too, an operation that splits
 MOST_CALLS = 5000  # of layers and models, nested ones included
 
@@ -176,22 +178,24 @@ class _Unfolding:
         others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
         if others and layer.class_name in KINDS and not layer.problem:
             layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
-        value = self.add(layer, self._masked(layer, tensors, inputs, entry.is_keras_3))
+        changed = {"Softmax"} if self.keras_version[0] in "12" else {"Softmax", *CHANGED_BY_MASKS}
+        if layer.class_name in changed and any(value in self.masks for value in inputs) and not layer.problem:
+            layer = replace(layer, problem="masked steps change what it computes, which can't be converted")
+        value = self.add(layer, self._masked(layer, tensors, inputs))
         return [value] * (MOST_OUTPUTS if layer.config.get("return_state") or layer.class_name not in KINDS else 1)
 
-    def _masked(
-        self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value], is_in_file: bool
-    ) -> list[Value]:
+    def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
         """Returns the inputs of a layer: one that heeds a mask has it as the last.
 
-        A Functional model of Keras 3 has its masks in the file. Others don't: there they are handed on, from layer to layer.
+        Keras 3's Functional models have their masks in the file. Elsewhere they are handed on, from layer to layer.
         """
         values, mask = _without_mask(tensors, inputs)
         kind = KINDS.get(layer.class_name)
         if not kind:
             return values
-        masks = [] if is_in_file else [self.masks.get(value) for value in values]
+        masks = [self.masks.get(value) for value in values]
         handed_on = list(dict.fromkeys(found for found in masks if found is not None))
+        is_old = self.keras_version[0] in "12"
         if layer.class_name == "Embedding" and layer.config.get("mask_zero"):
             handed_on = [self._mask(layer, "NotEqual", {"value": 0}, values)]
         elif layer.class_name == "Masking":  # where all numbers of a step are that value
@@ -199,8 +203,10 @@ class _Unfolding:
             handed_on = [self._mask(layer, "Reduce", {"function": "any", "axis": -1}, [differs])]
         elif layer.class_name == "Concatenate" and layer.config.get("axis") in (1, -2) and None not in masks:
             handed_on = [self._mask(layer, "Concatenate", {"axis": 1}, [found for found in masks if found is not None])]
-        elif len(handed_on) > 1:
-            handed_on = [self._mask(layer, "Minimum", {}, handed_on)]
+        elif len(masks) > 1 and None in masks and not is_old:
+            handed_on = []
+        elif len(handed_on) > 1:  # a step is kept that all inputs keep; in Keras 3, that one of them keeps
+            handed_on = [self._mask(layer, "Minimum" if is_old else "Maximum", {}, handed_on)]
         if kind.heeds_mask:
             values += (mask or handed_on)[:1]
         if handed_on and kind.hands_mask_on(layer.config):
@@ -208,7 +214,7 @@ class _Unfolding:
         return values
 
     def _mask(self, layer: Described, class_name: str, config: dict[str, Any], inputs: Sequence[Value]) -> Value:
-        """Computes a mask that a layer of Keras 2 makes, or makes of those of its inputs."""
+        """Computes a mask that a layer makes, or makes of those of its inputs."""
         name = f"{layer.own_name}_mask" + "_of_steps" * (class_name == "Reduce")
         return self.add(Described(class_name, name, config, path=(*layer.path[:-1], name)), inputs, True)
 
@@ -255,7 +261,7 @@ class _Unfolding:
                 path=(*layer.path, name),
                 place=f"{layer.place}/{direction}_layer",
             )
-            value = self.add(own, self._masked(own, operands, inputs, entry.is_keras_3))
+            value = self.add(own, self._masked(own, operands, inputs))
             if goes_back and is_sequence:
                 name = f"{name}_in_order"
                 index = ["...", ["slice", None, None, -1], ["slice", None, None, None]]

@@ -304,3 +304,22 @@ def layers_named_as_a_models_own() -> Any:
         x = L.Conv2D(8, 1, name=name)(x)
     twin = keras.Sequential([L.Flatten(name="flatten"), L.Dense(3, name="dense")], name="twin")
     return keras.Model(picture, L.Dense(2, name="dense")(L.Concatenate()([twin(x), L.Flatten()(x)])))
+
+
+@graph
+def masks_merged() -> Any:
+    """Keras 3 keeps a step that one of the branches keeps, where Keras 2 wanted all; an unmasked branch keeps all."""
+    words = [keras.Input((6,), name=name) for name in ("left", "right")]
+    embed = keras.Sequential([L.Embedding(11, 4, mask_zero=True), L.Dropout(0.1)])
+    left, right = (embed(each) for each in words)
+    plain = L.Dense(4)(L.Rescaling(1.0)(L.Embedding(11, 4)(words[0])))
+    merged = [L.Add()([left, right]), L.Concatenate()([left, right]), L.Concatenate(axis=1)([left, right])]
+    merged += [L.Add()([left, plain]), L.Concatenate()([plain, right]), L.Subtract()([left, right])]
+    return keras.Model(words, [L.LSTM(3)(x) for x in merged])
+
+
+@graph
+def masks_merged_in_the_file() -> Any:
+    words = [keras.Input((6,), name=name) for name in ("left", "right")]
+    embed = L.Embedding(11, 4, mask_zero=True)
+    return keras.Model(words, L.LSTM(3)(L.Average()([embed(each) for each in words])))

@@ -91,7 +91,7 @@ class Kind:
         return given
 
     def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        """Tells whether the mask of its input is the output's too, in Keras 2."""
+        """Tells whether the mask of its input is the output's too."""
         return self.any_order
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
