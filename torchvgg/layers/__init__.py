@@ -4,7 +4,7 @@
 pooling; `reshaping` Flatten, Reshape, Permute, RepeatVector, padding, cropping and upsampling; `recurrent` LSTM, GRU,
 SimpleRNN and Keras 2's CuDNN layers; `normalization` batch, layer, group and unit normalization; `regularization` dropout and noise; `activations`
 activations as layers; `preprocessing` what may stand in front of a model; `merging` joins branches; `operations` are what
-people compute between layers. `shared` has helpers.
+people compute between layers. `padding` computes Keras's "same", `shared` has helpers.
 
 Arguments and defaults are Keras's, after the sizes that PyTorch needs (`in_channels`, `in_features`, a shape), which a static
 method `sizes` reads off the shapes of the layer's tensors. A layer applies its activation itself, so that its output (and what

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..activations import Activation, activation_name, fused
-from .shared import Config, Shapes, Size, check_like_weights, initialise_as_keras, pair, same_padding, single
+from .padding import same_padding
+from .shared import Config, Shapes, Size, check_like_weights, initialise_as_keras, pair, single
 
 __all__ = ["Conv1D", "Conv2D", "Conv2DTranspose", "Deconvolution2D", "DepthwiseConv2D", "SeparableConv2D"]
 

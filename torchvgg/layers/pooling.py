@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .shared import Size, pair, same_padding, single
+from .padding import same_padding
+from .shared import Size, pair, single
 
 __all__ = [
     "AveragePooling1D",

@@ -1,4 +1,4 @@
-"""Helpers that several layers share: argument pairs, Keras's "same" padding, initialisation, input checks."""
+"""Helpers that several layers share: argument pairs, initialisation, input checks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,15 +41,6 @@ def single(size: Size) -> tuple[int]:
     """Returns `(size,)` of a size along a sequence."""
     (length,) = (size,) if isinstance(size, int) else size
     return (length,)
-
-
-def same_padding(x: Tensor, size: Any, strides: Any, dilation: Any = None) -> list[int]:
-    """Returns `F.pad`'s argument for Keras's padding "same", which puts an odd pixel at the end."""
-    padding: list[int] = []
-    for n, k, s, d in zip(x.shape[2:], size, strides, dilation or (1,) * len(size), strict=True):
-        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
-        padding = [total // 2, total - total // 2, *padding]  # F.pad begins with the last axis
-    return padding
 
 
 def along_channels(vector: Tensor, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ...helpers.command_line import run
 from ...helpers.heads import L, base, chain, with_random_weights
 from ...helpers.keras_models import relative_error
 
-TOLERANCE = 1e-5  # see test_parity
+TOLERANCE = 1e-5  # see test_vgg_parity
 
 
 def l2(x: Any) -> Any:

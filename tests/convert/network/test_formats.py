@@ -19,7 +19,7 @@ from ...helpers.keras_models import arrays_of, images, keras_model, keras_output
 
 KERAS2 = Path(__file__).parents[2] / "data" / "keras2"
 KERAS3 = KERAS2.with_name("keras3")
-TOLERANCE = 1e-5  # see test_parity
+TOLERANCE = 1e-5  # see test_vgg_parity
 
 
 def keras2_images() -> torch.Tensor:

@@ -17,7 +17,7 @@ from ...helpers.graphs import GRAPHS
 from ...helpers.heads import with_random_weights
 from ...helpers.keras_models import relative_error
 
-TOLERANCE = 1e-5  # see test_parity
+TOLERANCE = 1e-5  # see test_vgg_parity
 
 
 @pytest.fixture(scope="module", params=GRAPHS)

@@ -18,7 +18,7 @@ from torchvgg.layers.shared import channels_last
 from ...helpers.heads import L, chain, outputs_of, with_random_weights
 from ...helpers.keras_models import relative_error
 
-TOLERANCE = 1e-5  # see test_parity
+TOLERANCE = 1e-5  # see test_vgg_parity
 SIZE = (20, 28, 3)
 NO_CONSTRAINTS = dict.fromkeys(
     ("W_regularizer", "b_regularizer", "activity_regularizer", "W_constraint", "b_constraint")

@@ -19,7 +19,7 @@ from torchvgg.model import Model
 from ...helpers.keras_models import relative_error
 
 KERAS2 = Path(__file__).parents[2] / "data" / "keras2"
-TOLERANCE = 1e-5  # see test_parity
+TOLERANCE = 1e-5  # see test_vgg_parity
 
 
 def inputs_of(model: Model) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torchvgg.layers.shared import channels_last
 from ...helpers.heads import HEADS, L, base, chain, flattened_layers, outputs_of, with_random_weights
 from ...helpers.keras_models import relative_error
 
-TOLERANCE = 1e-5  # see test_parity
+TOLERANCE = 1e-5  # see test_vgg_parity
 
 IN_THE_GRAPH = (
     "preprocessed_in_the_graph",
