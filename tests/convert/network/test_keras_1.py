@@ -211,3 +211,57 @@ def test_what_is_refused_of_keras_1(change: Callable[[list[Any]], None], message
     with pytest.raises(ValueError, match=message):
         convert(tmp_path / "model.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["model.h5"]
+
+
+MERGES: dict[str, tuple[dict[str, Any], Callable[[], Any]]] = {
+    "concat": ({"mode": "concat", "concat_axis": -1}, L.Concatenate),
+    "sum": ({"mode": "sum", "concat_axis": -1}, L.Add),
+    "mul": ({"mode": "mul"}, L.Multiply),
+    "ave": ({"mode": "ave"}, L.Average),
+    "max": ({"mode": "max"}, L.Maximum),
+    "dot": ({"mode": "dot", "dot_axes": -1}, lambda: L.Dot(-1)),
+    "cos": ({"mode": "cos", "dot_axes": 1}, lambda: L.Dot(1, normalize=True)),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MERGES)
+def test_branches_that_keras_1_merged(mode: str, tmp_path: Path) -> None:
+    """As its graph has them: a Dense called on two inputs, and a Merge of the outputs."""
+    config, merge = MERGES[mode]
+    words = [keras.Input((5,)) for _ in range(2)]
+    shared = L.Dense(4)
+    theirs = with_random_weights(keras.Model(words, merge()([shared(each) for each in words])))
+    layers: list[dict[str, Any]] = [
+        {
+            "class_name": "InputLayer",
+            "config": {"batch_input_shape": [None, 5], "name": name, "sparse": False},
+            "name": name,
+            "inbound_nodes": [],
+        }
+        for name in ("input_1", "input_2")
+    ]
+    nodes = [[["input_1", 0, 0]], [["input_2", 0, 0]]]
+    own = dense(4) | {"name": "dense_1", "trainable": True}
+    layers.append({"class_name": "Dense", "config": own, "name": "dense_1", "inbound_nodes": nodes})
+    own = {"name": "merge_1", "mode_type": "raw", "output_shape": None, "output_mask": None, **config}
+    nodes = [[["dense_1", 0, 0], ["dense_1", 1, 0]]]
+    layers.append({"class_name": "Merge", "config": own, "name": "merge_1", "inbound_nodes": nodes})
+    ends = {"input_layers": [["input_1", 0, 0], ["input_2", 0, 0]], "output_layers": [["merge_1", 0, 0]]}
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file.attrs["keras_version"] = b"1.2.2"
+        file.attrs["model_config"] = json.dumps(
+            {"class_name": "Model", "config": {"name": "model_1", "layers": layers, **ends}}
+        )
+        weights = file.create_group("model_weights")
+        weights.attrs["layer_names"] = [b"input_1", b"input_2", b"dense_1", b"merge_1"]
+        for name in ("input_1", "input_2", "dense_1", "merge_1"):
+            arrays = (
+                dict(zip(("dense_1_W", "dense_1_b"), shared.get_weights(), strict=True)) if name == "dense_1" else {}
+            )
+            group = weights.create_group(name)
+            group.attrs["weight_names"] = [key.encode() for key in arrays]
+            for key, array in arrays.items():
+                group[key] = array
+    x = [torch.randn(3, 5) for _ in words]
+    assert relative_error(load_model(tmp_path / "model.h5")(x), theirs(x)) <= TOLERANCE
