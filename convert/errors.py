@@ -47,5 +47,5 @@ def explaining_failed_write(folder: Path) -> Iterator[None]:
 class LayerError(ValueError):
     """A layer that can't be converted; the message names it, and a way out."""
 
-    def __init__(self, name: str, class_name: str, reason: str) -> None:
-        super().__init__(f"layer {name!r} ({class_name}): {reason}; save the model without it")
+    def __init__(self, name: str, class_name: str, reason: str, advice: str = "save the model without it") -> None:
+        super().__init__(f"layer {name!r} ({class_name}): {reason}; {advice}")

@@ -49,7 +49,9 @@ def plan(graph: Graph, keras_version: str = "3", kernels: Layout = CONV2D_KERNEL
             specs = [_with_layout(spec, kernels) for spec in KINDS[described.class_name].arrays(settings, x)]
             found[node.name] = _output(described.class_name, settings, shapes, x.flattened, kernels)
         except ValueError as error:
-            raise LayerError(described.own_name, described.class_name, str(error)) from None
+            own = described.own_name
+            advice = f"bring a module for it, load_model(…, custom_objects={{{own!r}: module}}), or save the model without it"
+            raise LayerError(own, described.class_name, str(error), advice) from None
         first = planned.setdefault(node.layer, Planned(described, settings, specs))
         if first.settings != settings or [spec[:2] for spec in first.specs] != [spec[:2] for spec in specs]:
             reason = f"called on inputs of different shapes, {(None, *x.shape)} the last time, which need other arrays"
@@ -101,10 +103,7 @@ def _check_kind(described: Described, inputs: Sequence[Features]) -> None:
     if described.problem:
         raise ValueError(described.problem)
     if class_name == "Lambda":
-        raise ValueError(
-            f"code in the file, which is never run; say what it does, --lambda {described.own_name}=WHAT, or "
-            f"load_model(…, custom_objects={{{described.own_name!r}: module}})"
-        )
+        raise ValueError(f"code in the file, which is never run; say what it does, --lambda {described.own_name}=WHAT")
     if class_name not in KINDS:
         raise ValueError("a kind of layer that can't be converted")
     kind = KINDS[class_name]

@@ -57,6 +57,7 @@ def read_graph(model: Entry, keras_version: str = "3", custom_objects: CustomObj
         raise LayerError(model.name, model.class_name, "a model of a class whose code isn't in the file")
     inputs = _inputs(model)
     unfolding = _Unfolding(keras_version, custom_objects or {})
+    unfolding.whole_inputs |= {entry.name for entry in model.layers if "int" in str(entry.config.get("dtype"))}
     outputs = unfolding.outputs_of(model, [*inputs], None)
     named = {name for name, what in (custom_objects or {}).items() if isinstance(what, str)}
     if unused := named - unfolding.used:
@@ -105,6 +106,7 @@ class _Unfolding:
         self.keras_version, self.custom_objects = keras_version, custom_objects
         self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
         self.used: set[str] = set()
+        self.whole_inputs: set[Value] = set()
         self.calls: list[Call] = []
         self.masks: dict[Value, Value] = {}  # by an output, the mask that is handed on with it, where no file has it
         self.count = 0
@@ -180,6 +182,8 @@ class _Unfolding:
         changed = {"Softmax"} if self.keras_version[0] in "12" else {"Softmax", *CHANGED_BY_MASKS}
         if layer.class_name in changed and any(value in self.masks for value in inputs) and not layer.problem:
             layer = replace(layer, problem="masked steps change what it computes, which can't be converted")
+        if layer.class_name == "Resizing" and inputs[0] in self.whole_inputs and not layer.problem:
+            layer = replace(layer, problem="images of whole numbers, which Keras rounds again, can't be converted")
         value = self.add(layer, self._masked(layer, tensors, inputs))
         return [value] * (MOST_OUTPUTS if layer.config.get("return_state") or layer.class_name not in KINDS else 1)
 
@@ -358,7 +362,7 @@ def _problem(entry: Entry) -> str:
     if not entry.has_config:
         return "it has no configuration"
     if entry.is_custom and entry.class_name not in MODELS:
-        return f"a custom layer, whose code isn't in the file; load_model(…, custom_objects={{{entry.class_name!r}: module}}) takes yours"
+        return "a custom layer, whose code isn't in the file"
     if entry.in_training:
         return "called with training=True, which makes it work as in training"
     return ""

@@ -109,7 +109,7 @@ def test_a_module_stands_for_a_custom_layer(suffix: str, tmp_path: Path) -> None
         assert isinstance(ours.second, OurScaled)
         assert torch.equal(ours.second.gamma, torch.from_numpy(theirs.get_layer("second").get_weights()[0]))
         assert [node.name for node in ours.nodes][-5:-2] == ["first", theirs.layers[2].name, "second"]
-    with pytest.raises(ValueError, match=r"'first' \(Scaled\): a custom layer.*custom_objects={'Scaled': module}\)"):
+    with pytest.raises(ValueError, match=r"'first' \(Scaled\): a custom layer.*custom_objects={'first': module}\)"):
         load_model(path)
     with pytest.raises(ValueError, match=r"expected shape \(5,\). Received: \(8,\)"):
         load_model(path, custom_objects={"Scaled": lambda power: Wrong()})

@@ -51,6 +51,11 @@ def states() -> Any:
     return keras.Model([encoded, words], L.LSTM(4)(words, initial_state=both))
 
 
+def resized_bytes() -> Any:
+    image = keras.Input((48, 48, 3), dtype="uint8")
+    return keras.Model(image, L.Flatten()(base()(L.Rescaling(1 / 255)(L.Resizing(32, 32, name="smaller")(image)))))
+
+
 def masked_product() -> Any:
     """Keras 3 multiplies by 1 where a step is masked."""
     words = keras.Input((6,))
@@ -88,6 +93,7 @@ MEAN = np.array([-103.939, -116.779, -123.68], np.float32)
         (after(lambda x: x - np.ones((32, 32, 3), np.float32)), r"layer 'subtract.*' \(Subtract\): an operation that"),
         (after(lambda x: keras.ops.max(x, axis=0, keepdims=True)), r"layer 'max.*' \(Reduce\): axis=0 is no such"),
         (after(lambda x: keras.ops.roll(x, 1, axis=1)), r"layer 'roll.*' \(Roll\): a kind of layer"),
+        (resized_bytes, r"layer 'smaller' \(Resizing\): images of whole numbers, which Keras rounds again"),
         (masked_product, r"layer 'product' \(Multiply\): masked steps change what it computes"),
         (states, r"layer 'words' \(LSTM\): return_state=True can't be converted"),
     ],
