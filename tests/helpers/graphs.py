@@ -115,7 +115,9 @@ def called_twice_in_a_row() -> Any:
 def nested_with_several_ends() -> Any:
     """A model of models: one with two inputs and two outputs, called twice, its second output first."""
     a, b = keras.Input((8,)), keras.Input((8,))
-    inner = keras.Model([a, b], [L.Dense(6, name="sum")(L.Add()([a, b])), L.Dense(8, name="max")(L.Maximum()([a, b]))])
+    inner = keras.Model(
+        [a, b], [L.Dense(6, name="sum")(L.Subtract()([a, b])), L.Dense(8, name="max")(L.Maximum()([a, b]))]
+    )
     picture = image()
     x = base()(picture)
     mean, most = L.GlobalAveragePooling2D()(x), L.GlobalMaxPooling2D()(x)
@@ -323,3 +325,38 @@ def masks_merged_in_the_file() -> Any:
     words = [keras.Input((6,), name=name) for name in ("left", "right")]
     embed = L.Embedding(11, 4, mask_zero=True)
     return keras.Model(words, L.LSTM(3)(L.Average()([embed(each) for each in words])))
+
+
+@graph
+def nested_that_ends_or_feeds() -> Any:
+    """The first call of a model is an output of the whole, and nothing else; the second only feeds others."""
+    inner, pictures = base(), [keras.Input((32, 32, 3), name=name) for name in ("left", "right")]
+    first, second = (inner(picture) for picture in pictures)
+    return keras.Model(pictures, [first, L.Dense(2)(L.Flatten()(second))])
+
+
+@graph
+def a_dense_on_a_flatten_and_on_other_features() -> Any:
+    """Its kernel has one order for both."""
+    inner, shared = base(64, 96), L.Dense(3)
+    x = inner.output
+    return keras.Model(inner.input, L.Concatenate()([shared(L.Flatten()(x)), shared(L.Reshape((48,))(x))]))
+
+
+@graph
+def masks_from_layer_to_layer() -> Any:
+    words = keras.Input((6,), name="words")
+    layers = [L.Embedding(11, 4, mask_zero=True), L.LSTM(4, return_sequences=True), L.GRU(3, return_sequences=True)]
+    return keras.Model(words, L.LSTM(3)(keras.Sequential(layers)(words)))
+
+
+@graph
+def skips_at_full_width() -> Any:
+    """Convolutions that the optimized model computes by Winograd, each used again after others of the same size."""
+    picture = image(32, 40)
+    x = L.Conv2D(64, 3, padding="same", activation="relu")(picture)
+    y = L.Conv2D(64, 3, padding="same", activation="relu")(x)
+    z = L.Conv2D(64, 3, padding="same")(L.Conv2D(64, 3, padding="same", activation="relu")(y))
+    w = L.Conv2D(64, 3, padding="same")(L.Add()([z, x, y]))
+    joined = L.Concatenate()([L.MaxPooling2D()(y), L.MaxPooling2D()(w), L.MaxPooling2D()(z)])
+    return keras.Model(picture, [L.GlobalAveragePooling2D()(joined), w])
