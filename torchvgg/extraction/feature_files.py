@@ -6,7 +6,7 @@ import json
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import groupby
@@ -165,6 +165,11 @@ class Parts:
             except (ValueError, EOFError, BadZipFile):
                 part.unlink()
         return found
+
+    def unfinished(self, paths: Mapping[str, str]) -> list[str]:
+        """Returns the paths, given by their escaped names, that have no row yet: an interrupted extraction does only these."""
+        done = self.places()
+        return [path for name, path in paths.items() if name not in done]
 
     def add(self, rows: Rows) -> None:
         """Writes some rows, all or none."""

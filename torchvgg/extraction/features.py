@@ -84,14 +84,14 @@ def extract_features(
     extractor = partial(Extractor, features, preprocessing, half)
     job = {
         "weights": _fingerprint(features),
-        "layers": [name for name, _ in features.named_children()],
+        "layers": [[node.name, node.layer, *node.inputs] for node in features.nodes],
         "images": [*decoder.size, decoder.color_mode, preprocessing, exif],
         "half": half,
     }
     names = {escaped(path): path for path in find_images([images] if isinstance(images, str) else images)}
     with open_parts(Path(output), job, force) as parts:
-        done = parts.places().keys() & names.keys()
-        left = [path for name, path in names.items() if name not in done]
+        left = parts.unfinished(names)
+        done = len(names) - len(left)
         batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
         if ray and batches:
             from .ray_job import run_on_ray
@@ -101,13 +101,13 @@ def extract_features(
             with extra("images"):
                 from tqdm import tqdm
             compute, hidden = extractor(), None if progress else True  # None: hidden if standard error is no terminal
-            bar = tqdm(total=len(names), initial=len(done), unit=" images", disable=hidden)
+            bar = tqdm(total=len(names), initial=done, unit=" images", disable=hidden)
             with explained_worker_death(), bar:
                 for batch in decode_batches(batches, decoder, workers):
                     parts.add(compute(batch))
                     bar.update(len(batch.paths))
         bad = parts.join(list(names))
-    return Extraction(len(names), bad, len(done), features.output_shape[1] or 0, time.perf_counter() - started)
+    return Extraction(len(names), bad, done, features.output_shape[1] or 0, time.perf_counter() - started)
 
 
 def _fingerprint(model: Model) -> int:
