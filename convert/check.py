@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import THEANO_KERNEL, TURNED_KERNEL, features_to_keras, features_to_torch
+from .layout import THEANO_KERNEL, TURNED_KERNEL, images_to_keras, images_to_torch
 from .network.graph import unused_after
 from .network.kinds import KINDS, Settings, Shape
 from .network.kinds.activations import activate
@@ -130,10 +130,9 @@ def layer_errors(network: Network, model: Any, inputs: Mapping[str, Tensor]) -> 
     The two computations are independent, but for steep activations, which get the model's own scores.
     """
     expected = dict(inputs)
-    received = {name: features_to_torch(x) if x.dim() > 3 else x for name, x in inputs.items()}
-    flattened: dict[
-        str, torch.Size | None
-    ] = {}  # the channels-first shape of features that PyTorch flattened in its order
+    received = {name: images_to_torch(x) for name, x in inputs.items()}
+    # The channels-first shape of features that PyTorch flattened in its own order.
+    flattened: dict[str, torch.Size | None] = {}
     layers = {layer.name: layer for layer in network.layers}
     modules = dict(zip(layers, model.children(), strict=True))
     for node, unused in zip(network.nodes, unused_after(network.nodes, ()), strict=True):
@@ -176,7 +175,7 @@ def _in_keras_order(x: Tensor, flattened: torch.Size | None) -> Tensor:
     """Moves the channels to the end, also within features that were `flattened` from that shape."""
     if flattened:
         return x.unflatten(1, flattened).movedim(1, -1).flatten(1)
-    return features_to_keras(x) if x.dim() > 3 else x
+    return images_to_keras(x)
 
 
 def relative_error(computed: Tensor, expected: Tensor) -> float:

@@ -132,6 +132,16 @@ def features_to_keras(array: Tensor) -> Tensor:
     return array.movedim(-3, -1)
 
 
+def images_to_torch(x: Tensor) -> Tensor:
+    """`(N, …, h, w, c)` → `(N, …, c, h, w)`; `(N, time, features)` and `(N, features)` stay."""
+    return features_to_torch(x) if x.dim() > 3 else x
+
+
+def images_to_keras(x: Tensor) -> Tensor:
+    """`(N, …, c, h, w)` → `(N, …, h, w, c)`; `(N, time, features)` and `(N, features)` stay."""
+    return features_to_keras(x) if x.dim() > 3 else x
+
+
 def unchanged(array: Tensor) -> Tensor:
     """`(c,)` → `(c,)`: one number for each channel."""
     return array

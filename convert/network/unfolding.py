@@ -3,7 +3,7 @@
 import copy
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from .call_order import calls_in_order, no_such_call
 from .graph import INPUT, Described, Graph, Node, uniquely_named
 from .kinds import KINDS
 from .operations import as_layer, is_operation, merge_of_keras_1, named_function
+from .weights_groups import places_of
 
 ALIASES = {
     **{f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)},  # TensorFlow 1's
@@ -63,8 +64,9 @@ def read_graph(model: Entry, keras_version: str = "3", custom_objects: CustomObj
     if unused := named - unfolding.used:
         raise ValueError(f"lambda: no layer is called {', '.join(map(repr, sorted(unused)))}")
     leaves = iter(outputs)
-    structure = mapped(lambda _: next(leaves), _sorted(model.ends.get("output", ""))) if model.ends else outputs[0]
-    return unfolding.graph(model.name, inputs, structure)
+    if _is_functional(model):
+        return unfolding.graph(model.name, inputs, mapped(lambda _: next(leaves), _sorted(model.ends["output"])))
+    return unfolding.graph(model.name, inputs, outputs[0] if len(outputs) == 1 else outputs)
 
 
 def _sorted(structure: Any) -> Any:
@@ -104,6 +106,7 @@ class _Unfolding:
 
     def __init__(self, keras_version: str, custom_objects: CustomObjects) -> None:
         self.keras_version, self.custom_objects = keras_version, custom_objects
+        self.is_old = is_before_3(keras_version)
         self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
         self.used: set[str] = set()
         self.whole_inputs: set[Value] = set()
@@ -179,7 +182,7 @@ class _Unfolding:
         others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
         if others and layer.class_name in KINDS and not layer.problem:
             layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
-        changed = {"Softmax"} if self.keras_version[0] in "12" else {"Softmax", *CHANGED_BY_MASKS}
+        changed = {"Softmax"} if self.is_old else {"Softmax", *CHANGED_BY_MASKS}
         if layer.class_name in changed and any(value in self.masks for value in inputs) and not layer.problem:
             layer = replace(layer, problem="masked steps change what it computes, which can't be converted")
         if layer.class_name == "Resizing" and inputs[0] in self.whole_inputs and not layer.problem:
@@ -198,7 +201,6 @@ class _Unfolding:
             return values
         masks = [self.masks.get(value) for value in values]
         handed_on = list(dict.fromkeys(found for found in masks if found is not None))
-        is_old = self.keras_version[0] in "12"
         if layer.class_name == "Embedding" and layer.config.get("mask_zero"):
             handed_on = [self._mask(layer, "NotEqual", {"value": 0}, values)]
         elif layer.class_name == "Masking":  # where all numbers of a step are that value
@@ -206,10 +208,10 @@ class _Unfolding:
             handed_on = [self._mask(layer, "Reduce", {"function": "any", "axis": -1}, [differs])]
         elif layer.class_name == "Concatenate" and layer.config.get("axis") in (1, -2) and None not in masks:
             handed_on = [self._mask(layer, "Concatenate", {"axis": 1}, [found for found in masks if found is not None])]
-        elif len(masks) > 1 and None in masks and not is_old:
+        elif len(masks) > 1 and None in masks and not self.is_old:
             handed_on = []
         elif len(handed_on) > 1:  # a step is kept that all inputs keep; in Keras 3, that one of them keeps
-            handed_on = [self._mask(layer, "Minimum" if is_old else "Maximum", {}, handed_on)]
+            handed_on = [self._mask(layer, "Minimum" if self.is_old else "Maximum", {}, handed_on)]
         if kind.heeds_mask:
             values += (mask or handed_on)[:1]
         if handed_on and kind.hands_mask_on(layer.config):
@@ -218,7 +220,7 @@ class _Unfolding:
 
     def _mask(self, layer: Described, class_name: str, config: dict[str, Any], inputs: Sequence[Value]) -> Value:
         """Computes a mask that a layer makes, or makes of those of its inputs."""
-        name = f"{layer.own_name}_mask" + "_of_steps" * (class_name == "Reduce")
+        name = f"{layer.own_name}_mask_{class_name.lower()}"
         return self.add(Described(class_name, name, config, path=(*layer.path[:-1], name)), inputs, True)
 
     def _in_time(self, wrapped: Entry, inputs: Sequence[Value], layer: Described) -> list[Value]:
@@ -298,7 +300,9 @@ class _Unfolding:
         kept = [number for number in range(len(self.calls)) if number in used]
         by_path: dict[tuple[str, ...], Described] = {}
         for number in kept:
-            by_path.setdefault(self.calls[number].layer.path, self.calls[number].layer)
+            layer = self.calls[number].layer
+            if layer.path not in by_path or layer.problem:  # one call that can't be converted is enough
+                by_path[layer.path] = layer
         layers = uniquely_named(counted(list(by_path.values())))
         names = dict(zip(by_path, (layer.name for layer in layers), strict=True))
         taken = set(names.values())
@@ -341,10 +345,15 @@ def _value(found: Mapping[tuple[str, int, int], Value], operand: Operand, model:
     return value
 
 
+def is_before_3(keras_version: str) -> bool:
+    """Tells whether Keras 1 or 2 wrote a file."""
+    return keras_version.split(".")[0] in ("1", "2")
+
+
 def described(entry: Entry, place: str, keras_version: str, outer: Described | None = None) -> Described:
     """Describes a layer in its place in a model; `outer` is that model as a layer, if it lies in another."""
     outer = outer or Described("", "")
-    inherits = keras_version.split(".")[0] in ("1", "2")
+    inherits = is_before_3(keras_version)
     own = entry.config.get("trainable", True) is not False
     return Described(
         ALIASES.get(entry.class_name, entry.class_name),
@@ -366,20 +375,3 @@ def _problem(entry: Entry) -> str:
     if entry.in_training:
         return "called with training=True, which makes it work as in training"
     return ""
-
-
-def places_of(model: Entry) -> dict[str, str]:
-    """Maps each layer's name to its group in a `.weights.h5`."""
-    numbered = places(entry.class_name for entry in model.layers)
-    return dict(zip((entry.name for entry in model.layers), numbered, strict=True))
-
-
-def places(class_names: Iterable[str]) -> Iterator[str]:
-    """Yields the groups that a `.weights.h5` has for layers of these classes, in snake case, each class numbered by itself."""
-    counts: Counter[str] = Counter()
-    for class_name in class_names:
-        # Keras's snake case: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`
-        kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
-        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
-        yield f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"
-        counts[kind] += 1

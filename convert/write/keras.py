@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..network.network import Layer, Network
-from ..network.unfolding import places
+from ..network.weights_groups import places
 
 
 def write_keras(network: Network, path: Path, suffix: str, dtype: str) -> None:

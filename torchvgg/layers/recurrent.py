@@ -1,5 +1,6 @@
 """Recurrent layers, which read a sequence step by step."""
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -73,9 +74,9 @@ class _Recurrent(nn.Module):
             outputs.append(output)
         return torch.stack(outputs, 1) if self.return_sequences else outputs[-1]
 
+    @abstractmethod
     def step(self, x: Tensor, recurrent_bias: Tensor | None, *states: Tensor) -> tuple[Tensor, ...]:
         """Returns the next states; `x` is one step's input, multiplied by `weight_ih`."""
-        raise NotImplementedError
 
 
 class SimpleRNN(_Recurrent):

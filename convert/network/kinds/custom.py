@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layout import UNCHANGED, features_to_keras, features_to_torch
+from ...layout import UNCHANGED, images_to_keras, images_to_torch
 from .kind import Arrays, Features, Kind, Settings, Shape, Spec
 from .validators import REQUIRED, Setting
 
@@ -32,25 +32,17 @@ class Custom(Kind):
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *others: Tensor) -> Tensor:
         """Calls the module itself: nothing else says what it computes."""
-        return _channels_last(settings["module"](*map(_channels_first, (x, *others))))
+        return images_to_keras(settings["module"](*map(images_to_torch, (x, *others))))
 
 
 @torch.no_grad()
 def _run(module: nn.Module, shapes: list[Shape], size: int) -> Shape:
     inputs = [torch.zeros(1, *(length or size for length in shape)) for shape in shapes]
     try:
-        output: Any = module(*map(_channels_first, inputs))
+        output: Any = module(*map(images_to_torch, inputs))
     except (RuntimeError, TypeError, ValueError) as error:
-        received = ", ".join(str(tuple(_channels_first(x).shape)) for x in inputs)
+        received = ", ".join(str(tuple(images_to_torch(x).shape)) for x in inputs)
         raise ValueError(f"the module for it fails on an input of {received}: {error}") from error
     if not isinstance(output, Tensor) or not output.dim() or len(output) != 1:
         raise ValueError("the module for it has to return a tensor, batch first")
-    return tuple(_channels_last(output).shape[1:])
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    return features_to_torch(x) if x.dim() > 3 else x
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return features_to_keras(x) if x.dim() > 3 else x
+    return tuple(images_to_keras(output).shape[1:])

@@ -1,5 +1,6 @@
 """Recurrent layers, which read a sequence step by step."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -68,9 +69,9 @@ class _Recurrent(Kind):
             outputs.append(torch.where(is_kept, states[0], 0) if settings["zero_output_for_mask"] else states[0])
         return (torch.stack(outputs, 1) if settings["return_sequences"] else outputs[-1]).float()
 
+    @abstractmethod
     def step(self, settings: Settings, arrays: Arrays, x: Tensor, *states: Tensor) -> list[Tensor]:
         """Computes the next states, the first of which is the output, from one step's input."""
-        raise NotImplementedError
 
 
 class SimpleRNN(_Recurrent):

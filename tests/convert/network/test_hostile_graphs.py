@@ -2,10 +2,12 @@
 
 import json
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import pytest
 
@@ -72,29 +74,21 @@ def many_calls() -> Config:
     return model(layer("a", *calls), end="a", call=9_999)
 
 
-def doubling() -> Config:
+def doubled(found: Config) -> Config:
     """Each model calls the one within twice: 2 ** 30 calls of the innermost."""
-    found = model(layer("end", [tensor("image")]))
     for _ in range(30):
         inner: Config = {"class_name": "Functional", "config": found, "name": "inner"}
-        inner["inbound_nodes"] = [
-            {"args": [tensor("image")], "kwargs": {}},
-            {"args": [tensor("inner", 0)], "kwargs": {}},
-        ]
+        inner["inbound_nodes"] = [{"args": [tensor(name)], "kwargs": {}} for name in ("image", "inner")]
         found = model(inner, end="inner", call=2)
     return found
+
+
+def doubling() -> Config:
+    return doubled(model(layer("end", [tensor("image")])))
 
 
 def empty_doubling() -> Config:
-    found = model(end="image")
-    for _ in range(30):
-        inner: Config = {"class_name": "Functional", "config": found, "name": "inner"}
-        inner["inbound_nodes"] = [
-            {"args": [tensor("image")], "kwargs": {}},
-            {"args": [tensor("inner", 0)], "kwargs": {}},
-        ]
-        found = model(inner, end="inner", call=2)
-    return found
+    return doubled(model(end="image"))
 
 
 def nested_deeply() -> Config:
@@ -197,8 +191,6 @@ def test_a_graph_that_cannot_be(
 
 def set_class(path: Path, class_name: str) -> None:
     """Gives the model in a `.keras` another class."""
-    import zipfile
-
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     whole = json.loads(members["config.json"]) | {"class_name": class_name}
@@ -212,3 +204,21 @@ def test_a_map_that_a_small_kernel_makes_is_counted(tmp_path: Path) -> None:
     keras.Sequential([keras.Input((500, 500, 1)), L.Conv2DTranspose(65_536, 1)]).save(path := tmp_path / "model.keras")
     with pytest.raises(ValueError, match="images of 500×500 are too large to be checked here"):
         convert(path)
+
+
+def test_a_sequential_that_says_it_has_outputs(tmp_path: Path) -> None:
+    """What only a Functional has is left aside, and so is a version that is none."""
+    keras.Sequential([keras.Input((8,)), L.Dense(3)]).save(path := tmp_path / "model.h5")
+    expected = load_model(path).state_dict()
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["output_layers"] = [["dense", 0, 0], ["dense", 0, 0]]
+        config["config"]["layers"][1]["config"]["name"] = "dense"
+        file.attrs["model_config"] = json.dumps(config)
+        file["model_weights"].attrs["keras_version"] = file.attrs["keras_version"] = ""
+        name = file["model_weights"].attrs["layer_names"][-1]
+        file["model_weights"].move(name, "renamed")
+        file["model_weights"].move("renamed", "dense")
+        file["model_weights"].attrs["layer_names"] = ["dense"]
+    assert [*load_model(path).state_dict()] == ["dense.weight", "dense.bias"]
+    assert len(expected) == 2

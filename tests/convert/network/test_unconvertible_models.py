@@ -56,6 +56,13 @@ def resized_bytes() -> Any:
     return keras.Model(image, L.Flatten()(base()(L.Rescaling(1 / 255)(L.Resizing(32, 32, name="smaller")(image)))))
 
 
+def states_in_a_second_call() -> Any:
+    """The first call of the layer is as it should be."""
+    first, second = keras.Input((4, 3)), keras.Input((5, 3))
+    words = L.GRU(4, name="words")
+    return keras.Model([first, second], words(second, initial_state=words(first)))
+
+
 def masked_product() -> Any:
     """Keras 3 multiplies by 1 where a step is masked."""
     words = keras.Input((6,))
@@ -95,6 +102,7 @@ MEAN = np.array([-103.939, -116.779, -123.68], np.float32)
         (after(lambda x: keras.ops.roll(x, 1, axis=1)), r"layer 'roll.*' \(Roll\): a kind of layer"),
         (resized_bytes, r"layer 'smaller' \(Resizing\): images of whole numbers, which Keras rounds again"),
         (masked_product, r"layer 'product' \(Multiply\): masked steps change what it computes"),
+        (states_in_a_second_call, r"layer 'words' \(GRU\): called with an initial state"),
         (states, r"layer 'words' \(LSTM\): return_state=True can't be converted"),
     ],
 )

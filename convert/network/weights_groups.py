@@ -1,0 +1,24 @@
+"""The names that Keras gives the groups of a `.weights.h5`: by class, each class numbered by itself."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from .architecture_json import Entry
+
+
+def places_of(model: Entry) -> dict[str, str]:
+    """Maps each layer's name to its group in a `.weights.h5`."""
+    numbered = places(entry.class_name for entry in model.layers)
+    return dict(zip((entry.name for entry in model.layers), numbered, strict=True))
+
+
+def places(class_names: Iterable[str]) -> Iterator[str]:
+    """Yields the groups that a `.weights.h5` has for layers of these classes, in snake case, each class numbered by itself."""
+    counts: Counter[str] = Counter()
+    for class_name in class_names:
+        # Keras's snake case: `MaxPooling2D` → `max_pooling2d`, `PReLU` → `p_re_lu`
+        kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
+        yield f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"
+        counts[kind] += 1
