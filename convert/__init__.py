@@ -70,6 +70,7 @@ def convert(
     from .demo import write_demo
     from .errors import naming_file
     from .network.from_file import open_source
+    from .read.file_kind import exists
     from .report import Report
     from .write.write_checked import write_checked
 
@@ -88,7 +89,7 @@ def convert(
                 raise ValueError(f"output: name a file; weights='imagenet' trusts {source} to be whole and float32")
             target = published.converted_path(str(source))
         else:
-            if not os.path.isfile(path):  # noqa: PTH113  # a name that is too long is none, to Path an error
+            if not exists(source):
                 names = ", ".join(published.FILES)
                 raise FileNotFoundError(f"{str(source)!r}: no such file; expected a Keras file, {names}, or demo")
             target = default_output(path)
@@ -128,5 +129,7 @@ def _check_distinct(target: Path, source: Path) -> None:
 
 
 def default_output(source: Path) -> Path:
-    """Names the output beside a file: `my.weights.h5`, `my.h5`, `my.keras` → `my.safetensors`."""
-    return source.with_name(f"{source.name.removesuffix(suffix_of(source))}.safetensors")
+    """Names the output beside a file or folder: `my.weights.h5`, `my.h5`, `my.keras`, `my/` → `my.safetensors`."""
+    source = source if source.name else source.resolve()
+    name = source.name if source.is_dir() else source.name.removesuffix(suffix_of(source))
+    return source.with_name(f"{name}.safetensors")

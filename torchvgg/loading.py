@@ -119,8 +119,10 @@ def open_model(weights: str | os.PathLike[str] = "vgg16", include_top: bool = Tr
         ValueError: as `load_model`.
         OSError: the file is missing or can't be read, or the weights can't be downloaded.
     """
+    from .convert.read.file_kind import exists
+
     if weights in PUBLISHED:
         return PUBLISHED[str(weights)](include_top=include_top).eval()
-    if not os.path.exists(weights):  # noqa: PTH110  # a name that is too long is none, to Path an error
+    if not exists(weights):
         raise FileNotFoundError(f"{weights}: no such file; expected one, or {' or '.join(PUBLISHED)}")
     return load_model(weights)

@@ -80,9 +80,10 @@ def global_pooling(pooling: str | None) -> dict[str, nn.Module]:
 
 def check_weights(weights: Any, include_top: bool, classes: Any, activation: Activation) -> None:
     """Raises a ValueError if Keras refuses `weights`, or the classifier with these weights."""
+    from .convert.read.file_kind import exists
+
     known = weights is None or weights == "imagenet"
-    # Path.is_file raises an OSError for a name that is too long.
-    if not known and not (isinstance(weights, str | os.PathLike) and os.path.isfile(weights)):  # noqa: PTH113
+    if not known and not (isinstance(weights, str | os.PathLike) and exists(weights)):
         raise ValueError(
             "weights: expected None (random initialisation), 'imagenet', or the path of a weights file. "
             f"Received: {weights!r}, which is no such name and no file"

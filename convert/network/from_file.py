@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..errors import naming_file
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..options import ACTIVATIONS
-from ..read.file_kind import file_kind
+from ..read.file_kind import file_kind, files_of
 from ..read.keras_file import KerasFile, open_keras_file
 from ..read.strict_json import LONGEST_VERSION
 from ..read.torch_file import TorchFile, read_torch_file
@@ -44,7 +44,7 @@ class Source(NamedTuple):
     format: str
     keras_version: str
     path: Path
-    stamp: tuple[int, ...]
+    stamp: list[tuple[int, ...]]
     assumed: str
     published_md5: str | None = None
 
@@ -62,9 +62,9 @@ class Source(NamedTuple):
             raise ValueError(f"{self.path}: changed while it was read; retry when nothing writes to it")
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _stamp(path: Path) -> list[tuple[int, ...]]:
+    found = [file.stat() for file in files_of(path)]
+    return [(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
 
 
 @contextmanager

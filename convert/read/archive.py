@@ -52,9 +52,7 @@ def read_keras_archive(path: Path, scratch: Path) -> KerasArchive:
             raise ValueError(f"a damaged archive ({', '.join(sorted(missing))} missing)")
         starts = {name: _start(stream, members[name]) for name in (CONFIG, METADATA, WEIGHTS)}
         config = _read_json(archive, members[CONFIG])
-        version = _read_json(archive, members[METADATA]).get("keras_version")
-        if not isinstance(version, str) or len(version) > LONGEST_VERSION:
-            raise ValueError(f"{METADATA}: expected the keras_version. Received: {version!r:.50}")
+        version = _version(_read_json(archive, members[METADATA]))
         weights = members[WEIGHTS]
         if weights.compress_type != zipfile.ZIP_STORED:
             with open(scratch / WEIGHTS, "wb") as unpacked:
@@ -64,6 +62,25 @@ def read_keras_archive(path: Path, scratch: Path) -> KerasArchive:
             while stored.read(1 << 20):
                 pass
         return KerasArchive(config, version, path, starts[WEIGHTS], weights.file_size)
+
+
+def read_keras_folder(path: Path) -> KerasArchive:
+    """Reads what a folder with the members of a `.keras` holds. A ValueError tells of one that isn't as Keras writes it."""
+    config, metadata = (parse_json(_first_bytes(path / name), name) for name in (CONFIG, METADATA))
+    weights = path / WEIGHTS
+    return KerasArchive(config, _version(metadata), weights, 0, weights.stat().st_size)
+
+
+def _first_bytes(path: Path) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(LONGEST_JSON + 1)
+
+
+def _version(metadata: dict[str, Any]) -> str:
+    version = metadata.get("keras_version")
+    if not isinstance(version, str) or len(version) > LONGEST_VERSION:
+        raise ValueError(f"{METADATA}: expected the keras_version. Received: {version!r:.50}")
+    return version
 
 
 def read_torch_archive(path: Path) -> tuple[bytes, dict[str, tuple[int, int]]]:

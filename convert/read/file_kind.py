@@ -1,39 +1,133 @@
-"""What kind of file a file is, by its content; its name doesn't matter."""
+"""What kind of file or folder a model is in, by its content; names don't matter, but for a checkpoint's.
 
+What is known and isn't read is named, with the way to a file that is.
+"""
+
+import os
+import re
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 
-from .archive import WEIGHTS, ZIP_MAGIC, member_names
+from .archive import CONFIG, METADATA, WEIGHTS, ZIP_MAGIC, member_names
 
 EXPECTED = "expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
+SAVED_AGAIN = "load it in the Keras that wrote it, and model.save('x.keras')"
+RETRIEVED_AGAIN = "download the file itself"
 
 
 class FileKind(Enum):
     HDF5 = "Keras's .h5 and .weights.h5"
     KERAS_ARCHIVE = "Keras's .keras, a zip"
+    KERAS_FOLDER = "a folder with what a .keras has, as KerasHub's presets"
+    SAVED_MODEL = "TensorFlow's SavedModel, a folder"
+    CHECKPOINT = "a TensorFlow checkpoint, .index and .data-…"
+    ONNX = "an ONNX file"
     SAFETENSORS = "PyTorch tensors as .safetensors"
     TORCH_ARCHIVE = "PyTorch tensors as torch.save writes them, a zip"
 
     @property
     def is_keras(self) -> bool:
-        return self in (FileKind.HDF5, FileKind.KERAS_ARCHIVE)
+        return self not in (FileKind.SAFETENSORS, FileKind.TORCH_ARCHIVE)
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Tells whether there is a file or folder, or a checkpoint, of that name, which may be too long for one."""
+    return os.path.exists(path) or os.path.exists(f"{os.fspath(path)}.index")  # noqa: PTH110  # Path raises an OSError
 
 
 def file_kind(path: Path) -> FileKind:
-    """Returns the kind of a file. A ValueError tells of one that isn't read."""
+    """Returns the kind of a file or folder. A ValueError tells of one that isn't read."""
+    if path.is_dir():
+        return _folder_kind(path)
+    if checkpoint_prefix(path):
+        return FileKind.CHECKPOINT
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: no plain file")
     with open(path, "rb") as stream:
-        head = stream.read(9)
-    if head[8:] == b"{":  # a JSON header after its length
+        head = stream.read(4096)
+    if head[8:9] == b"{":  # a JSON header after its length
         return FileKind.SAFETENSORS
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         return FileKind.HDF5
     if head[:4] == ZIP_MAGIC:
-        return FileKind.KERAS_ARCHIVE if WEIGHTS in member_names(path) else FileKind.TORCH_ARCHIVE
-    if not head:
-        raise ValueError(f"{path}: an empty file")
+        return _zip_kind(path)
+    if re.match(rb"\x08[\x03-\x14][\x12\x1a\x22\x2a\x3a]", head):  # its version, then its producer or graph
+        return FileKind.ONNX
+    what, way = _unread(head)
+    raise ValueError(f"{path}: {what}, which isn't read; {way}" if what else f"{path}: {way}")
+
+
+def checkpoint_prefix(path: Path) -> Path | None:
+    """Returns what the names of a checkpoint's files begin with. `path` is that, one of them, or their folder, for its latest."""
+    latest = path / "checkpoint" if path.is_dir() else path
+    prefix = Path(re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", str(path)))
+    if latest.name == "checkpoint" and latest.is_file():
+        with open(latest, "rb") as stream:
+            if name := re.match(rb'model_checkpoint_path: "(?:[^"]*/)?([^"\\/]+)"', stream.read(4096)):
+                prefix = latest.with_name(os.fsdecode(name[1]))
+    return prefix if not prefix.is_file() and prefix.with_name(f"{prefix.name}.index").is_file() else None
+
+
+def files_of(path: Path) -> list[Path]:
+    """Lists the files that are read of a model at `path`."""
+    if path.is_dir():
+        inside = [file for pattern in ("*", "variables/*") for file in path.glob(pattern)]
+        return sorted(file for file in inside if file.is_file())
+    if prefix := checkpoint_prefix(path):
+        return sorted(file for file in prefix.parent.iterdir() if file.name.startswith(f"{prefix.name}."))
+    return [path]
+
+
+def _folder_kind(path: Path) -> FileKind:
+    if (path / "saved_model.pb").is_file():
+        return FileKind.SAVED_MODEL
+    if all((path / name).is_file() for name in (CONFIG, METADATA, WEIGHTS)):
+        return FileKind.KERAS_FOLDER
+    if checkpoint_prefix(path):
+        return FileKind.CHECKPOINT
     raise ValueError(
-        f"{path}: {EXPECTED}. Received: another kind of file; files of PyTorch before 1.6, which aren't read, are "
-        "read after torch.save(torch.load(path, weights_only=True), path)"
+        f"{path}: a folder without a model: expected saved_model.pb (a SavedModel); {CONFIG}, {METADATA} and {WEIGHTS} (a "
+        ".keras, or a KerasHub preset); or a checkpoint"
     )
+
+
+def _zip_kind(path: Path) -> FileKind:
+    names = member_names(path)
+    if WEIGHTS in names:
+        return FileKind.KERAS_ARCHIVE
+    if any(name.endswith(".npy") for name in names):
+        raise ValueError(f"{path}: NumPy arrays (.npz) without their layers; {_FROM_ARRAYS}")
+    if folder := next(
+        (name for name in names if re.search(r"(^|/)(saved_model\.pb|[^/]+\.(h5|keras|index|onnx))$", name)), ""
+    ):
+        raise ValueError(f"{path}: a zip around {folder!r}; unpack it, and take that")
+    return FileKind.TORCH_ARCHIVE
+
+
+_FROM_ARRAYS = "build the model in Keras, model.set_weights(arrays), and model.save('x.keras')"
+_BEFORE_1_6 = "it is read after torch.save(torch.load(path, weights_only=True), path)"
+
+# By what a file begins with: what it is, and the way.
+_UNREAD: Iterable[tuple[bytes, str, str]] = (
+    (rb"$", "", "an empty file"),
+    (rb"\x80[\x00-\x05]\x8a\x0al\xfc\x9cF\xf9", "a file of PyTorch before 1.6", _BEFORE_1_6),
+    (rb"\x80[\x00-\x05]", "a pickle, or a file of PyTorch before 1.6", f"of a Keras model: {SAVED_AGAIN}; of PyTorch's: {_BEFORE_1_6}"),
+    (rb"....TFL3", "a TensorFlow Lite model (.tflite)", f"it is a product of the model: {SAVED_AGAIN}"),
+    (rb"\x08\x01\x12", "saved_model.pb alone", "take the folder that it lies in, with variables/"),
+    (rb"\x93NUMPY", "NumPy arrays (.npy) without their layers", _FROM_ARRAYS),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc|Rar!|.{257}ustar", "a packed file", "unpack it, and take what is in it"),
+    (rb"version https://git-lfs", "a pointer of Git LFS, not the file", f"git lfs pull, or {RETRIEVED_AGAIN}"),
+    (rb"\s*<(!DOCTYPE|html|\?xml)", "a web page, not the file", RETRIEVED_AGAIN),
+    (rb'\s*\{(?=.*("modelTopology"|"weightsManifest"))', "a model of TensorFlow.js", SAVED_AGAIN),
+    (rb'\s*\{(?=.*"weight_map")', "the index of weights in several files", "load them in Keras, and model.save_weights('x.weights.h5')"),
+    (rb"\s*\{|(backend|class_name|config|keras_version):", "an architecture without weights", "it goes beside them: load_model('x.weights.h5', architecture=path)"),
+    (rb"\x0a", "a frozen graph of TensorFlow (.pb), or another such file", SAVED_AGAIN),
+)  # fmt: skip
+
+
+def _unread(head: bytes) -> tuple[str, str]:
+    for begin, what, way in _UNREAD:
+        if re.match(begin, head, re.DOTALL):
+            return what, way
+    return "", f"{EXPECTED}. Received: another kind of file"

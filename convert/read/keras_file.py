@@ -18,8 +18,8 @@ import torch
 from ..array import Units
 from ..atomic_files import scratch_folder
 from ..errors import naming_file
-from .archive import read_keras_archive
-from .file_kind import FileKind, file_kind
+from .archive import read_keras_archive, read_keras_folder
+from .file_kind import SAVED_AGAIN, FileKind, file_kind
 from .hdf5_process import run_hdf5_reader
 from .strict_json import parse_json
 
@@ -101,7 +101,7 @@ def _tensor_of(numbers: np.ndarray) -> torch.Tensor:
 
 @contextmanager
 def open_keras_file(path: Path) -> Iterator[KerasFile]:
-    """Opens an HDF5 file or a `.keras`, whose arrays can be read while it is open. A ValueError tells of any other file."""
+    """Opens what Keras wrote; its arrays can be read while it is open. A ValueError tells of any other file."""
     kind = file_kind(path)
     with scratch_folder() as scratch:
         with naming_file(path):
@@ -109,12 +109,13 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
                 found = _read_hdf5(path, path, 0, path.stat().st_size, scratch / "spool")
                 if not found.layers and found.config is None:
                     raise ValueError("an HDF5 file without Keras layers; expected `layer_names` or a group `layers`")
-            elif kind is FileKind.KERAS_ARCHIVE:
-                archive = read_keras_archive(path, scratch)
+            elif kind in (FileKind.KERAS_ARCHIVE, FileKind.KERAS_FOLDER):
+                is_folder = kind is FileKind.KERAS_FOLDER
+                archive = read_keras_folder(path) if is_folder else read_keras_archive(path, scratch)
                 found = _read_hdf5(path, archive.path, archive.start, archive.length, scratch / "spool")
                 found = KerasFile(".keras", archive.keras_version, found.layers, archive.config, is_named=False)
             else:
-                raise ValueError(f"expected a file that Keras wrote. Received: {kind.value}")
+                raise ValueError(f"{kind.value}, which isn't read; {SAVED_AGAIN}")
         yield found
 
 

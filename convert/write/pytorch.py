@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..network.from_file import Source
 from ..network.network import Network
+from ..read.file_kind import files_of
 from .naming_schemes import to_scheme
 
 # The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
@@ -108,7 +109,7 @@ def metadata(network: Network, source: Source, naming_scheme: str) -> dict[str, 
     found = {
         "format": "pt",
         "source": os.fsencode(source.path.name).decode("utf-8", "replace"),
-        "source_size": str(source.path.stat().st_size),
+        "source_size": str(sum(file.stat().st_size for file in files_of(source.path))),
         "keras_version": source.keras_version,
         "torchvgg_version": "unknown",
     }

@@ -170,8 +170,11 @@ def save_old(evil: Any, path: Path) -> None:
 
 SAVES: list[tuple[Callable[..., Any], str]] = [
     (torch.save, "a pickle that names posix.system, which isn't run .*weights_only=True"),
-    (save_old, "before 1.6, which aren't read.*weights_only=True"),
-    (lambda evil, path: path.write_bytes(pickle.dumps(evil, 2)), "before 1.6, which aren't read"),
+    (save_old, "PyTorch before 1.6, which isn't read; it is read after .*weights_only=True"),
+    (
+        lambda evil, path: path.write_bytes(pickle.dumps(evil, 2)),
+        "a pickle, or a file of PyTorch before 1.6, which isn't read",
+    ),
 ]
 
 
