@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..errors import naming_file
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..options import ACTIVATIONS
+from ..read.architecture_file import Architecture, read_architecture
 from ..read.file_kind import file_kind, files_of
 from ..read.keras_file import KerasFile, open_keras_file
 from ..read.strict_json import LONGEST_VERSION
@@ -75,6 +76,7 @@ def open_source(
     activation: str | None = None,
     weights_only: bool = False,
     custom_objects: CustomObjects | None = None,
+    architecture: Architecture | None = None,
 ) -> Iterator[Source]:
     """Opens a file that Keras or PyTorch wrote. Its arrays can be read while it is open.
 
@@ -85,13 +87,17 @@ def open_source(
         activation: "softmax" or "none", of a VGG's top in a file without an architecture; None assumes softmax.
         weights_only: of a whole Keras model, take only the weights, which have to be a VGG's.
         custom_objects: what stands for Lambdas and custom layers of a whole Keras model.
+        architecture: of weights that stand alone, or in the place of the file's own.
 
     Raises:
         ValueError: no network can be made of it; the message says why.
         OSError: it can't be read.
+        ImportError: the architecture is YAML, and PyYAML isn't installed.
     """
     stamp = _stamp(path)
     if not file_kind(path).is_keras:
+        if architecture is not None:
+            raise ValueError(f"architecture: it goes with weights that Keras saved, and {path} has PyTorch's; drop it")
         file = read_torch_file(path)
         with naming_file(path):
             network = _or_advice(partial(_network_of_torch_file, file, input_shape), base_only, "--base-only")
@@ -99,8 +105,13 @@ def open_source(
         keras_version = file.metadata.get("keras_version", "unknown")[:LONGEST_VERSION]
         yield Source(network, path.suffix, keras_version, path, stamp, assumed)
         return
+    described = None if architecture is None else read_architecture(architecture)
     with open_keras_file(path) as keras_file:
         with naming_file(path):
+            if described:
+                config, version = described
+                version = version or keras_file.keras_version
+                keras_file = replace(keras_file, config=config, keras_version=version, by_order=True)
             make = partial(_network_of_keras_file, keras_file, input_shape, custom_objects)
             network = _or_advice(make, base_only, "--base-only, or include_top=False")
             if weights_only and not base_only and keras_file.config is not None:
@@ -117,7 +128,7 @@ def _check_order(keras_file: KerasFile, base_only: bool) -> None:
     blocks = [layer.name for layer in keras_file.layers if CONVOLUTION_NAME.fullmatch(layer.name)]
     if blocks != sorted(blocks):
         raise ValueError(f"layers in another order than their names say: {', '.join(blocks)}")
-    if keras_file.is_named:
+    if keras_file.in_order:
         return
     numbered: dict[str, set[int]] = defaultdict(set)
     for layer in keras_file.layers:
@@ -146,7 +157,7 @@ def _network_of_keras_file(
         return base_of_keras_file(file)
     arrays = [array for array in file.arrays if array.dtype.is_floating_point]
     kernels = TURNED_KERNEL if file.turned else CONV2D_KERNEL
-    return vgg_of_arrays(arrays, input_shape, base_only, kernels, in_order=file.is_named)
+    return vgg_of_arrays(arrays, input_shape, base_only, kernels, in_order=file.in_order)
 
 
 def _or_advice(make: Callable[[bool], Network], base_only: bool, way: str) -> Network:
