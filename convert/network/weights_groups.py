@@ -11,9 +11,7 @@ from .architecture_json import Entry
 def places_of(model: Entry, group_names: GroupNames) -> dict[str, str]:
     """Maps each layer's name to its group within its model's."""
     if group_names is GroupNames.PLACE:
-        is_chain = model.class_name == "Sequential"  # which doesn't count its input
-        layers = [entry.name for entry in model.layers if not (is_chain and entry.class_name == "InputLayer")]
-        return {name: f"layer-{number}" for number, name in enumerate(layers)}
+        return {entry.name: f"layer-{number}" for number, entry in enumerate(model.layers[::-1], 1)}
     numbered = places(entry.class_name for entry in model.layers)
     return dict(zip((entry.name for entry in model.layers), numbered, strict=True))
 

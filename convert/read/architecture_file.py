@@ -69,9 +69,11 @@ def _parse_yaml(text: bytes) -> dict[str, Any]:
         raise ImportError("YAML is read with PyYAML: pip install pyyaml; or write JSON, model.to_json()") from None
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Makes lists of Python's tuples, which Keras writes; runs nothing."""
+        """Makes lists of Python's tuples and TensorFlow's lists, which Keras writes; runs nothing."""
 
     Loader.add_constructor("tag:yaml.org,2002:python/tuple", yaml.SafeLoader.construct_yaml_seq)
+    wrapper = "tag:yaml.org,2002:python/object/apply:tensorflow.python.training.tracking.data_structures.ListWrapper"
+    Loader.add_constructor(wrapper, lambda loader, node: [*loader.construct_sequence(node, deep=True), []][0])
     if len(text) > LONGEST_JSON:
         raise ValueError("longer than Keras writes it")
     try:

@@ -70,11 +70,11 @@ class KerasArray:
 
 
 class GroupNames(Enum):
-    """What a file calls the group of a layer's arrays; the next examples are a third layer, the second convolution."""
+    """What a file calls the group of a layer's arrays; the examples are of a second convolution that ten layers follow."""
 
     OWN = "the layer's own name, block1_conv2"
     CLASS = "its class, numbered by itself, layers/conv2d_1"
-    PLACE = "its place in the model, layer-2"
+    PLACE = "its place in the model from the end, layer-11"
 
 
 @dataclass(frozen=True)

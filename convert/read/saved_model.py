@@ -32,7 +32,10 @@ OTHERS = re.compile(
 
 
 class SavedLayer(NamedTuple):
-    """A layer's place among the objects, `layer-1/layer-3`, and its arrays in Keras's order, by the names of Keras's variables."""
+    """A layer's place, and its arrays in Keras's order, by the names of Keras's variables.
+
+    Layers are counted from the end, `layer-1` is the last of its model: only some versions count the input of a Sequential.
+    """
 
     place: str
     arrays: list[tuple[str, Stored]]
@@ -137,9 +140,11 @@ def _layers(prefix: Path) -> Iterator[SavedLayer]:
         if arrays:
             in_order = sorted(arrays, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
             yield SavedLayer(place, [(arrays[a][0], _array(stored, *arrays[a])) for a in in_order])
-        for name in sorted(children, key=_natural):
+        numbers = {name: int(name[6:]) for name in children if re.fullmatch(r"layer-[0-9]{1,9}", name)}
+        for name in sorted(children, key=lambda name: numbers.get(name, -1)):
             if name not in arrays and not OTHERS.fullmatch(name):
-                yield from walk(children[name], f"{place}/{name}".lstrip("/"), depth + 1)
+                own = f"layer-{len(numbers) - numbers[name]}" if name in numbers else name
+                yield from walk(children[name], f"{place}/{own}".lstrip("/"), depth + 1)
 
     if objects:
         yield from walk(0, "", 0)
@@ -156,9 +161,3 @@ def _array(stored: dict[str, Stored], name: str, key: str) -> Stored:
         raise ValueError(f"{name[:100]}: the array is named, but isn't there")
     stored[key].content()  # compares its CRC
     return stored[key]
-
-
-def _natural(name: str) -> tuple[int, str]:
-    """Sorts `layer-2` before `layer-10`; attributes come as they are."""
-    match = re.fullmatch(r"layer-([0-9]{1,9})", name)
-    return (int(match[1]), "") if match else (-1, "")
