@@ -61,8 +61,8 @@ class Model(nn.Module):
         names: dict[str, str] = {}
         for own, layer in layers.items():
             names[own] = own
-            while names[own] in dir(self):  # hasattr would compute properties
-                names[own] += "_"
+            while names[own] in dir(self) or (names[own] != own and names[own] in {*layers, *shapes}):
+                names[own] += "_"  # hasattr would compute properties
             self.add_module(names[own], layer)
         if nodes is not None:
             self._nodes, self._outputs = _renamed(nodes, outputs, names)

@@ -149,7 +149,7 @@ def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
             yield Operand(None, tensor) if layer == "_CONSTANT_VALUE" else Operand(layer, None, number, tensor)
             # The other arguments of a function, `{"y": …}`.
             for key, value in rest[0].items() if rest and isinstance(rest[0], Mapping) else ():
-                if key not in ("name", "dtype", "data_format", "training"):
+                if key not in ("name", "training"):
                     yield from _operands(value, depth, key)
         case []:
             pass
@@ -174,11 +174,12 @@ def _operands(value: Any, depth: int, keyword: str | None = None) -> Iterator[Op
 
 def _holds_tensors(values: list[Any]) -> bool:
     """Tells tensors, or lists of them, from constants, as the index of `x[..., i]`."""
-    match values:
-        case [{"class_name": "__keras_tensor__"} | [str(), int(), int(), *_], *_]:
-            return True
-        case [list() as first, *_]:
-            return _holds_tensors(first)
+    for value in values:
+        match value:
+            case {"class_name": "__keras_tensor__"} | [str(), int(), int(), *_]:
+                return True
+            case list() if _holds_tensors(value):
+                return True
     return False
 
 

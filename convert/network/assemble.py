@@ -111,9 +111,10 @@ def _check_kind(described: Described, inputs: Sequence[Features]) -> None:
     if not least <= len(inputs) <= most + kind.heeds_mask:
         expected = f"{least}" if least == most else f"{least} or more"
         raise ValueError(f"called with {len(inputs)} inputs, it takes {expected}")
-    for x in inputs:
-        if len(x.shape) not in kind.ranks and x is inputs[0]:
-            raise ValueError(f"it can't be converted on an input of shape {(None, *x.shape)}")
+    if len(inputs[0].shape) not in kind.ranks:
+        raise ValueError(f"it can't be converted on an input of shape {(None, *inputs[0].shape)}")
+    if kind.heeds_mask and len(inputs) > most and len(inputs[-1].shape) != 1:
+        raise ValueError("a mask of sequences of sequences can't be converted")
 
 
 class _Ways:

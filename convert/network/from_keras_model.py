@@ -46,8 +46,12 @@ def network_of_keras_model(
             if layers[0].described.class_name == "Custom" and len(layers) == 1 and not left.get(group):
                 found[layers[0].described.path] = _own_tensors(layers[0])
                 continue
-            within = [""] if keras_file.is_named else KINDS[layers[0].described.class_name].groups
-            found |= _distributed(layers, [array for place in within for array in left.pop(group + place, [])])
+            class_name = layers[0].described.class_name
+            within = [""] if keras_file.is_named else KINDS[class_name].groups
+            own = [group + place for place in within]
+            if class_name == "Custom":
+                own = [name for name in left if name == group or name.startswith(f"{group}/")]
+            found |= _distributed(layers, [array for name in own for array in left.pop(name, [])])
         return (found.get(layer.described.path, []) for layer in planned)
 
     kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL

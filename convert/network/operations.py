@@ -7,13 +7,16 @@ operations of `preprocess_input(x)` a layer of that name.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from .architecture_json import Entry, Operand
 from .graph import Described
+from .kinds import KINDS
 from .kinds.preprocessing import MEAN_BGR
 from .settings import plain_value
 
+TYPED = ("Cast", "OnesLike", "ZerosLike")
+CHANNELS_LAST = ("channels_last", "NHWC", "N...C")
 Value = int | str
 Layer = tuple[str, dict[str, Any]]  # a class and its configuration
 
@@ -28,31 +31,39 @@ class Call(Protocol):
     def inputs(self) -> tuple[Value, ...]: ...
 
 
-class Arguments(NamedTuple):
+class Arguments:
     """The arguments of an operation: so many tensors, the positional constants, and those with a keyword.
 
-    `begins` tells whether a tensor is the first argument.
+    `begins` tells whether a tensor is the first argument. What nobody has asked for is `left`: an operation with such an argument
+    isn't understood.
     """
 
-    tensors: int
-    constants: list[Any]
-    keywords: Mapping[str, Any]
-    begins: bool
+    def __init__(self, tensors: int, constants: list[Any], keywords: Mapping[str, Any], begins: bool) -> None:
+        self.tensors, self.constants, self.keywords, self.begins = tensors, constants, keywords, begins
+        said = (
+            key for key, value in keywords.items() if not (value is None or value is False or value in CHANNELS_LAST)
+        )
+        self.left: set[str | int] = {*said, *range(len(constants))}
+        self.depth = 0  # of axes in front of the constant operand, each 1 long
 
     def get(self, name: str, place: int, default: Any = None) -> Any:
         """Returns a constant by its keyword, or by its place among the positional ones."""
+        self.left -= {name} if name in self.keywords else {name, place}
         value = self.constants[place] if place < len(self.constants) else default
         return plain_value(self.keywords.get(name, value))
 
     def operand(self) -> tuple[float, ...]:
         """Returns the numbers of the constant operand of `x + c`, one or one for each channel; () if there is none."""
-        second = [value for key, value in self.keywords.items() if key in ("y", "x", "x1", "x2", "value", "bias")]
+        names = ("y", "x", "x1", "x2", "value", "bias")
+        self.left -= {*names, *range(len(self.constants))}
+        second = [value for key, value in self.keywords.items() if key in names]
         found = [plain_value(value) for value in (*self.constants, *second)]
         if len(found) != 1 or self.tensors != 1:
             return ()
         (constant,) = found
         while isinstance(constant, tuple) and len(constant) == 1:
             (constant,) = constant
+            self.depth += 1
         numbers = constant if isinstance(constant, tuple) else (constant,)
         return numbers if all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers) else ()
 
@@ -60,13 +71,12 @@ class Arguments(NamedTuple):
 def is_operation(entry: Entry) -> bool:
     """Tells whether an entry is an operation out of `OPERATIONS`, in a graph.
 
-    One of Keras 3's says nothing of being trainable; a layer of the same name, Softmax say, does.
+    One of Keras 3's says nothing of being trainable; a layer of the same name, Softmax or Average say, does.
     """
-    return (
-        bool(entry.calls)
-        and _function_of(entry) in OPERATIONS
-        and ("function" in entry.config or "trainable" not in entry.config)
-    )
+    is_known = _function_of(entry) in OPERATIONS
+    if entry.is_keras_3:
+        return "trainable" not in entry.config and (is_known or entry.class_name in KINDS)
+    return bool(entry.calls) and is_known and ("function" in entry.config or "trainable" not in entry.config)
 
 
 def _function_of(entry: Entry) -> str:
@@ -84,20 +94,25 @@ def as_layer(
     if not is_operation(entry) or not inputs:
         return None
     constants = [operand for operand in operands if operand.layer is None]
+    # In Keras 3 a cast's type is in its configuration; what else has one is computed in that of its input.
+    of_any_layer = {"name", "trainable", "function", *(() if entry.class_name in TYPED else ("dtype",))}
     arguments = Arguments(
         len(inputs),
         [operand.constant for operand in constants if operand.keyword is None],
-        {**entry.config, **{o.keyword: o.constant for o in constants if o.keyword is not None}},
+        {
+            **{key: value for key, value in entry.config.items() if key not in of_any_layer},
+            **{o.keyword: o.constant for o in constants if o.keyword is not None},
+        },
         operands[0].layer is not None,
     )
-    found = OPERATIONS[_function_of(entry)](arguments)
-    if found is None:
+    found = OPERATIONS.get(_function_of(entry), lambda arguments: None)(arguments)
+    if found is None or arguments.left:
         return None
     class_name, config = found
     if _function_of(entry) == "image.grayscale_to_rgb":
         inputs = [*inputs] * 3
     if class_name == "Rescaling" and (origin := _swapped(inputs[0], producer)) is not None:
-        shift = tuple(config["offset"]) if isinstance(config["offset"], list) else ()
+        shift = flat(config["offset"])
         is_mean = len(shift) == 3 and all(abs(b + m) < 1e-3 for b, m in zip(shift, MEAN_BGR, strict=True))
         if is_mean and config["scale"] == 1.0:
             return "PreprocessInput", {}, [origin]
@@ -155,6 +170,13 @@ def named_function(what: str) -> Layer:
     return layers[what]
 
 
+def flat(numbers: Any) -> tuple[Any, ...]:
+    """Returns the numbers of nested lists, of which only the innermost has more than one entry."""
+    while isinstance(numbers, list) and len(numbers) == 1:
+        (numbers,) = numbers
+    return tuple(numbers) if isinstance(numbers, list) else (numbers,)
+
+
 Reader = Callable[[Arguments], Layer | None]
 
 
@@ -171,23 +193,34 @@ def _function(name: str) -> Reader:
     )
 
 
+def _quotient(arguments: Arguments) -> Layer | None:
+    """Reads `x / y`, `x / c`, and `1 / x`."""
+    if not arguments.begins and arguments.operand() == (1,):
+        return "Power", {"exponent": -1}
+    return _DIVIDE(arguments)
+
+
 def _arithmetic(class_name: str, scaled: Callable[[float, bool], tuple[float, float] | None]) -> Reader:
     """Reads `x + y`, or `x + c` as a Rescaling: `scaled` gives the scale and the offset for `c`, and whether `x` comes first."""
 
     def read(arguments: Arguments) -> Layer | None:
         if arguments.tensors == 2 and not arguments.constants:
-            return class_name, {}
+            return class_name, {"is_operation": True}
         pairs = [scaled(number, arguments.begins) for number in arguments.operand()]
         if not pairs or None in pairs:
             return None
-        scale, offset = zip(*filter(None, pairs), strict=True)
-        return "Rescaling", {"scale": _one_or_all(scale), "offset": _one_or_all(offset)}
+        scale, offset = (_as_written(numbers, arguments.depth) for numbers in zip(*filter(None, pairs), strict=True))
+        return "Rescaling", {"scale": scale, "offset": offset}
 
     return read
 
 
-def _one_or_all(numbers: tuple[float, ...]) -> float | list[float]:
-    return numbers[0] if len(set(numbers)) == 1 else list(numbers)
+def _as_written(numbers: tuple[float, ...], depth: int) -> Any:
+    """Returns one number, or a list of several, within lists of one entry."""
+    found: Any = list(numbers) if len(numbers) > 1 else numbers[0]
+    for _ in range(depth):
+        found = [found]
+    return found
 
 
 def _limit(class_name: str, key: str) -> Reader:
@@ -195,7 +228,7 @@ def _limit(class_name: str, key: str) -> Reader:
 
     def read(arguments: Arguments) -> Layer | None:
         if arguments.tensors == 2 and not arguments.constants:
-            return class_name, {}
+            return class_name, {"is_operation": True}
         numbers = arguments.operand()
         return ("Clip", {key: numbers[0]}) if len(numbers) == 1 else None
 
@@ -228,12 +261,13 @@ def _norm(arguments: Arguments) -> Layer | None:
 
 
 def _joined(class_name: str, key: str) -> Reader:
-    return lambda arguments: (class_name, {key: arguments.get("axis", 0, 0)})
+    default = 0 if class_name == "Stack" else -1
+    return lambda arguments: (class_name, {key: arguments.get("axis", 0, default)})
 
 
 def _item(arguments: Arguments) -> Layer:
-    index = arguments.keywords.get("slice_spec", arguments.constants[0] if arguments.constants else ())
-    return "GetItem", {"index": tuple(map(_index, index if isinstance(index, list | tuple) else [index]))}
+    index = arguments.get("slice_spec", 0, arguments.get("key", 0, ()))
+    return "GetItem", {"index": tuple(map(_index, index if isinstance(index, tuple) else [index]))}
 
 
 def _index(item: Any) -> Any:
@@ -283,23 +317,30 @@ def _reshape(arguments: Arguments) -> Layer | None:
 
 
 def _transpose(arguments: Arguments) -> Layer | None:
-    axes = arguments.get("axes", 0, arguments.keywords.get("perm"))
-    axes = tuple(axes) if isinstance(axes, list | tuple) else ()
-    return ("Permute", {"dims": axes[1:]}) if axes[:1] == (0,) else None
+    axes = arguments.get("axes", 0, arguments.get("perm", 0))
+    return ("Permute", {"dims": axes[1:]}) if isinstance(axes, tuple) and axes[:1] == (0,) else None
 
 
 def _resize(arguments: Arguments) -> Layer | None:
     size = arguments.get("size", 0)
     method = arguments.get("interpolation", 1, arguments.get("method", 1, "bilinear"))
-    if not isinstance(size, tuple) or len(size) != 2 or arguments.get("antialias", 9, False):
+    filling = (
+        arguments.get("fill_mode", 9, "constant"),
+        arguments.get("fill_value", 9, 0),
+    )  # of a padding, which is refused
+    if not isinstance(size, tuple) or len(size) != 2 or filling != ("constant", 0):
         return None
     return "Resizing", {"height": size[0], "width": size[1], "interpolation": method}
 
 
-def _unit(arguments: Arguments) -> Layer | None:
-    if arguments.get("order", 1, 2) != 2 or not 0 <= (arguments.get("epsilon", 2) or 0.0) <= 1e-6:
-        return None
-    return "UnitNormalization", {"axis": arguments.get("axis", 0, -1)}
+def _unit(default_axis: int | None) -> Reader:
+    def read(arguments: Arguments) -> Layer | None:
+        if arguments.get("order", 1, 2) != 2 or not 0 <= (arguments.get("epsilon", 2) or 0.0) <= 1e-6:
+            return None
+        axis = arguments.get("axis", 0, default_axis)
+        return None if axis is None else ("UnitNormalization", {"axis": axis})  # None: all axes, the batch too
+
+    return read
 
 
 def _is_not(arguments: Arguments) -> Layer | None:
@@ -308,9 +349,13 @@ def _is_not(arguments: Arguments) -> Layer | None:
 
 
 def _cast(arguments: Arguments) -> Layer | None:
-    """Reads a cast, to numbers with a point: all that is computed here has one."""
-    dtype = arguments.get("dtype", 0, "float32")
-    return ("Activation", {"activation": "linear"}) if "float" in str(dtype) else None
+    dtype = str(arguments.get("dtype", 0))
+    return ("Cast", {"dtype": "float" if "float" in dtype else "int"}) if dtype in CASTS else None
+
+
+def _filled(value: bool) -> Reader:
+    """Reads a mask that is the same everywhere; numbers are none."""
+    return lambda arguments: ("FullLike", {"value": value}) if arguments.get("dtype", 0) == "bool" else None
 
 
 def _slope(arguments: Arguments) -> Layer:
@@ -321,15 +366,21 @@ _ADD = _arithmetic("Add", lambda c, begins: (1.0, c))
 _SUBTRACT = _arithmetic("Subtract", lambda c, begins: (1.0, -c) if begins else (-1.0, c))
 _MULTIPLY = _arithmetic("Multiply", lambda c, begins: (c, 0.0))
 _DIVIDE = _arithmetic("Divide", lambda c, begins: (1 / c, 0.0) if begins and c else None)
+RELU = ("negative_slope", "max_value", "threshold")  # of keras.activations.relu
+CASTS = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
 
 OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("math.add", "__operators__.add", "nn.bias_add", "Add"), _ADD),
-    "math.add_n": lambda arguments: ("Add", {}),
+    "math.add_n": lambda arguments: ("Add", {"is_operation": True}),
     **dict.fromkeys(("math.subtract", "__operators__.sub", "Subtract"), _SUBTRACT),
     **dict.fromkeys(("math.multiply", "__operators__.mul", "Multiply"), _MULTIPLY),
-    **dict.fromkeys(("math.truediv", "math.divide", "__operators__.truediv", "TrueDivide", "Divide"), _DIVIDE),
-    "LogicalOr": lambda arguments: ("Maximum", {}),  # of masks
-    "LogicalAnd": lambda arguments: ("Minimum", {}),
+    **dict.fromkeys(("math.truediv", "math.divide", "__operators__.truediv", "TrueDivide", "Divide"), _quotient),
+    **dict.fromkeys(
+        ("math.logical_or", "LogicalOr"), lambda arguments: ("Maximum", {"is_operation": True})
+    ),  # of masks
+    **dict.fromkeys(("math.logical_and", "LogicalAnd"), lambda arguments: ("Minimum", {"is_operation": True})),
+    "OnesLike": _filled(True),
+    "ZerosLike": _filled(False),
     **dict.fromkeys(("math.maximum", "Maximum"), _limit("Maximum", "min_value")),
     **dict.fromkeys(("math.minimum", "Minimum"), _limit("Minimum", "max_value")),
     **dict.fromkeys(("clip_by_value", "Clip"), _clip),
@@ -358,17 +409,19 @@ OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("image.resize", "Resize"), _resize),
     "image.grayscale_to_rgb": _always("Concatenate"),
     "keras.backend.batch_flatten": _always("Flatten"),
-    **dict.fromkeys(("math.l2_normalize", "linalg.l2_normalize", "Normalize"), _unit),
+    **dict.fromkeys(("math.l2_normalize", "linalg.l2_normalize"), _unit(None)),
+    "Normalize": _unit(-1),
     **dict.fromkeys(("math.not_equal", "NotEqual"), _is_not),
     **dict.fromkeys(("cast", "Cast"), _cast),
     **dict.fromkeys(("identity", "stop_gradient", "StopGradient"), _always("Activation", activation="linear")),
     **dict.fromkeys(("nn.relu", "Relu"), _function("relu")),
     **dict.fromkeys(("nn.relu6", "Relu6"), _function("relu6")),
+    "ReLU": lambda arguments: ("ReLU", {key: arguments.get(key, 9) for key in RELU if key in arguments.keywords}),
     **dict.fromkeys(("nn.leaky_relu", "LeakyRelu"), _slope),
-    **dict.fromkeys(("nn.elu", "Elu"), _function("elu")),
+    **dict.fromkeys(("nn.elu", "Elu"), lambda arguments: ("ELU", {"alpha": arguments.get("alpha", 0, 1.0)})),
     **dict.fromkeys(("nn.silu", "Silu"), _function("silu")),
     **dict.fromkeys(("math.softplus", "Softplus"), _function("softplus")),
     **dict.fromkeys(("math.sigmoid", "nn.sigmoid", "Sigmoid"), _function("sigmoid")),
     **dict.fromkeys(("math.tanh", "nn.tanh", "Tanh"), _function("tanh")),
-    **dict.fromkeys(("nn.softmax", "Softmax"), _function("softmax")),
+    **dict.fromkeys(("nn.softmax", "Softmax"), lambda arguments: ("Softmax", {"axis": arguments.get("axis", 0, -1)})),
 }

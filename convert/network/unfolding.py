@@ -1,6 +1,7 @@
 """A model's architecture → its `Graph`: nested models, wrappers and operations become calls of layers."""
 
 import copy
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from .architecture_json import MODELS, Entry, Operand, counted, flattened, mappe
 from .call_order import calls_in_order, no_such_call
 from .graph import INPUT, Described, Graph, Node, uniquely_named
 from .kinds import KINDS
+from .kinds.regularization import Regularization
 from .operations import as_layer, is_operation, merge_of_keras_1, named_function
 from .weights_groups import places_of
 
@@ -34,6 +36,19 @@ AUGMENTATION = {
 }
 
 CHANGED_BY_MASKS = ("Multiply", "Maximum", "Minimum")  # in Keras 3
+ROUNDING = (
+    "Resizing",
+    "UpSampling2D",
+    "Add",
+    "Subtract",
+    "Multiply",
+    "Average",
+    "AveragePooling2D",
+)  # of whole numbers
+MOVING = (  # whole numbers stay whole, and masks masks
+    *("GetItem", "Reshape", "Permute", "Concatenate", "Stack", "Flatten", "RepeatVector", "Cropping1D", "Cropping2D"),
+    *("ZeroPadding1D", "ZeroPadding2D", "CenterCrop", "MergeTime", "MaxPooling2D", "Maximum", "Minimum"),
+)
 
 MOST_OUTPUTS = 100  # of a layer that is refused: one that returns its states too, an operation that splits
 MOST_CALLS = 5000  # of layers and models, nested ones included
@@ -64,7 +79,9 @@ def read_graph(
         raise LayerError(model.name, model.class_name, "a model of a class whose code isn't in the file")
     inputs = _inputs(model)
     unfolding = _Unfolding(keras_version, custom_objects or {}, group_names)
-    unfolding.whole_inputs |= {entry.name for entry in model.layers if "int" in str(entry.config.get("dtype"))}
+    for entry in model.layers:
+        if entry.class_name == "InputLayer" and (dtype := re.search("int|bool", str(entry.config.get("dtype")))):
+            unfolding.types[entry.name] = dtype[0]
     outputs = unfolding.outputs_of(model, [*inputs], None)
     named = {name for name, what in (custom_objects or {}).items() if isinstance(what, str)}
     if unused := named - unfolding.used:
@@ -115,7 +132,7 @@ class _Unfolding:
         self.is_old = is_before_3(keras_version)
         self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
         self.used: set[str] = set()
-        self.whole_inputs: set[Value] = set()
+        self.types: dict[Value, str] = {}  # "int" or "bool", of what isn't floating-point
         self.calls: list[Call] = []
         self.masks: dict[Value, Value] = {}  # by an output, the mask that is handed on with it, where no file has it
         self.count = 0
@@ -158,20 +175,28 @@ class _Unfolding:
                 self.used.add(name)
                 if layer.path not in self.custom:
                     self.custom[layer.path] = _custom(layer, self.custom_objects[name])
-                return [self.add(self.custom[layer.path], inputs)]
+                custom = self.custom[layer.path]
+                return [self.add(custom, self._with_mask(custom, tensors, inputs))]
         if entry.class_name in MODELS:
-            by_key = {o.keyword: value for o, value in zip(tensors, inputs, strict=True) if o.keyword != "mask"}
-            unmasked, mask = _without_mask(tensors, inputs)
-            self.masks |= dict.fromkeys(unmasked, mask[0]) if mask else {}
-            names = [end.layer for end in flattened(entry.ends.get("input", []))]
-            in_order = [by_key[name] for name in names] if by_key.keys() == set(names) else unmasked
-            return self.outputs_of(entry, in_order, layer)
+            values, masks = _without_mask(operands, inputs)
+            if masks and len(masks) != len(values) and not layer.problem:
+                layer = replace(layer, problem=f"called with {len(masks)} masks for {len(values)} inputs")
+            self.masks |= {value: mask for value, mask in zip(values, masks, strict=False) if mask is not None}
+            return self.outputs_of(entry, _by_name(entry, tensors, inputs) or values, layer)
         if entry.class_name in AUGMENTATION and not layer.problem:
+            if self.is_old and entry.class_name == "Identity" and inputs[0] in self.masks:  # which isn't handed on
+                return [self.add(replace(layer, class_name="Activation", config={"activation": "linear"}), inputs[:1])]
             return list(inputs[:1])
+        if is_operation(entry):
+            return [self._operation(entry, operands, inputs, layer)]
+        given = [o for o in operands if o.layer is None and o.keyword != "training" and o.constant not in (None, False)]
         kind = KINDS.get(layer.class_name)
         is_recurrent = entry.class_name == "Bidirectional" or (kind and kind.heeds_mask)
         if is_recurrent and sum(operand.keyword != "mask" for operand in tensors) > 1 and not layer.problem:
             layer = replace(layer, problem="called with an initial state, which can't be converted")
+        elif given and not layer.problem:
+            what = given[0].keyword or "an input"
+            layer = replace(layer, problem=f"called with a constant ({what}), which can't be converted")
         if entry.class_name == "TimeDistributed" and entry.wrapped:
             return self._in_time(entry.wrapped, inputs, layer)
         if entry.class_name == "Bidirectional" and entry.wrapped:
@@ -179,22 +204,64 @@ class _Unfolding:
         if entry.class_name == "Merge":
             class_name, config = merge_of_keras_1(entry.config)
             layer = replace(layer, class_name=class_name, config=config)
-        elif operation := as_layer(entry, operands, inputs, self._producer):
-            class_name, config, inputs = operation
-            name = "preprocess_input" if class_name == "PreprocessInput" else layer.name
-            return [self.add(replace(layer, class_name=class_name, name=name, config=config), inputs, True)]
-        elif is_operation(entry):
-            layer = replace(layer, problem=layer.problem or "an operation that can't be converted with such arguments")
         others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
         if others and layer.class_name in KINDS and not layer.problem:
             layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
         changed = {"Softmax"} if self.is_old else {"Softmax", *CHANGED_BY_MASKS}
-        if layer.class_name in changed and any(value in self.masks for value in inputs) and not layer.problem:
+        if layer.class_name in changed and self._is_masked(tensors, inputs) and not layer.problem:
             layer = replace(layer, problem="masked steps change what it computes, which can't be converted")
-        if layer.class_name == "Resizing" and inputs[0] in self.whole_inputs and not layer.problem:
-            layer = replace(layer, problem="images of whole numbers, which Keras rounds again, can't be converted")
+        values, _ = _without_mask(tensors, inputs)
+        types = {self.types[value] for value in values if value in self.types}
+        if (kind and "bool" in types) or ("int" in types and layer.class_name in ROUNDING):
+            layer = replace(
+                layer,
+                problem=layer.problem or "whole numbers, which Keras computes with in another way, can't be converted",
+            )
         value = self.add(layer, self._masked(layer, tensors, inputs))
+        if types and (layer.class_name in MOVING or isinstance(kind, Regularization)):
+            self.types[value] = types.pop()
         return [value] * (MOST_OUTPUTS if layer.config.get("return_state") or layer.class_name not in KINDS else 1)
+
+    def _operation(self, entry: Entry, operands: Sequence[Operand], inputs: Sequence[Value], layer: Described) -> Value:
+        """Calls an operation as the layer that it is equivalent to."""
+        found = as_layer(entry, operands, inputs, self._producer)
+        class_name, config, inputs = found or (layer.class_name, layer.config, inputs)
+        types = {self.types.get(value) for value in inputs} - {None}
+        problem = layer.problem
+        if not found:
+            problem = problem or "an operation that can't be converted with such arguments"
+        elif "Logical" in entry.class_name or "logical" in str(entry.config.get("function")):
+            types, problem = (
+                (types, problem) if types == {"bool"} else (types, problem or "of numbers that are no masks")
+            )
+        elif (
+            types
+            and class_name not in (*MOVING, "Cast", "NotEqual", "FullLike")
+            and not (config.get("function") == "any" or "ivide" in entry.class_name)
+        ):
+            problem = problem or "whole numbers, which Keras computes with in another way; cast them to float32 first"
+        name = "preprocess_input" if class_name == "PreprocessInput" else layer.name
+        value = self.add(replace(layer, class_name=class_name, name=name, config=config, problem=problem), inputs, True)
+        if class_name in ("NotEqual", "FullLike") or config.get("function") == "any":
+            self.types[value] = "bool"
+        elif class_name == "Cast":
+            if self.is_old and config["dtype"] == "float" and not types:
+                self._hand_on(inputs[0], value)
+            self.types |= {value: "int"} if config["dtype"] == "int" else {}
+        elif types and "ivide" not in entry.class_name:
+            self.types[value] = types.pop() or ""
+        return value
+
+    def _with_mask(self, custom: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
+        """Returns the inputs of a module of the user's, and their mask if its `forward` has an argument of that name."""
+        values, masks = _without_mask(tensors, inputs)
+        masks = masks or [self.masks[value] for value in values if value in self.masks]
+        module = custom.config.get("module")
+        takes_mask = isinstance(module, nn.Module) and "mask" in inspect.signature(module.forward).parameters
+        return [*values, *[mask for mask in masks[:1] if takes_mask and mask is not None]]
+
+    def _is_masked(self, tensors: Sequence[Operand], inputs: Sequence[Value]) -> bool:
+        return any(value in self.masks for value in inputs) or any(operand.keyword == "mask" for operand in tensors)
 
     def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
         """Returns the inputs of a layer: one that heeds a mask has it as the last.
@@ -218,9 +285,12 @@ class _Unfolding:
             handed_on = []
         elif len(handed_on) > 1:  # a step is kept that all inputs keep; in Keras 3, that one of them keeps
             handed_on = [self._mask(layer, "Minimum" if self.is_old else "Maximum", {}, handed_on)]
+        if mask and self.is_old:
+            handed_on = mask
         if kind.heeds_mask:
             values += (mask or handed_on)[:1]
-        if handed_on and kind.hands_mask_on(layer.config):
+        is_dropped = self.is_old and layer.class_name == "Rescaling"
+        if handed_on and kind.hands_mask_on(layer.config) and not is_dropped:
             self.masks[len(self.calls)] = handed_on[0]
         return values
 
@@ -234,9 +304,12 @@ class _Unfolding:
         name = f"{layer.name}_steps"
         steps = self.add(Described("MergeTime", name, path=(*layer.path, name)), inputs[:1])
         inner = described(wrapped, "layer", self.keras_version, layer)
+        own = None
+        if inputs[0] in self.masks:
+            own = self.masks[steps] = self._mask(layer, "MergeTime", {}, [self.masks[inputs[0]]])
         outputs = self.call(wrapped, [Operand(wrapped.name)], [steps], inner)
         problem = layer.problem
-        if any(output in self.masks for output in outputs):
+        if any(self.masks.get(output, own) != own for output in outputs):
             problem = "a mask of sequences of sequences can't be converted"
         values = []
         for output in outputs:
@@ -264,7 +337,10 @@ class _Unfolding:
         outputs: list[Value] = []
         for direction, one in (("forward", wrapped), ("backward", other)):
             name = f"{direction}_{wrapped.own_name.removeprefix('forward_')}"
-            goes_back = is_backwards != (direction == "backward")
+            if is_zeroed.get("zero_output_for_mask") and one.config.get("unroll") and self._is_masked(operands, inputs):
+                one = replace(one, problem="unrolled, masked and read in both directions, it can't be converted")
+            is_second = direction == "backward"
+            goes_back = is_backwards != is_second
             own = replace(
                 one,
                 name=name,
@@ -273,11 +349,12 @@ class _Unfolding:
                 place=f"{layer.place}/{direction}_layer",
             )
             value = self.add(own, self._masked(own, operands, inputs))
-            if goes_back and is_sequence:
+            if is_second and is_sequence:
                 name = f"{name}_in_order"
                 index = ["...", ["slice", None, None, -1], ["slice", None, None, None]]
                 turned = Described("GetItem", name, {"index": index}, path=(*layer.path, name))
                 value = self.add(turned, [value])
+                self._hand_on(inputs[0], value)
             outputs.append(value)
         modes = {"concat": "Concatenate", "sum": "Add", "ave": "Average", "mul": "Multiply"}
         mode = entry.config.get("merge_mode", "concat")
@@ -318,6 +395,8 @@ class _Unfolding:
         for number in kept:
             layer, fed_by, _ = self.calls[number]
             own = names[layer.path]
+            while f"{own}:{counts[own]}" in names.values():  # a layer's own name
+                counts[own] += 1
             of_value[number] = f"{own}:{counts[own]}" if counts[own] else own
             counts[own] += 1
             nodes.append(Node(of_value[number], own, tuple(of_value[value] for value in fed_by)))
@@ -325,11 +404,21 @@ class _Unfolding:
         return Graph(name, shapes, layers, nodes, mapped(of_value.__getitem__, outputs))
 
 
-def _without_mask(tensors: Sequence[Operand], inputs: Sequence[Value]) -> tuple[list[Value], list[Value]]:
-    """Returns the inputs of a call but for its mask, and the mask, if it has one."""
-    named = list(zip(tensors, inputs, strict=True))
-    values = [value for operand, value in named if operand.keyword != "mask"]
-    return values, [value for operand, value in named if operand.keyword == "mask"]
+def _without_mask(operands: Sequence[Operand], inputs: Sequence[Value]) -> tuple[list[Value], list[Any]]:
+    """Returns the inputs of a call but for its masks, and these, if it has any; None is where an input has none."""
+    remaining = iter(inputs)
+    named = [(operand, next(remaining) if operand.layer is not None else None) for operand in operands]
+    masks = [value for operand, value in named if operand.keyword == "mask"]
+    values = [value for operand, value in named if operand.keyword != "mask" and value is not None]
+    return values, masks if any(mask is not None for mask in masks) else []
+
+
+def _by_name(model: Entry, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
+    """Returns the inputs of a call by mapping in the model's order; [] for a call with a list."""
+    given = {o.keyword: value for o, value in zip(tensors, inputs, strict=True) if o.keyword != "mask"}
+    structure = model.ends.get("input")
+    names = sorted(structure) if isinstance(structure, dict) else [end.layer for end in flattened(structure or [])]
+    return [given[name] for name in names] if names and given.keys() == {*names} else []
 
 
 def _custom(layer: Described, given: str | nn.Module | Callable[..., nn.Module]) -> Described:

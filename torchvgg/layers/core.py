@@ -58,7 +58,7 @@ class Embedding(nn.Embedding):
 
 
 class Masking(nn.Module):
-    """`keras.layers.Masking` on `(N, features, time)`: steps that are `mask_value` throughout become 0.
+    """`keras.layers.Masking` on `(N, time, features)`: steps that are `mask_value` throughout become 0.
 
     They are the mask of layers that heed one, which the network computes beside it.
     """
@@ -71,4 +71,4 @@ class Masking(nn.Module):
         return f"mask_value={self.mask_value}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where((x == self.mask_value).all(1, keepdim=True), 0, x)
+        return torch.where((x == self.mask_value).all(-1, keepdim=True), 0, x)

@@ -12,52 +12,72 @@ from .shared import channels_first, channels_last, torch_axis
 __all__ = ["Add", "Average", "Concatenate", "Divide", "Dot", "Maximum", "Minimum", "Multiply", "Stack", "Subtract"]
 
 
-class Add(nn.Module):
-    """`keras.layers.Add`: tensors of one shape, or with axes of length 1 → their sum."""
+class _Merge(nn.Module):
+    """Joins tensors number by number. One of lower rank gets axes of length 1 after the batch, as in Keras: `(N, C)` meets maps."""
+
+    def __init__(self, is_operation: bool = False) -> None:
+        super().__init__()
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        rank = max(x.dim() for x in inputs)
+        return self.joined([x if x.dim() == rank else _of_rank(x, rank) for x in inputs])
+
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        """Computes the output of inputs of one rank."""
+        raise NotImplementedError
+
+
+def _of_rank(x: Tensor, rank: int) -> Tensor:
+    x = channels_last(x)
+    return channels_first(x.reshape(len(x), *[1] * (rank - x.dim()), *x.shape[1:]))
+
+
+class Add(_Merge):
+    """`keras.layers.Add`: tensors of one shape, or with axes of length 1 → their sum."""
+
+    def joined(self, inputs: list[Tensor]) -> Tensor:
         return reduce(torch.add, inputs)
 
 
-class Subtract(nn.Module):
+class Subtract(_Merge):
     """`keras.layers.Subtract`: the first tensor less the second."""
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x - y
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        return inputs[0] - inputs[1]
 
 
-class Multiply(nn.Module):
+class Multiply(_Merge):
     """`keras.layers.Multiply`: tensors of one shape, or with axes of length 1 → their product."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def joined(self, inputs: list[Tensor]) -> Tensor:
         return reduce(torch.mul, inputs)
 
 
-class Divide(nn.Module):
+class Divide(_Merge):
     """`x / y` in a model's graph."""
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x / y
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        return inputs[0] / inputs[1]
 
 
-class Average(nn.Module):
+class Average(_Merge):
     """`keras.layers.Average`: tensors of one shape → their mean."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def joined(self, inputs: list[Tensor]) -> Tensor:
         return reduce(torch.add, inputs) / len(inputs)
 
 
-class Maximum(nn.Module):
+class Maximum(_Merge):
     """`keras.layers.Maximum`: the largest number at each place."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def joined(self, inputs: list[Tensor]) -> Tensor:
         return reduce(torch.maximum, inputs)
 
 
-class Minimum(nn.Module):
+class Minimum(_Merge):
     """`keras.layers.Minimum`: the smallest number at each place."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def joined(self, inputs: list[Tensor]) -> Tensor:
         return reduce(torch.minimum, inputs)
 
 

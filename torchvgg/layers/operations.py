@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .shared import channels_first, channels_last, torch_axis
 
-__all__ = ["Absolute", "Clip", "GetItem", "MergeTime", "NotEqual", "Power", "Reduce", "SplitTime"]
+__all__ = ["Absolute", "Cast", "Clip", "FullLike", "GetItem", "MergeTime", "NotEqual", "Power", "Reduce", "SplitTime"]
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -52,6 +52,33 @@ class Clip(nn.Module):
         if self.min_value is None and self.max_value is None:
             return x
         return x.clamp(self.min_value, self.max_value)
+
+
+class Cast(nn.Module):
+    """Makes whole numbers or a mask floating-point, or with `dtype` "int" cuts off what comes after the point."""
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def extra_repr(self) -> str:
+        return self.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.dtype == "int":
+            return x.trunc() if x.is_floating_point() else x
+        return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+class FullLike(nn.Module):
+    """A mask in the shape of `x` that is the same everywhere, bool."""
+
+    def __init__(self, value: bool) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, self.value, dtype=torch.bool)
 
 
 class NotEqual(nn.Module):

@@ -1,5 +1,6 @@
 """Layers that join several branches into one."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import reduce
 from typing import Any
@@ -18,16 +19,27 @@ class _Merge(Kind):
 
     inputs = (1, MOST)
     ranks = (0, 1, 2, 3, 4)
+    settings = {"is_operation": Setting(False, flag)}  # `x + y` doesn't join tensors of different ranks as Add does
 
     def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
         return True
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
-        for other in others:
-            if len(other) != len(shape):
-                raise ValueError(f"inputs of {len(shape) + 1} and {len(other) + 1} axes can't be converted")
-            shape = tuple(map(_broadcast, shape, other))
-        return shape
+        ranks = {len(shape), *map(len, others)}
+        if len(ranks) > 1 and (settings["is_operation"] or 0 in ranks):
+            raise ValueError(f"inputs of {min(ranks) + 1} and {max(ranks) + 1} axes can't be converted")
+        same_rank = [(*(1,) * (max(ranks) - len(each)), *each) for each in (shape, *others)]
+        return reduce(lambda one, other: tuple(map(_broadcast, one, other)), same_rank)
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *others: Tensor) -> Tensor:
+        rank = max(each.dim() for each in (x, *others))
+        return self.joined(
+            [each.reshape(len(each), *[1] * (rank - each.dim()), *each.shape[1:]) for each in (x, *others)]
+        )
+
+    @abstractmethod
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        """Computes the output of inputs of one rank."""
 
 
 def _broadcast(a: int | None, b: int | None) -> int | None:
@@ -41,35 +53,35 @@ def _broadcast(a: int | None, b: int | None) -> int | None:
 
 
 class Add(_Merge):
-    def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *others: Tensor) -> Tensor:
-        return reduce(torch.add, others, x)
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        return reduce(torch.add, inputs)
 
 
 class Multiply(_Merge):
-    def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *others: Tensor) -> Tensor:
-        return reduce(torch.mul, others, x)
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        return reduce(torch.mul, inputs)
 
 
 class Average(_Merge):
-    def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *others: Tensor) -> Tensor:
-        return reduce(torch.add, others, x) / (1 + len(others))
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        return reduce(torch.add, inputs) / len(inputs)
 
 
 class Maximum(_Merge):
-    def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *others: Tensor) -> Tensor:
-        return reduce(torch.maximum, others, x)
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        return reduce(torch.maximum, inputs)
 
 
 class Minimum(_Merge):
-    def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *others: Tensor) -> Tensor:
-        return reduce(torch.minimum, others, x)
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        return reduce(torch.minimum, inputs)
 
 
 class Subtract(_Merge):
     inputs = (2, 2)
 
-    def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *others: Tensor) -> Tensor:
-        return x - others[0]
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        return inputs[0] - inputs[1]
 
 
 class Divide(_Merge):
@@ -78,8 +90,8 @@ class Divide(_Merge):
     inputs = (2, 2)
     is_steep = True
 
-    def reference(self, settings: Settings, arrays: Arrays, x: Tensor, *others: Tensor) -> Tensor:
-        return x / others[0]
+    def joined(self, inputs: list[Tensor]) -> Tensor:
+        return inputs[0] / inputs[1]
 
 
 def axis_of(value: Any) -> bool:
@@ -140,6 +152,8 @@ class Dot(Kind):
     ranks = (1, 2)
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
+        if len(others[0]) not in self.ranks:
+            raise ValueError(f"it can't be converted on an input of shape {(None, *others[0])}")
         a, b = dotted_axes(settings["axes"], len(shape) + 1, len(others[0]) + 1)
         if None not in (shape[a - 1], others[0][b - 1]) and shape[a - 1] != others[0][b - 1]:
             raise ValueError(f"inputs of {shape[a - 1]} and {others[0][b - 1]} don't fit together")

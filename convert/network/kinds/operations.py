@@ -35,6 +35,25 @@ class Clip(_Operation):
         return x if most is None else torch.where(x > most, most, x)
 
 
+class Cast(_Operation):
+    """To numbers with a point, of whole ones or a mask; or to whole numbers, without what comes after the point."""
+
+    settings = {"dtype": Setting(REQUIRED, one_of("float", "int"))}
+    is_steep = True
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return x.float() if settings["dtype"] == "float" else torch.where(x < 0, x.ceil(), x.floor())
+
+
+class FullLike(_Operation):
+    """A mask that is the same everywhere."""
+
+    settings = {"value": Setting(REQUIRED, flag)}
+
+    def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
+        return torch.full(x.shape, settings["value"])
+
+
 class NotEqual(Kind):
     """Which numbers of a sequence aren't 0, say: its mask."""
 

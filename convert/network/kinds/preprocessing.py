@@ -18,8 +18,12 @@ class _PerChannel(Kind):
         """Reduces nested tuples that broadcast over images to one number, or one for each channel."""
         given = dict(given)
         for key in (key for key, setting in self.settings.items() if setting.is_valid is numbers and key in given):
+            depth = 0
             while isinstance(given[key], tuple) and len(given[key]) == 1:
                 (given[key],) = given[key]
+                depth += 1
+            if depth + isinstance(given[key], tuple) > len(shape) + 1:
+                raise ValueError(f"{key}: numbers along more axes than the input's")
             if isinstance(given[key], tuple) and shape[-1:] != (len(given[key]),):
                 raise ValueError(
                     f"{key} can't be converted but for one number, or one for each of {shape[-1] if shape else 0} channels"

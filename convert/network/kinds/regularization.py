@@ -10,7 +10,7 @@ class Regularization(Kind):
 
 
 class Dropout(Regularization):
-    only = {"noise_shape": (None,)}
+    pass
 
 
 class SpatialDropout1D(Regularization):
@@ -22,7 +22,7 @@ class SpatialDropout2D(Regularization):
 
 
 class AlphaDropout(Regularization):
-    only = {"noise_shape": (None,)}
+    pass
 
 
 class GaussianDropout(Regularization):

@@ -1,6 +1,8 @@
 """Layers that move, repeat or surround features."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,6 +135,9 @@ class Flatten(Kind):
     settings = {"order": Setting("channels_first", anything)}  # `assemble` knows what follows, and chooses
     any_order = True
 
+    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
+        return False
+
     def output(self, settings: Settings, shape: Shape) -> Shape:
         return (_product(shape),)
 
@@ -145,6 +150,8 @@ class Reshape(Kind):
 
     def output(self, settings: Settings, shape: Shape) -> Shape:
         wanted = settings["target_shape"]
+        if None in shape and -1 not in wanted:
+            raise ValueError(f"it can't be converted on an input of shape {(None, *shape)}, of an open size")
         known, total = math.prod(size for size in wanted if size != -1), _product(shape)
         rest = total // known if total is not None and known else None
         reshaped = tuple(rest if size == -1 else size for size in wanted)
