@@ -224,6 +224,8 @@ class Model(nn.Module):
     def _named_inputs(self, x: Inputs) -> dict[str, Tensor]:
         """Returns the inputs by their names. Raises a ValueError unless each is a tensor that the model takes."""
         names = list(self.input_shapes)
+        if isinstance(x, Mapping) and len(x) == len(names) == 1:
+            x = next(iter(x.values()))
         if isinstance(x, Mapping):
             if x.keys() != self.input_shapes.keys():
                 raise ValueError(

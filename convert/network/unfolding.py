@@ -212,13 +212,12 @@ class _Unfolding:
             layer = replace(layer, problem="masked steps change what it computes, which can't be converted")
         values, _ = _without_mask(tensors, inputs)
         types = {self.types[value] for value in values if value in self.types}
-        if (kind and "bool" in types) or ("int" in types and layer.class_name in ROUNDING):
-            layer = replace(
-                layer,
-                problem=layer.problem or "whole numbers, which Keras computes with in another way, can't be converted",
-            )
+        moves = layer.class_name in MOVING or isinstance(kind, Regularization)
+        if not moves and ((kind and "bool" in types) or ("int" in types and layer.class_name in ROUNDING)):
+            problem = "whole numbers, which Keras computes with in another way, can't be converted"
+            layer = replace(layer, problem=layer.problem or problem)
         value = self.add(layer, self._masked(layer, tensors, inputs))
-        if types and (layer.class_name in MOVING or isinstance(kind, Regularization)):
+        if types and moves:
             self.types[value] = types.pop()
         return [value] * (MOST_OUTPUTS if layer.config.get("return_state") or layer.class_name not in KINDS else 1)
 

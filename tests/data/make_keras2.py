@@ -146,6 +146,22 @@ def masks() -> Any:
     return keras.Model([first, second, steps], ends)
 
 
+def masks_further() -> Any:
+    """What hands a mask on: one given by hand, a Bidirectional's second half, a cast; but no Rescaling, Identity or Flatten."""
+    numbers, x = words()
+    steps, sentences = keras.Input((6, 2), name="steps"), keras.Input((2, 6), name="these")
+    mask = tf.not_equal(steps[..., 0], 0.0)
+    given = L.LSTM(2, return_sequences=True)(steps, mask=mask)
+    _, backward = L.Bidirectional(L.GRU(2, return_sequences=True), merge_mode=None)(x)
+    dropped = [L.Rescaling(2.0)(x), L.Identity()(x)]
+    inner = L.TimeDistributed(L.LSTM(2))(L.Embedding(5, 3, mask_zero=True)(sentences))
+    ends = [L.GRU(2)(each) for each in (given, backward, tf.cast(x, tf.float32), *dropped)]
+    flat = L.Softmax()(L.Flatten()(x))
+    numbers_of_mask = tf.cast(mask, tf.float32) + tf.cast(tf.not_equal(steps[..., 1], 1.0), tf.float32)
+    whole = L.Embedding(9, 2)(tf.cast(numbers * 1.7, tf.int32))
+    return keras.Model([numbers, steps, sentences], [*ends, flat, inner, numbers_of_mask, whole])
+
+
 def both_directions() -> Any:
     """Where a step is masked, Bidirectional's outputs are zero, though the file doesn't have it."""
     numbers, x = words()
@@ -232,6 +248,17 @@ if __name__ == "__main__":
     write(flat, (".h5", ".keras"))
     write(trained, (".h5", ".keras", "_weights.h5", ".weights.h5"))
     write(bfloat16, (".h5", ".keras"))
-    for build in (u_net, siamese, nested_ends, captions, masks, both_directions, video, operations, attention):
+    for build in (
+        u_net,
+        siamese,
+        nested_ends,
+        captions,
+        masks,
+        masks_further,
+        both_directions,
+        video,
+        operations,
+        attention,
+    ):
         write_graph(build)
     write_graph(triplet, (".keras",))

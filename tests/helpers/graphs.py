@@ -360,3 +360,88 @@ def skips_at_full_width() -> Any:
     w = L.Conv2D(64, 3, padding="same")(L.Add()([z, x, y]))
     joined = L.Concatenate()([L.MaxPooling2D()(y), L.MaxPooling2D()(w), L.MaxPooling2D()(z)])
     return keras.Model(picture, [L.GlobalAveragePooling2D()(joined), w])
+
+
+@graph
+def squeezed_without_a_reshape() -> Any:
+    """A vector meets maps: Keras gives it axes after the batch."""
+    inner = base(32, 64)
+    weights = L.Dense(8, activation="sigmoid")(L.GlobalAveragePooling2D()(inner.output))
+    rows = L.Reshape((2, 8))(inner.output)
+    return keras.Model(inner.input, [L.Multiply()([inner.output, weights]), L.Add()([weights, rows])])
+
+
+@graph
+def words_injected_into_features() -> Any:
+    """Features of an image that nobody masks, beside words that are masked: Keras 3 computes the mask in the file."""
+    inner, words = base(), keras.Input((6,), name="words")
+    features = L.RepeatVector(6)(L.Dense(4)(L.Flatten()(inner.output)))
+    joined = L.Concatenate()([features, L.Embedding(11, 4, mask_zero=True)(words)])
+    return keras.Model([inner.input, words], L.Dense(5, activation="softmax")(L.LSTM(3)(joined)))
+
+
+@graph
+def means_over_a_mask() -> Any:
+    """Masks as numbers: they are cast, added, and divide."""
+    words = keras.Input((6,), name="words")
+    vectors = L.Embedding(11, 4)(words)
+    mask = keras.ops.cast(keras.ops.not_equal(words, 0), "float32")
+    other = keras.ops.cast(keras.ops.not_equal(words, 1), "float32")
+    total = keras.ops.sum(vectors * keras.ops.expand_dims(mask, -1), axis=1)
+    mean = total / keras.ops.expand_dims(keras.ops.sum(mask, axis=1) + 1e-3, -1)
+    indices = keras.ops.cast(words + 0.7, "int32")
+    return keras.Model(words, [mean, mask + other, L.Dense(2)(mask), L.Embedding(13, 2)(indices)])
+
+
+@graph
+def weighted_over_time() -> Any:
+    """Attention by a softmax over the steps; a distance becomes a similarity; an ELU with a slope of its own."""
+    inner = base(64, 64)
+    steps = L.Reshape((4, 8))(inner.output)
+    scores = keras.ops.softmax(L.Dense(1, activation="tanh")(steps), axis=1)
+    context = keras.ops.sum(scores * steps, axis=1)
+    distance = keras.ops.norm(context - steps[:, 0], axis=-1, keepdims=True)
+    return keras.Model(inner.input, [context, 1.0 / (1.0 + distance), keras.ops.elu(context - 0.5, alpha=0.3)])
+
+
+@graph
+def one_masked_of_two() -> Any:
+    """A nested model of two inputs is given the mask of one."""
+    words = [keras.Input((6,), name=name) for name in ("left", "right")]
+    first, second = keras.Input((6, 4)), keras.Input((6, 4))
+    read = keras.Model([first, second], L.Concatenate()([L.LSTM(3)(first), L.GRU(3)(second)]))
+    masked, plain = L.Embedding(11, 4, mask_zero=True)(words[0]), L.Embedding(11, 4)(words[1])
+    return keras.Model(words, [read([masked, plain]), read([plain, masked])])
+
+
+@graph
+def keys_that_are_others_names() -> Any:
+    """A nested model's inputs are given by the keys of its mapping, not by their names."""
+    first, second = keras.Input((4,), name="p"), keras.Input((4,), name="q")
+    inner = keras.Model({"q": first, "p": second}, first - 2.0 * second)
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    return keras.Model([left, right], inner({"p": left, "q": right}))
+
+
+@graph
+def names_like_those_given() -> Any:
+    """A layer is called as the second call of another, an input as a layer would be whose name is taken."""
+    x = keras.Input((6,), name="type_")
+    shared, other = L.Dense(6, name="dense"), L.Dense(6, name="dense:1")
+    return keras.Model(x, [L.Dense(6, name="type")(x), other(shared(shared(x))), x + 1.0])
+
+
+@graph
+def backwards_first() -> Any:
+    """Keras turns what the second layer returns, whichever of the two reads backwards."""
+    x = keras.Input((6, 2), name="x")
+    forward, backward = L.LSTM(3, return_sequences=True, go_backwards=True), L.LSTM(3, return_sequences=True)
+    return keras.Model(x, L.Bidirectional(forward, backward_layer=backward)(x))
+
+
+@graph
+def masked_by_another_value() -> Any:
+    """A number of every step is the value that masks, which doesn't mask the step."""
+    x = keras.Input((6, 2), name="x")
+    masked = L.Masking(1.0)(keras.ops.clip(x, 0.0, 1.0))
+    return keras.Model(x, [masked, L.LSTM(3)(masked)])

@@ -146,3 +146,30 @@ def test_a_lambda_in_python(tmp_path: Path) -> None:
     assert convert(path, lambdas=WHAT).max_relative_error <= TOLERANCE
     with pytest.raises(ValueError, match="lambda: expected one of"):
         convert(path, lambdas=WHAT | {"same": "same"}, force=True)
+
+
+class Recurrent(nn.Module):
+    """Stands for a GRU: three arrays in Keras's order, and the mask, as it is in the file."""
+
+    def __init__(self, units: int, features: int) -> None:
+        super().__init__()
+        shapes = ((features, 3 * units), (units, 3 * units), (2, 3 * units))
+        self.parts = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for shape in shapes)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        kept = torch.ones(x.shape[:2]) if mask is None else mask.float()
+        return (x @ self.parts[0] * kept[..., None]).sum(1) + self.parts[1].sum() + self.parts[2].sum()
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_module_for_a_recurrent_layer_has_its_arrays_and_its_mask(suffix: str, tmp_path: Path) -> None:
+    words = keras.Input((6,))
+    theirs = with_random_weights(keras.Model(words, L.GRU(2, name="read")(L.Embedding(9, 4, mask_zero=True)(words))))
+    theirs.save(path := tmp_path / f"model{suffix}")
+    ours = load_model(path, custom_objects={"read": Recurrent(2, 4)})
+    for own, array in zip(ours.read.parts, theirs.get_layer("read").get_weights(), strict=True):
+        assert torch.equal(own, torch.from_numpy(array))
+    x = torch.tensor([[1.0, 2, 0, 3, 0, 0]])
+    short = torch.tensor([[1.0, 2, 3, 0, 0, 0]])
+    assert torch.allclose(ours(x), ours(short))  # what is masked doesn't count
+    assert not torch.allclose(ours(x), ours(x + 1))

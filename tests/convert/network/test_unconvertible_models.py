@@ -70,6 +70,41 @@ def masked_product() -> Any:
     return keras.Model(words, L.GlobalMaxPooling1D()(L.Multiply(name="product")([masked, L.Dense(4)(masked)])))
 
 
+def joined_with(join: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    """A model whose steps are joined with constants."""
+
+    def build() -> Any:
+        steps = keras.Input((4, 3))
+        return keras.Model(steps, L.Dense(2)(join(steps, np.ones((1, 4, 3), np.float32))))
+
+    return build
+
+
+def bytes_then(operation: Callable[[Any], Any]) -> Callable[[], Any]:
+    """A model that computes with images in bytes."""
+
+    def build() -> Any:
+        image = keras.Input((32, 32, 3), dtype="uint8")
+        return keras.Model(image, L.Flatten()(base()(L.Rescaling(1 / 255)(operation(image)))))
+
+    return build
+
+
+def with_mask(build: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    def model() -> Any:
+        steps, mask = keras.Input((4, 3)), keras.Input((4,), dtype="bool")
+        return keras.Model([steps, mask], build(steps, mask))
+
+    return model
+
+
+def told_apart() -> Any:
+    """Words of sentences of documents, whose masks have two axes."""
+    words = keras.Input((2, 4))
+    sentences = L.TimeDistributed(L.LSTM(3))(L.Embedding(9, 3, mask_zero=True)(words))
+    return keras.Model(words, L.LSTM(2, name="document")(sentences))
+
+
 MEAN = np.array([-103.939, -116.779, -123.68], np.float32)
 
 
@@ -96,6 +131,34 @@ MEAN = np.array([-103.939, -116.779, -123.68], np.float32)
         (after(lambda x: x - np.ones((32, 32, 3), np.float32)), r"layer 'subtract.*' \(Subtract\): an operation that"),
         (after(lambda x: keras.ops.max(x, axis=0, keepdims=True)), r"layer 'max.*' \(Reduce\): axis=0 is no such"),
         (after(lambda x: keras.ops.roll(x, 1, axis=1)), r"layer 'roll.*' \(Roll\): a kind of layer"),
+        (joined_with(lambda x, c: L.Add(name="sum")([x, c])), r"layer 'sum' \(Add\): called with a constant"),
+        (joined_with(lambda x, c: L.Concatenate(name="both")([x, c])), r"layer 'both' .*: called with a constant"),
+        (joined_with(lambda x, c: keras.ops.concatenate([x, x * 0 + c])), r"layer 'add.*' \(Add\): an operation that"),
+        (joined_with(lambda x, c: keras.ops.stack([x, c], axis=1)), r"layer 'stack.*' \(Stack\): an operation that"),
+        (
+            joined_with(lambda x, c: L.GRU(3, name="words")(x, initial_state=c[:, 0])),
+            r"layer 'words' .* \(initial_state\)",
+        ),
+        (
+            joined_with(lambda x, c: L.Bidirectional(L.GRU(3), name="words")(x, mask=c[..., 0] > 0)),
+            r"constant \(mask\)",
+        ),
+        (joined_with(lambda x, c: keras.ops.average(x, axis=1)), r"layer 'average.*' \(Average\): an operation that"),
+        (joined_with(lambda x, c: keras.ops.max(x, axis=1, initial=0.7)), r"layer 'max.*' \(Max\): an operation that"),
+        (joined_with(lambda x, c: keras.ops.logical_or(x, x)), r"layer 'logical.*' \(Maximum\): of numbers"),
+        (
+            with_mask(lambda x, m: L.Softmax(name="weights")(x, mask=L.Reshape((4, 1))(m))),
+            r"layer 'weights' .*masked steps",
+        ),
+        (
+            after(lambda x: keras.ops.image.resize(x, (32, 32), crop_to_aspect_ratio=True)),
+            r"layer 'resize.*' .*: an operation",
+        ),
+        (bytes_then(lambda x: x - 128), r"layer 'subtract.*' \(Rescaling\): whole numbers, which Keras"),
+        (bytes_then(keras.applications.vgg16.preprocess_input), r"whole numbers, which Keras computes with"),
+        (bytes_then(lambda x: L.Average(name="mean")([x, x])), r"layer 'mean' \(Average\): whole numbers"),
+        (bytes_then(lambda x: L.UpSampling2D(name="larger")(L.Cropping2D(8)(x))), r"layer 'larger' .*: whole numbers"),
+        (told_apart, r"layer 'document' \(LSTM\): a mask of sequences of sequences"),
         (resized_bytes, r"layer 'smaller' \(Resizing\): whole numbers, which Keras computes with in another way"),
         (masked_product, r"layer 'product' \(Multiply\): masked steps change what it computes"),
         (states_in_a_second_call, r"layer 'words' \(GRU\): called with an initial state"),
