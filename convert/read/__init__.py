@@ -2,5 +2,5 @@
 
 `file_kind` says what a file is. `keras_file` reads Keras's: `hdf5_process` starts `hdf5_reader` in a process of its own,
 within the limits of `hdf5_limits`. `torch_file` reads PyTorch's: `torch_pickle` interprets pickles without running them.
-`archive` opens zips for both, `protobuf` reads its wire format, and `strict_json` parses all JSON.
+`onnx_file` reads ONNX's graphs, as `protobuf` reads its wire format. `archive` opens zips, and `strict_json` parses all JSON.
 """
