@@ -179,7 +179,7 @@ def _read_tensor(message: _Message) -> tuple[str, Tensor | None]:
     if message.number(_LOCATION):
         raise ValueError(
             f"{name}: its numbers are in another file; put them into one, "
-            "onnx.save(onnx.load('x.onnx'), 'whole.onnx', save_as_external_data=False)"
+            "onnx.save(onnx.load('x.onnx'), 'whole.onnx'), or torch.onnx.export(…, external_data=False)"
         )
     if kind not in _KINDS:
         return name, None
