@@ -29,6 +29,14 @@ LONGEST = 16  # numbers of a shape, and what is computed of it
 BATCH, UNKNOWN = "batch", "?"  # numbers of a shape that aren't in the file
 _ACTIVATIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softplus": "softplus", "Softsign": "softsign"}
 _SAME = ("Identity", "Dropout", "Cast")
+_TYPES: dict[str, Any] = {  # of the attributes that are read
+    **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations", "perm", "axes"), list),
+    **dict.fromkeys(("group", "axis", "keepdims", "ceil_mode", "storage_order", "count_include_pad"), int),
+    **dict.fromkeys(("transA", "transB", "to", "training_mode"), int),
+    **dict.fromkeys(("alpha", "beta", "epsilon"), float),
+    **dict.fromkeys(("auto_pad", "mode"), str),
+    "value": float | Tensor,
+}
 _INNER = (
     "batchnorm",
     "convolution",
@@ -138,6 +146,10 @@ class _Reader:
     def read(self, node: OnnxNode) -> None:
         """Reads the next node, in the file's order."""
         try:
+            if wrong := [
+                name for name, value in node.attributes.items() if not isinstance(value, _TYPES.get(name, object))
+            ]:
+                raise ValueError(f"its attribute {wrong[0]!r} is of another type than ONNX's")
             if node.operator == "Constant" and isinstance(node.attributes.get("value"), Tensor):
                 self.tensors[node.outputs[0]] = node.attributes["value"]
             elif node.operator == "Shape" and node.inputs[0] in self.shapes and not node.attributes:
@@ -474,7 +486,7 @@ class _Reader:
         self._need_channels_first()
         pads = node.attributes.get("pads") or self._numbers(node.inputs[1])
         value = self.tensors.get(node.inputs[2]) if len(node.inputs) > 2 else None
-        is_zero = not node.attributes.get("value") and (value is None or not value.any())
+        is_zero = node.attributes.get("value") in (None, 0.0) and (value is None or not value.any())
         is_image = pads is not None and len(pads) == 8 and not any(pads[place] for place in (0, 1, 4, 5))
         if (
             not pads
