@@ -161,7 +161,9 @@ class _Reader:
             elif self.current not in node.inputs or any(
                 not self._is_constant(n) for n in node.inputs if n != self.current
             ):
-                raise ValueError("it isn't fed by the node before alone; only chains can be converted")
+                raise ValueError(
+                    "it isn't fed by the node before and numbers in the file alone; only chains can be converted"
+                )
             else:
                 self._follow(node)
                 self.current = node.outputs[0]
