@@ -15,10 +15,12 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from torchvgg import VGG16, grad_cam, load_model, optimize_for_inference, preprocess_input
+from torchvgg.command_line import main
 from torchvgg.convert import convert
 from torchvgg.model import Model
 
@@ -140,3 +142,16 @@ def test_the_base_is_converted_and_checked(base: VGG16, tmp_path: Path) -> None:
     report = convert(PATH, tmp_path / "base.safetensors", base_only=True)
     assert report.max_relative_error < TOLERANCE
     assert report.params == base.count_params() == 14_714_688
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("maps.jpg", ["--layer", "block3_conv3"]), ("cam.jpg", ["--cam", "--preprocess", "unit"])]
+)
+def test_the_pictures_in_the_readme_are_those_that_show_draws(name: str, options: list[str], tmp_path: Path) -> None:
+    photo().save(tmp_path / "cat.jpg")
+    files = ["--weights", str(PATH), "-o", str(tmp_path / name)]
+    assert main(["show", str(tmp_path / "cat.jpg"), *options, *files]) == 0
+    with Image.open(Path(__file__).parent / "data" / name) as shown, Image.open(tmp_path / name) as drawn:
+        assert shown.size == drawn.size
+        difference = np.asarray(shown).astype(int) - np.asarray(drawn)
+    assert np.abs(difference).mean() < 3  # of 255; fonts and JPEG differ a little from machine to machine
