@@ -6,7 +6,7 @@ channels-last, ONNX's channels-first, and it's known at each node where the chan
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,8 +27,14 @@ from .vgg_base import base_of, convolutions_among
 
 LONGEST = 16  # numbers of a shape, and what is computed of it
 BATCH, UNKNOWN = "batch", "?"  # numbers of a shape that aren't in the file
-_ACTIVATIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softplus": "softplus", "Softsign": "softsign"}
-_SAME = ("Identity", "Dropout", "Cast")
+_ACTIVATIONS = {
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
+    "Elu": "elu",
+}
 _TYPES: dict[str, Any] = {  # of the attributes that are read
     **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations", "perm", "axes"), list),
     **dict.fromkeys(("group", "axis", "keepdims", "ceil_mode", "storage_order", "count_include_pad"), int),
@@ -37,16 +43,7 @@ _TYPES: dict[str, Any] = {  # of the attributes that are read
     **dict.fromkeys(("auto_pad", "mode"), str),
     "value": float | Tensor,
 }
-_INNER = (
-    "batchnorm",
-    "convolution",
-    "Conv2D",
-    "BiasAdd",
-    "Cast",
-    "MatMul",
-    "Add",
-    "Tensordot",
-)  # within a layer's scope
+_INNER = ("batchnorm", "convolution", "Conv2D", "BiasAdd", "Cast", "MatMul", "Add")  # within a layer's scope
 
 
 def network_of_onnx_file(file: OnnxFile, base_only: bool) -> Network:
@@ -118,7 +115,7 @@ class _Reader:
         current: the name of what the last node made.
         order: its axes, "NHWC", "NCHW", or "NC" once it is flat; `shape` is Keras's, without the batch.
         moved: the `(height, width)` of features that were flattened channels-first; None in Keras's order.
-        shapes: numbers that are computed from shapes, by name; or one number.
+        shapes: the sizes of what each node made, in ONNX's order; `computed` is what is computed of such.
     """
 
     def __init__(self, file: OnnxFile, start: str, order: str, sizes: list[int | None]) -> None:
@@ -136,31 +133,29 @@ class _Reader:
         if self.moved and max(self.moved) > 1:
             raise ValueError("features that are flattened channels-first and don't go into a dense layer")
         names = _layer_names(self.layers)
-        described = [
-            Described(layer.class_name, name, layer.config) for layer, name in zip(self.layers, names, strict=True)
-        ]
+        pairs = zip(self.layers, names, strict=True)
+        described = [Described(layer.class_name, name, layer.config) for layer, name in pairs]
         graph = chain("model", self.input_shape, described)
         network = assemble(graph, lambda planned: (layer.arrays for layer in self.layers))
         return _with_keras_names(network)
 
     def read(self, node: OnnxNode) -> None:
         """Reads the next node, in the file's order."""
+        others = [name for name in node.inputs if name != self.current]
+        are_constant = all(not name or name in self.tensors or name in self.computed for name in others)
         try:
-            if wrong := [
-                name for name, value in node.attributes.items() if not isinstance(value, _TYPES.get(name, object))
-            ]:
-                raise ValueError(f"its attribute {wrong[0]!r} is of another type than ONNX's")
+            for name, value in node.attributes.items():
+                _need(
+                    isinstance(value, _TYPES.get(name, object)),
+                    f"its attribute {name!r} is of another type than ONNX's",
+                )
             if node.operator == "Constant" and isinstance(node.attributes.get("value"), Tensor):
                 self.tensors[node.outputs[0]] = node.attributes["value"]
             elif node.operator == "Shape" and node.inputs[0] in self.shapes and not node.attributes:
                 self.computed[node.outputs[0]] = self.shapes[node.inputs[0]]
-            elif (
-                node.inputs and self.current not in node.inputs and all(self._is_constant(name) for name in node.inputs)
-            ):
+            elif node.inputs and are_constant and self.current not in node.inputs:
                 self._compute(node)
-            elif self.current not in node.inputs or any(
-                not self._is_constant(n) for n in node.inputs if n != self.current
-            ):
+            elif not are_constant or self.current not in node.inputs:
                 raise ValueError(
                     "it isn't fed by the node before and numbers in the file alone; only chains can be converted"
                 )
@@ -171,9 +166,6 @@ class _Reader:
         except (ValueError, IndexError) as error:
             reason = str(error) if isinstance(error, ValueError) else "inputs or outputs are missing"
             raise ValueError(f"node {node.name!r} ({node.operator}): {reason}") from None
-
-    def _is_constant(self, name: str) -> bool:
-        return not name or name in self.tensors or name in self.computed
 
     def _sizes(self) -> list[Any]:
         """Lists the sizes of the current tensor, in ONNX's order."""
@@ -208,11 +200,14 @@ class _Reader:
         is_few = tensor is not None and tensor.numel() <= LONGEST and not tensor.is_floating_point()
         return tensor.flatten().tolist() if is_few and tensor is not None else None
 
-    def _axes(self, node: OnnxNode, place: int = 1) -> str:
+    def _axes(self, node: OnnxNode) -> str:
         """Returns the axes that a node names, in an attribute, or an input of later versions, sorted, "HW" for an image's."""
-        axes = node.attributes.get("axes") or (self._numbers(node.inputs[place]) if len(node.inputs) > place else None)
-        if not axes or not all(isinstance(axis, int) and -len(self.order) <= axis < len(self.order) for axis in axes):
-            raise ValueError(f"axes {axes} can't be converted")
+        axes = node.attributes.get("axes") or (self._numbers(node.inputs[1]) if len(node.inputs) > 1 else None) or []
+        rank = len(self.order)
+        _need(
+            axes and all(isinstance(axis, int) and -rank <= axis < rank for axis in axes),
+            f"axes {axes} can't be converted",
+        )
         return "".join(sorted(self.order[axis] for axis in axes))
 
     def _add(
@@ -225,15 +220,6 @@ class _Reader:
         self.layers.append(_Layer(class_name, scope, config, [TorchArray(*array) for array in arrays]))
         self.shape = output
 
-    def _need_channels_first(self) -> None:
-        if self.order != "NCHW":
-            raise ValueError("expected channels-first images")
-
-    def _channels(self) -> int:
-        if self.shape[-1] is None:
-            raise ValueError("the number of channels isn't in the file")
-        return self.shape[-1]
-
     def _constant(self, node: OnnxNode, place: int) -> Tensor:
         """Returns a tensor of floating-point numbers among a node's inputs."""
         tensor = self.tensors.get(node.inputs[place])
@@ -245,52 +231,46 @@ class _Reader:
         """Reads a node that goes on from the current tensor."""
         get = node.attributes.get
         last = self.layers[-1] if self.layers else None
-        readers: Mapping[str, Callable[[OnnxNode], None]] = {
-            "Conv": self._convolution,
-            "MaxPool": self._pooling,
-            "AveragePool": self._pooling,
-            "GlobalAveragePool": self._global_pooling,
-            "GlobalMaxPool": self._global_pooling,
-            "ReduceMean": self._reduction,
-            "ReduceMax": self._reduction,
-            "MatMul": self._matrix,
-            "Gemm": self._matrix,
-            "Add": self._arithmetic,
-            "Sub": self._arithmetic,
-            "Mul": self._arithmetic,
-            "Div": self._arithmetic,
-            "BatchNormalization": self._normalization,
-            "Flatten": self._flatten,
-            "Reshape": self._flatten,
-            "Squeeze": self._squeeze,
-            "Pad": self._padding,
-        }
-        if node.operator in readers:
-            readers[node.operator](node)
-        elif node.operator in _SAME and get("to", 1) in (1, 10, 11, 16) and not get("training_mode"):
-            pass
-        elif node.operator == "Transpose":
-            order = "".join(self.order[axis] for axis in get("perm", []) if -1 < axis < len(self.order))
-            if order not in ("NHWC", "NCHW"):
-                raise ValueError(f"perm={get('perm')} of {self.order} can't be converted")
-            self.order = order
-        elif node.operator == "Softmax":
-            axis = get("axis", -1 if self.file.version > 12 else 1)
-            if axis not in (self.order.index("C"), self.order.index("C") - len(self.order)) or (
-                len(self.order) > 2 and self.file.version < 13
-            ):
-                raise ValueError(f"axis={axis} can't be converted, only the channels'")
-            self._activation(node, last, "softmax")
-        elif node.operator in _ACTIVATIONS:
-            self._activation(node, last, _ACTIVATIONS[node.operator])
-        elif node.operator == "LeakyRelu":
-            self._add("LeakyReLU", node, {"negative_slope": get("alpha", 0.01)})
-        elif node.operator == "Elu" and get("alpha", 1.0) == 1.0:
-            self._activation(node, last, "elu")
-        elif node.operator == "Elu":
-            self._add("ELU", node, {"alpha": get("alpha")})
-        else:
-            raise ValueError("an operator that can't be converted")
+        channels = self.order.index("C")
+        match node.operator:
+            case "Conv":
+                self._convolution(node)
+            case "MaxPool" | "AveragePool":
+                self._pooling(node)
+            case "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" | "ReduceMax":
+                self._global_pooling(node)
+            case "MatMul" | "Gemm":
+                self._matrix(node)
+            case "Add" | "Sub" | "Mul" | "Div":
+                self._arithmetic(node)
+            case "BatchNormalization":
+                self._normalization(node)
+            case "Flatten" | "Reshape":
+                self._flatten(node)
+            case "Squeeze":
+                _need(self._axes(node) == "HW", "only the axes of pixels can be left out")
+                self._drop_pixels()
+            case "Pad":
+                self._padding(node)
+            case "Transpose":
+                order = "".join(self.order[axis] for axis in get("perm", []) if -1 < axis < len(self.order))
+                _need(order in ("NHWC", "NCHW"), f"perm={get('perm')} of {self.order} can't be converted")
+                self.order = order
+            case "Softmax":
+                axis, is_new = get("axis", -1 if self.file.version > 12 else 1), self.file.version > 12
+                is_channels = axis in (channels, channels - len(self.order)) and (is_new or len(self.order) == 2)
+                _need(is_channels, f"axis={axis} can't be converted, only the channels'")
+                self._activation(node, last, "softmax")
+            case "Elu" if get("alpha", 1.0) != 1:
+                self._add("ELU", node, {"alpha": get("alpha")})
+            case "LeakyRelu":
+                self._add("LeakyReLU", node, {"negative_slope": get("alpha", 0.01)})
+            case name if name in _ACTIVATIONS:
+                self._activation(node, last, _ACTIVATIONS[name])
+            case "Identity" | "Dropout" | "Cast" if get("to", 1) in (1, 10, 11, 16):
+                pass
+            case _:
+                raise ValueError("an operator that can't be converted")
 
     def _activation(self, node: OnnxNode, last: _Layer | None, name: str) -> None:
         """Joins an activation to the layer before, unless it has a scope of its own, or there is one already."""
@@ -301,26 +281,16 @@ class _Reader:
             self._add("Activation", node, {"activation": name})
 
     def _convolution(self, node: OnnxNode) -> None:
-        self._need_channels_first()
+        _need(self.order == "NCHW", "expected channels-first images")
         kernel, get = self._constant(node, 1), node.attributes.get
         bias = [self._constant(node, 2)] if len(node.inputs) > 2 and node.inputs[2] else []
-        if kernel.dim() != 4:
-            raise ValueError(f"a kernel of {kernel.dim()} axes can't be converted, only an image's")
-        window = {
-            "kernel_size": [*kernel.shape[2:]],
-            "strides": get("strides", [1, 1]),
-            "dilation_rate": get("dilations", [1, 1]),
-        }
-        padding, margins = self._margins(node, window["kernel_size"], window["strides"], window["dilation_rate"])
+        _need(kernel.dim() == 4, f"a kernel of {kernel.dim()} axes can't be converted, only an image's")
+        size, strides, rates = [*kernel.shape[2:]], get("strides", [1, 1]), get("dilations", [1, 1])
+        padding, margins = self._margins(node, size, strides, rates)
         if margins:
             self._add("ZeroPadding2D", OnnxNode("Pad", "", [], [], {}), {"padding": margins})
-        config = {
-            "filters": len(kernel),
-            **window,
-            "padding": padding,
-            "groups": get("group", 1),
-            "use_bias": bool(bias),
-        }
+        window = {"kernel_size": size, "strides": strides, "dilation_rate": rates, "padding": padding}
+        config = {"filters": len(kernel), **window, "groups": get("group", 1), "use_bias": bool(bias)}
         arrays = [(node.inputs[1], kernel, CONV2D_KERNEL), *((node.inputs[2], each, UNCHANGED) for each in bias)]
         self._add("Conv2D", node, config, *arrays)
 
@@ -330,13 +300,8 @@ class _Reader:
         if auto in ("SAME_UPPER", "VALID"):
             return auto.removesuffix("_UPPER").lower(), None
         lists = (kernel, strides, dilations)
-        if (
-            auto != "NOTSET"
-            or len(pads) != 4
-            or any(len(each) != 2 or min(each) < 1 for each in lists)
-            or min(pads) < 0
-        ):
-            raise ValueError(f"pads={pads}, auto_pad={auto} can't be converted")
+        are_sizes = all(len(each) == 2 and min(each) > 0 for each in lists) and len(pads) == 4 and min(pads) >= 0
+        _need(are_sizes and auto == "NOTSET", f"pads={pads}, auto_pad={auto} can't be converted")
         same = []
         for n, size, step, rate in zip(self.shape[:2], *lists, strict=True):
             reach = rate * (size - 1)
@@ -346,41 +311,31 @@ class _Reader:
         return ("valid", None) if not any(pads) else ("same", None) if margins == same else ("valid", margins)
 
     def _pooling(self, node: OnnxNode) -> None:
-        self._need_channels_first()
+        _need(self.order == "NCHW", "expected channels-first images")
         get, size = node.attributes.get, node.attributes.get("kernel_shape", [])
         strides = get("strides", [1, 1])
         padding, margins = self._margins(node, size, strides, [1, 1])
         others = {"ceil_mode": 0, "storage_order": 0, "count_include_pad": 0, "dilations": [1, 1]}
         is_counted = padding == "valid" and not margins  # where nothing is padded, it is all the same
-        if margins or any(get(k, v) != v for k, v in others.items() if not (is_counted and k == "count_include_pad")):
-            raise ValueError(f"padded by {margins}, or {', '.join(others)}, can't be converted")
+        wrong = [k for k, v in others.items() if get(k, v) != v and not (is_counted and k == "count_include_pad")]
+        _need(not margins and not wrong, f"pads={margins} {' '.join(wrong)} can't be converted")
         class_name = "MaxPooling2D" if node.operator == "MaxPool" else "AveragePooling2D"
         self._add(class_name, node, {"pool_size": size, "strides": strides, "padding": padding})
 
     def _global_pooling(self, node: OnnxNode) -> None:
-        self._need_channels_first()
-        class_name = (
-            "GlobalAveragePooling2D" if node.operator in ("GlobalAveragePool", "ReduceMean") else "GlobalMaxPooling2D"
-        )
-        self._add(class_name, node, {"keepdims": True})
-
-    def _reduction(self, node: OnnxNode) -> None:
-        if self._axes(node) != "HW":
-            raise ValueError("only a mean or maximum over whole images can be converted")
-        self.order = "NCHW"  # of 1×1 pixels, where it is all the same
-        self._global_pooling(node)
-        if not node.attributes.get("keepdims", 1):
+        is_reduction = node.operator.startswith("Reduce")
+        if is_reduction:
+            _need(self._axes(node) == "HW", "only a mean or maximum over whole images can be converted")
+        else:
+            _need(self.order == "NCHW", "expected channels-first images")
+        is_mean = node.operator in ("GlobalAveragePool", "ReduceMean")
+        self._add("GlobalAveragePooling2D" if is_mean else "GlobalMaxPooling2D", node, {"keepdims": True})
+        if is_reduction and not node.attributes.get("keepdims", 1):
             self._drop_pixels()
-
-    def _squeeze(self, node: OnnxNode) -> None:
-        if self._axes(node) != "HW":
-            raise ValueError("only the axes of pixels can be left out")
-        self._drop_pixels()
 
     def _drop_pixels(self) -> None:
         """Makes flat features of an image of one pixel: Keras's global poolings do it themselves."""
-        if self.shape[:2] != (1, 1):
-            raise ValueError(f"an image of {self.shape[:2]} pixels")
+        _need(self.shape[:2] == (1, 1), f"an image of {self.shape[:2]} pixels")
         if self.layers and self.layers[-1].config.get("keepdims"):
             self.layers[-1].config.clear()
         else:
@@ -388,27 +343,22 @@ class _Reader:
         self.order, self.shape = "NC", self.shape[2:]
 
     def _flatten(self, node: OnnxNode) -> None:
-        wanted = self._numbers(node.inputs[1]) if node.operator == "Reshape" else [BATCH, -1]
-        if node.operator == "Flatten" and node.attributes.get("axis", 1) not in (1, 1 - len(self.order)):
-            raise ValueError("only a flatten of each image can be converted")
-        total = KINDS["Flatten"].output({}, self.shape)[0]
-        is_each = wanted is not None and len(wanted) == 2 and wanted[0] in (BATCH, self.batch or 0, 0, -1)
-        if (
-            not is_each
-            or wanted is None
-            or wanted[1] not in (total, -1, UNKNOWN)
-            or (wanted[0] == -1) > (wanted[1] == total)
-        ):
-            raise ValueError(f"a reshape to {wanted} can't be converted, only a flatten of each image")
+        is_flatten = node.operator == "Flatten" and node.attributes.get("axis", 1) in (1, 1 - len(self.order))
+        wanted = (
+            (self._numbers(node.inputs[1]) or []) if node.operator == "Reshape" else [BATCH, -1] if is_flatten else []
+        )
+        (total,) = KINDS["Flatten"].output({}, self.shape)
+        is_each = len(wanted) == 2 and wanted[0] in (BATCH, self.batch or 0, 0) and wanted[1] in (total, -1, UNKNOWN)
+        is_each |= wanted == [-1, total]
+        _need(is_each, f"a reshape to {wanted} can't be converted, only a flatten of each image")
         if self.order == "NC":
             return
         if self.shape[:2] == (1, 1):
             return self._drop_pixels()
         if self.order == "NCHW":
             height, width, _ = self.shape
-            if not height or not width:
-                raise ValueError("the size of the images isn't in the file")
-            self.moved = (height, width)
+            _need(height and width, "the size of the images isn't in the file")
+            self.moved = (height or 1, width or 1)
         self._add("Flatten", node, {})
         self.order = "NC"
 
@@ -416,17 +366,16 @@ class _Reader:
         """Reads the kernel of a dense layer, and Gemm's bias."""
         get, kernel = node.attributes.get, self._constant(node, 1)
         is_plain = get("alpha", 1.0) == get("beta", 1.0) == 1 and not get("transA") and node.inputs[0] == self.current
-        if (
-            self.order[-1] != "C"
-            or kernel.dim() != 2
-            or not is_plain
-            or (node.operator == "Gemm" and len(self.order) > 2)
-        ):
-            raise ValueError("only a dense layer's product can be converted, features by a matrix")
+        is_last = len(self.order) == 2 or (self.order == "NHWC" and node.operator == "MatMul")
+        _need(
+            is_plain and is_last and kernel.dim() == 2,
+            "only a dense layer's product can be converted, features by a matrix",
+        )
         weight = kernel if get("transB") else kernel.t()
         layout = flattened_dense_kernel(*self.moved) if self.moved else DENSE_KERNEL
-        if weight.shape[1] != self._channels():
-            raise ValueError(f"{self._channels()} features come, and the matrix takes {weight.shape[1]}")
+        _need(
+            weight.shape[1] == self.shape[-1], f"{self.shape[-1]} features come, and the matrix takes {weight.shape[1]}"
+        )
         self._add("Dense", node, {"units": len(weight), "use_bias": False}, (node.inputs[1], weight, layout))
         self.moved = None
         if len(node.inputs) > 2 and node.inputs[2]:
@@ -440,10 +389,8 @@ class _Reader:
     def _per_channel(self, tensor: Tensor) -> Tensor:
         """Returns a tensor that is added or multiplied as one number for each channel."""
         shape = [1] * (len(self.order) - tensor.dim()) + [*tensor.shape]
-        if shape != [self._channels() if axis == "C" else 1 for axis in self.order]:
-            raise ValueError(
-                f"a tensor of shape {tuple(tensor.shape)} can't be converted, only one number for each channel"
-            )
+        is_each = shape == [self.shape[-1] if axis == "C" else 1 for axis in self.order]
+        _need(is_each, f"a tensor of shape {tuple(tensor.shape)} can't be converted, only one number for each channel")
         return tensor.reshape(-1)
 
     def _arithmetic(self, node: OnnxNode) -> None:
@@ -454,11 +401,10 @@ class _Reader:
         place = 1 if node.inputs[0] == self.current else 0
         tensor, is_scale = self._constant(node, place), node.operator in ("Mul", "Div")
         if node.operator in ("Sub", "Div"):
-            if place == 0:
-                raise ValueError("a number minus or by the features can't be converted")
+            _need(place == 1, "a number minus or by the features can't be converted")
             tensor = -tensor if node.operator == "Sub" else 1 / tensor
         name, last = node.inputs[place], self.layers[-1] if self.layers else None
-        if tensor.numel() == 1 and (last is None or not _lacks_bias(last) or is_scale or self._channels() > 1):
+        if tensor.numel() == 1 and (last is None or not _lacks_bias(last) or is_scale or self.shape[-1] != 1):
             number = float(str(tensor.float().numpy().reshape(())))
             if last and not is_scale and last.class_name == "Rescaling" and "offset" not in last.config:
                 last.config["offset"] = number
@@ -478,27 +424,26 @@ class _Reader:
         self._add("BatchNormalization", node, config, array, *statistics)
 
     def _normalization(self, node: OnnxNode) -> None:
-        if self.order == "NHWC" or node.attributes.get("training_mode"):
-            raise ValueError("only a normalization of each channel, with the statistics in the file, can be converted")
+        is_each = self.order != "NHWC" and not node.attributes.get("training_mode")
+        _need(is_each, "only a normalization of each channel, with the statistics in the file, can be converted")
         layout = flattened(*self.moved) if self.moved else UNCHANGED
         arrays = [(node.inputs[place], self._constant(node, place), layout) for place in (1, 2, 3, 4)]
         self._add("BatchNormalization", node, {"epsilon": node.attributes.get("epsilon", 1e-5)}, *arrays)
 
     def _padding(self, node: OnnxNode) -> None:
-        self._need_channels_first()
+        _need(self.order == "NCHW", "expected channels-first images")
         pads = node.attributes.get("pads") or self._numbers(node.inputs[1])
         value = self.tensors.get(node.inputs[2]) if len(node.inputs) > 2 else None
         is_zero = node.attributes.get("value") in (None, 0.0) and (value is None or not value.any())
-        is_image = pads is not None and len(pads) == 8 and not any(pads[place] for place in (0, 1, 4, 5))
-        if (
-            not pads
-            or not is_image
-            or not is_zero
-            or node.attributes.get("mode", "constant") != "constant"
-            or len(node.inputs) > 3
-        ):
+        is_plain = is_zero and node.attributes.get("mode", "constant") == "constant" and len(node.inputs) < 4
+        if not pads or len(pads) != 8 or any(pads[place] for place in (0, 1, 4, 5)) or not is_plain:
             raise ValueError("only zeros around images can be converted")
         self._add("ZeroPadding2D", node, {"padding": [[pads[2], pads[6]], [pads[3], pads[7]]]})
+
+
+def _need(condition: Any, reason: str) -> None:
+    if not condition:
+        raise ValueError(reason)
 
 
 def _lacks_bias(layer: _Layer) -> bool:

@@ -179,6 +179,7 @@ DENSE = numbers(4 * 9 * 8, 5)
         [NCHW, ("GlobalAveragePool", [], {}), ("Reshape", [whole(0, -1)], {}), ("Gemm", [numbers(5, 3)], {"transB": 1})],
         [("ReduceMean", [], {"axes": [1, 2], "keepdims": 0}), ("MatMul", [numbers(3, 5)], {}), ("Softmax", [], {})],
         [NCHW, ("ReduceMax", [], {"axes": [-1, -2], "keepdims": 1})],
+        [("ReduceMean", [], {"axes": [2, 1]}), ("Mul", [numbers(3)], {}), ("Squeeze", [whole(-2, 1)], {})],
         [("Sub", [np.float32([103.9])], {}), ("Div", [np.float32(58)], {}), ("Mul", [numbers(3)], {}), ("Add", [numbers(3)], {})],
         [NCHW, ("Sub", [numbers(3, 1, 1)], {}), ("Softmax", [], {"axis": 1}), NHWC, NCHW],
         [NCHW, ("BatchNormalization", [numbers(3), numbers(3), numbers(3), abs(numbers(3))], {"epsilon": 0.01})],
