@@ -82,7 +82,7 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
 
 
 def load_model(path: str | os.PathLike[str], *, custom_objects: Mapping[str, Any] | None = None) -> Model:
-    """Loads the model of a Keras file with an architecture, or of a `.safetensors` that `convert` wrote, ready to use.
+    """Loads the model of a Keras file with an architecture, a `.safetensors` that `convert` wrote, or an ONNX file of a chain of layers.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""Opens a file of any kind and makes a network of it: Keras's, with an architecture or without, or PyTorch's."""
+"""Opens a file of any kind and makes a network of it: Keras's, with an architecture or without, ONNX's, or PyTorch's."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def open_source(
     weights_only: bool = False,
     custom_objects: CustomObjects | None = None,
 ) -> Iterator[Source]:
-    """Opens a file that Keras or PyTorch wrote. Its arrays can be read while it is open.
+    """Opens a file of a kind that is read. Its arrays can be read while it is open.
 
     Args:
         path: the file.
