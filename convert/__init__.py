@@ -34,6 +34,7 @@ def convert(
     base_only: bool = False,
     activation: str | None = None,
     lambdas: Mapping[str, str] | None = None,
+    architecture: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
     check: bool = True,
     force: bool = False,
@@ -53,6 +54,8 @@ def convert(
         activation: "softmax" or "none", if the file has a top but no architecture, as a `state_dict`. By default softmax is
             assumed, with a warning.
         lambdas: what Lambda layers do, by their names: "preprocess_input", "l2_normalize", "resize:H,W" or "identity".
+        architecture: the model that weights saved alone are for: a file of `model.to_json()` or `to_yaml()`, another Keras file of
+            the model, or the dict of `to_json` or `get_config`. Layers whose names differ are matched by their order, as in Keras.
         allow_nonfinite: accept NaN and infinity.
         check: read the written file, compare every tensor with its source, and each layer's output with an independent
             channels-last computation from the Keras arrays.
@@ -101,7 +104,10 @@ def convert(
             path = write_demo(scratch)
         elif is_published:
             _check_distinct(target, path := published.find(str(source)))
-        with naming_file(path), open_source(path, input_shape, base_only, activation, custom_objects=lambdas) as opened:
+        opening = open_source(
+            path, input_shape, base_only, activation, custom_objects=lambdas, architecture=architecture
+        )
+        with naming_file(path), opening as opened:
             if is_published:
                 opened = opened._replace(published_md5=published.FILES[str(source)].md5)
             assumed = "" if source == "demo" or is_published else opened.assumed

@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         nargs="?",
         default="vgg16",
-        help="a Keras or PyTorch file, or vgg16 (the default), vgg16-notop, vgg19, vgg19-notop: the published ImageNet weights; "
+        help="a Keras file or folder, a PyTorch file, or vgg16 (the default), vgg16-notop, vgg19, vgg19-notop: the published ImageNet weights; "
         "or demo: a full-size file of random weights",
     )
     add(
@@ -76,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=WHAT",
         action=_Lambdas,
         help="what a Lambda does: preprocess_input, l2_normalize, resize:H,W or identity",
+    )
+    add(
+        "--architecture",
+        metavar="FILE",
+        type=Path,
+        help="of weights saved alone: model.to_json(), or a Keras file of the model",
     )
     add("--allow-nonfinite", action="store_true", help="convert NaN and infinity too")
     add("--no-check", dest="check", action="store_false", help="don't check what was written")

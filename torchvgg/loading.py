@@ -81,11 +81,18 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
     return model.eval()
 
 
-def load_model(path: str | os.PathLike[str], *, custom_objects: Mapping[str, Any] | None = None) -> Model:
-    """Loads the model of a Keras file with an architecture, a `.safetensors` that `convert` wrote, or an ONNX file of a chain of layers.
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    architecture: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> Model:
+    """Loads the model of a Keras file or folder, an ONNX file of a chain, or a `.safetensors` that `convert` wrote, ready to use.
 
     Args:
-        path: the file.
+        path: the file or folder.
+        architecture: the model that weights saved alone are for: a file of `model.to_json()` or `to_yaml()`, another Keras file of
+            the model, or the dict of `to_json` or `get_config`. Layers whose names differ are matched by their order, as in Keras.
         custom_objects: for Lambdas and custom layers of a Keras file, whose code is never run, by the name of the layer or of
             its class: a module, or a function or class that makes one of the layer's configuration, as keyword arguments; or
             what a Lambda does, "preprocess_input", "l2_normalize", "resize:H,W" or "identity". A module takes and returns
@@ -95,17 +102,18 @@ def load_model(path: str | os.PathLike[str], *, custom_objects: Mapping[str, Any
         A VGG16 or VGG19 if that is what the file holds, else a `Model` with the file's layers, in `eval()`.
 
     Raises:
-        ValueError: the file is damaged, or has no architecture.
+        ValueError: the file is damaged, or has no architecture and none is given.
         OSError: it can't be read.
+        ImportError: the architecture is YAML, and PyYAML isn't installed.
     """
-    tensors, architecture = read_model(Path(path), custom_objects)
-    if architecture is None:
+    tensors, described = read_model(Path(path), architecture, custom_objects)
+    if described is None:
         raise ValueError(
             f"{path}: tensors without an architecture; expected a Keras file or a .safetensors that `convert` wrote. "
             "Weights alone go into a model, VGG16(weights=path), or through `convert` into a .safetensors"
         )
     try:
-        return build(architecture, tensors)
+        return build(described, tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

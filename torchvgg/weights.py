@@ -16,6 +16,7 @@ from .model import Model
 
 if TYPE_CHECKING:
     from .convert.network.from_file import Source
+    from .convert.read.architecture_file import Architecture
 
 TOP = ("fc1", "fc2", "predictions")  # the layers with weights that a model without the top lacks
 
@@ -35,11 +36,11 @@ def find_weights(weights: str | os.PathLike[str], network: str, include_top: boo
 
 
 def read_model(
-    path: Path, custom_objects: Mapping[str, Any] | None = None
+    path: Path, architecture: Architecture | None = None, custom_objects: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """Reads the tensors, in the file's own type, and the architecture, if there is one, of a file of `convert` or Keras.
 
-    `custom_objects` is as for `load_model`.
+    `architecture` and `custom_objects` are as for `load_model`.
 
     Raises:
         ValueError: the file is of another kind, or is damaged, or its model can't be converted.
@@ -51,8 +52,9 @@ def read_model(
     from .convert.read.file_kind import file_kind
     from .convert.read.torch_file import read_torch_file
 
-    if file_kind(path).is_keras:
-        with open_source(path, None, base_only=False, custom_objects=custom_objects) as source:
+    if file_kind(path).is_keras or architecture is not None:
+        opening = open_source(path, None, False, custom_objects=custom_objects, architecture=architecture)
+        with opening as source:
             if source.assumed:
                 warnings.warn(f"{path}: {source.assumed}", stacklevel=3)
             return _tensors(source), source.network.architecture()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..errors import naming_file
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..options import ACTIVATIONS
+from ..read.architecture_file import Architecture, read_architecture
 from ..read.file_kind import FileKind, file_kind, files_of
 from ..read.keras_file import KerasFile, open_keras_file
 from ..read.onnx_file import read_onnx_file
@@ -77,6 +78,7 @@ def open_source(
     activation: str | None = None,
     weights_only: bool = False,
     custom_objects: CustomObjects | None = None,
+    architecture: Architecture | None = None,
 ) -> Iterator[Source]:
     """Opens a file of a kind that is read. Its arrays can be read while it is open.
 
@@ -87,12 +89,16 @@ def open_source(
         activation: "softmax" or "none", of a VGG's top in a file without an architecture; None assumes softmax.
         weights_only: of a whole Keras model, take only the weights, which have to be a VGG's.
         custom_objects: what stands for Lambdas and custom layers of a whole Keras model.
+        architecture: of weights that stand alone, or in the place of the file's own.
 
     Raises:
         ValueError: no network can be made of it; the message says why.
         OSError: it can't be read.
+        ImportError: the architecture is YAML, and PyYAML isn't installed.
     """
     stamp, kind = _stamp(path), file_kind(path)
+    if architecture is not None and (kind is FileKind.ONNX or not kind.is_keras):
+        raise ValueError(f"architecture: it goes with weights that Keras saved, and {path} is no such file; drop it")
     if kind is FileKind.ONNX:
         onnx_file = read_onnx_file(path)
         with naming_file(path):
@@ -111,8 +117,13 @@ def open_source(
         keras_version = file.metadata.get("keras_version", "unknown")[:LONGEST_VERSION]
         yield Source(network, path.suffix, keras_version, path, stamp, assumed)
         return
+    described = None if architecture is None else read_architecture(architecture)
     with open_keras_file(path) as keras_file:
         with naming_file(path):
+            if described:
+                config, version = described
+                version = version or keras_file.keras_version
+                keras_file = replace(keras_file, config=config, keras_version=version, by_order=True)
             make = partial(_network_of_keras_file, keras_file, input_shape, custom_objects)
             network = _or_advice(make, base_only, "--base-only, or include_top=False")
             if weights_only and not base_only and keras_file.config is not None:
@@ -129,7 +140,7 @@ def _check_order(keras_file: KerasFile, base_only: bool) -> None:
     blocks = [layer.name for layer in keras_file.layers if CONVOLUTION_NAME.fullmatch(layer.name)]
     if blocks != sorted(blocks):
         raise ValueError(f"layers in another order than their names say: {', '.join(blocks)}")
-    if keras_file.is_named:
+    if keras_file.in_order:
         return
     numbered: dict[str, set[int]] = defaultdict(set)
     for layer in keras_file.layers:
@@ -158,7 +169,7 @@ def _network_of_keras_file(
         return base_of_keras_file(file)
     arrays = [array for array in file.arrays if array.dtype.is_floating_point]
     kernels = TURNED_KERNEL if file.turned else CONV2D_KERNEL
-    return vgg_of_arrays(arrays, input_shape, base_only, kernels, in_order=file.is_named)
+    return vgg_of_arrays(arrays, input_shape, base_only, kernels, in_order=file.in_order)
 
 
 def _or_advice(make: Callable[[bool], Network], base_only: bool, way: str) -> Network:

@@ -22,7 +22,7 @@ def network_of_keras_model(
 ) -> Network:
     """Makes the network of a Keras file with an architecture, `config`.
 
-    A `.weights.h5` has a place for each layer. The older format has one group for each of the model's own layers; where
+    A `.weights.h5` and a checkpoint have a group for each layer. The older format has one for each of the model's own layers; where
     that is a nested model, the arrays of all its layers lie in it.
 
     Raises a ValueError if the architecture can't be converted, or an array is missing, left over, or not the layer's own.
@@ -36,7 +36,9 @@ def network_of_keras_model(
                 if keras_file.turned and layer.described.class_name == "Conv1D":
                     raise LayerError(layer.described.own_name, "Conv1D", "its kernel, by Theano, can't be converted")
                 groups[layer.described.path[0] if keras_file.is_named else layer.described.place].append(layer)
-        in_file = [layer.name for layer in keras_file.layers if layer.name in groups]
+        if keras_file.by_order and keras_file.is_named:
+            _rename(left, [entry.name for entry in model.layers if entry.name in groups])
+        in_file = [name for name in left if name in groups]
         if keras_file.is_named and in_file != [group for group in groups if group in left]:
             raise ValueError(f"layers in another order than the architecture has them: {', '.join(in_file[:20])}")
         found: dict[tuple[str, ...], list[Any]] = {}
@@ -49,7 +51,8 @@ def network_of_keras_model(
         return (found.get(layer.described.path, []) for layer in planned)
 
     kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL
-    graph = read_graph(read_entry(config), keras_file.keras_version, custom_objects)
+    model = read_entry(config)
+    graph = read_graph(model, keras_file.keras_version, custom_objects, keras_file.group_names)
     network = assemble(graph, hand_out, keras_file.keras_version, kernels)
     # A Dropout, and a layer that varies images, may have their random generator's state with them.
     unused = [array for arrays in left.values() for array in arrays]
@@ -57,6 +60,21 @@ def network_of_keras_model(
     if surplus := [a.name for a in unused if a.dtype.is_floating_point or not generator.search(a.name)]:
         raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")
     return network
+
+
+def _rename(groups: dict[str, list[KerasArray]], names: list[str]) -> None:
+    """Gives the groups that have arrays these names, unless they have them already."""
+    own = [group for group, arrays in groups.items() if arrays]
+    if {*own} == {*names}:
+        return
+    if len(own) != len(names):
+        raise ValueError(
+            f"{len(own)} layers with arrays ({', '.join(own[:20])}) for an architecture with {len(names)} such layers "
+            f"({', '.join(names[:20])})"
+        )
+    renamed = dict(zip(names, [groups[name] for name in own], strict=True))
+    groups.clear()
+    groups |= renamed
 
 
 def _own_tensors(layer: Planned) -> list[TorchArray]:

@@ -22,7 +22,7 @@ class Described:
         trainable: False where the layer is frozen; in Keras 2 also where a model that it lies in is, whatever it says.
         comes_first: whether its trained arrays come before the rest in the group of a nested model.
         path: its name within each model that it lies in, the outermost first: `("vgg16", "block1_conv1")`.
-        place: its group in a `.weights.h5`: `layers/functional/layers/conv2d`.
+        place: its group in a file that names it by class, `layers/functional/layers/conv2d`, or by place, `layer-1/layer-1`.
         problem: why it can't be converted, as far as that is seen before its settings are read.
     """
 

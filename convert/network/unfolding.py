@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..errors import LayerError
+from ..read.keras_file import GroupNames
 from .architecture_json import MODELS, Entry, Operand, counted, flattened, mapped
 from .call_order import calls_in_order, no_such_call
 from .graph import INPUT, Described, Graph, Node, uniquely_named
@@ -52,12 +53,17 @@ class Call(NamedTuple):
 CustomObjects = Mapping[str, str | nn.Module | Callable[..., nn.Module]]
 
 
-def read_graph(model: Entry, keras_version: str = "3", custom_objects: CustomObjects | None = None) -> Graph:
+def read_graph(
+    model: Entry,
+    keras_version: str = "3",
+    custom_objects: CustomObjects | None = None,
+    group_names: GroupNames = GroupNames.CLASS,
+) -> Graph:
     """Reads a model, as written by that version of Keras. Raises a ValueError unless it is a graph that Keras can build."""
     if model.class_name not in MODELS:
         raise LayerError(model.name, model.class_name, "a model of a class whose code isn't in the file")
     inputs = _inputs(model)
-    unfolding = _Unfolding(keras_version, custom_objects or {})
+    unfolding = _Unfolding(keras_version, custom_objects or {}, group_names)
     unfolding.whole_inputs |= {entry.name for entry in model.layers if "int" in str(entry.config.get("dtype"))}
     outputs = unfolding.outputs_of(model, [*inputs], None)
     named = {name for name, what in (custom_objects or {}).items() if isinstance(what, str)}
@@ -104,8 +110,8 @@ def _is_functional(model: Entry) -> bool:
 class _Unfolding:
     """Collects the calls of a model's layers, and of those of the models in it, in order."""
 
-    def __init__(self, keras_version: str, custom_objects: CustomObjects) -> None:
-        self.keras_version, self.custom_objects = keras_version, custom_objects
+    def __init__(self, keras_version: str, custom_objects: CustomObjects, group_names: GroupNames) -> None:
+        self.keras_version, self.custom_objects, self.group_names = keras_version, custom_objects, group_names
         self.is_old = is_before_3(keras_version)
         self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
         self.used: set[str] = set()
@@ -116,7 +122,7 @@ class _Unfolding:
 
     def outputs_of(self, model: Entry, inputs: Sequence[Value], outer: Described | None) -> list[Value]:
         """Calls a model; `outer` is that model as a layer, if it lies in another. Returns its outputs."""
-        place_of = places_of(model)
+        place_of = places_of(model, self.group_names)
 
         def layer_of(entry: Entry) -> Described:
             return described(entry, place_of.get(entry.name, ""), self.keras_version, outer)

@@ -44,20 +44,20 @@ def base_of_keras_file(file: KerasFile) -> Network:
     arrays = [array for array in file.arrays if array.dtype.is_floating_point]
     model = None if file.config is None else read_entry(file.config)
     if model and model.layers:
-        convolutions = _described_convolutions(model, file.keras_version)
+        convolutions = _described_convolutions(model, file)
         pairs = [_arrays_of(file, layer) for layer in convolutions]
         if all(len(pair) == 2 for pair in pairs):
             return vgg_of_pairs([(kernel, bias) for kernel, bias in pairs], kernels)
         # The layers of a nested model were renamed: its group holds their arrays under their old names.
         arrays = next((group.arrays for group in file.layers if group.name == convolutions[0].path[0]), arrays)
-    return vgg_of_arrays(arrays, None, base_only=True, kernels=kernels, in_order=file.is_named)
+    return vgg_of_arrays(arrays, None, base_only=True, kernels=kernels, in_order=file.in_order)
 
 
-def _described_convolutions(model: Entry, keras_version: str) -> list[Described]:
+def _described_convolutions(model: Entry, file: KerasFile) -> list[Described]:
     """Finds the convolutions of the VGG in a model. Raises a ValueError unless there is exactly one."""
-    graph = read_graph(model, keras_version)
+    graph = read_graph(model, file.keras_version, group_names=file.group_names)
     layers = {layer.name: layer for layer in graph.layers}
-    understood = {name: _as_layer(layer, keras_version) for name, layer in layers.items()}
+    understood = {name: _as_layer(layer, file.keras_version) for name, layer in layers.items()}
     return [layers[name] for name in _convolutions(model.name, graph.nodes, understood)]
 
 

@@ -1,14 +1,17 @@
-"""The names that Keras gives the groups of a `.weights.h5`: by class, each class numbered by itself."""
+"""The groups of layers' arrays in a file that doesn't name them after the layers: by class, or by place."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from ..read.keras_file import GroupNames
 from .architecture_json import Entry
 
 
-def places_of(model: Entry) -> dict[str, str]:
-    """Maps each layer's name to its group in a `.weights.h5`."""
+def places_of(model: Entry, group_names: GroupNames) -> dict[str, str]:
+    """Maps each layer's name to its group within its model's."""
+    if group_names is GroupNames.PLACE:
+        return {entry.name: f"layer-{number}" for number, entry in enumerate(model.layers[::-1], 1)}
     numbered = places(entry.class_name for entry in model.layers)
     return dict(zip((entry.name for entry in model.layers), numbered, strict=True))
 

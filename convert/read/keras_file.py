@@ -7,7 +7,8 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..errors import naming_file
 from .archive import read_keras_archive, read_keras_folder
 from .file_kind import SAVED_AGAIN, FileKind, file_kind
 from .hdf5_process import run_hdf5_reader
+from .saved_model import read_checkpoint, read_saved_model
 from .strict_json import parse_json
 
 
@@ -67,6 +69,14 @@ class KerasArray:
         return np.memmap(self.path, self.stored, "c", self.offset, self.shape)
 
 
+class GroupNames(Enum):
+    """What a file calls the group of a layer's arrays; the examples are of a second convolution that ten layers follow."""
+
+    OWN = "the layer's own name, block1_conv2"
+    CLASS = "its class, numbered by itself, layers/conv2d_1"
+    PLACE = "its place in the model from the end, layer-11"
+
+
 @dataclass(frozen=True)
 class KerasLayer:
     """A layer, or a nested model, and its arrays in Keras's order."""
@@ -83,8 +93,19 @@ class KerasFile:
     keras_version: str  # of the Keras that wrote it
     layers: list[KerasLayer]  # in the file's order, those without arrays among them
     config: dict[str, Any] | None  # Keras's JSON of the architecture; None in a file of weights alone
-    is_named: bool  # the layers have their own names; in a `.weights.h5` they are named by class and number
+    group_names: GroupNames
     turned: bool = False  # Keras 2 wrote it on Theano, whose kernels are turned by 180°
+    by_order: bool = False  # the configuration is from elsewhere: layers may be numbered otherwise, and as in Keras the order decides
+
+    @property
+    def is_named(self) -> bool:
+        """Whether groups have their layers' own names, and so one group the arrays of all layers in a nested model."""
+        return self.group_names is GroupNames.OWN
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the groups come in the order of the layers; HDF5 sorts those that are named by class."""
+        return self.group_names is not GroupNames.CLASS
 
     @property
     def arrays(self) -> list[KerasArray]:
@@ -114,7 +135,9 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
                 is_folder = kind is FileKind.KERAS_FOLDER
                 archive = read_keras_folder(path) if is_folder else read_keras_archive(path, scratch)
                 found = _read_hdf5(path, archive.path, archive.start, archive.length, scratch / "spool")
-                found = KerasFile(".keras", archive.keras_version, found.layers, archive.config, is_named=False)
+                found = replace(found, format=".keras", keras_version=archive.keras_version, config=archive.config)
+            elif kind in (FileKind.SAVED_MODEL, FileKind.CHECKPOINT):
+                found = _read_saved_model(path, kind)
             else:
                 raise ValueError(f"{kind.value}, which isn't read; {SAVED_AGAIN}")
         yield found
@@ -129,4 +152,21 @@ def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -
 
     layers = [KerasLayer(name, [array(*described) for described in arrays]) for name, arrays in found["layers"]]
     config = None if found["config"] is None else parse_json(found["config"], "model_config")
-    return KerasFile(found["format"], found["version"], layers, config, found["is_named"], found["turned"])
+    names = GroupNames.OWN if found["is_named"] else GroupNames.CLASS
+    return KerasFile(found["format"], found["version"], layers, config, names, found["turned"])
+
+
+def _read_saved_model(path: Path, kind: FileKind) -> KerasFile:
+    is_checkpoint = kind is FileKind.CHECKPOINT
+    found = read_checkpoint(path) if is_checkpoint else read_saved_model(path)
+    layers = [
+        KerasLayer(
+            layer.place,
+            [KerasArray(name, x.shape, np.dtype(x.kind), x.path, x.start) for name, x in layer.arrays],
+        )
+        for layer in found.layers
+    ]
+    if not layers:
+        raise ValueError("no layer with arrays in it")
+    name = "TensorFlow checkpoint" if is_checkpoint else "SavedModel"
+    return KerasFile(name, found.keras_version or "2", layers, found.config, GroupNames.PLACE)

@@ -1,5 +1,6 @@
 """Protobuf's wire format, strictly: the fields of one message, as numbers and views of bytes. Messages within are left to the caller."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 MOST_FIELDS = 1 << 17  # of one message; what keeps them all takes some 200 bytes for each
@@ -17,16 +18,16 @@ def fields(data: memoryview | bytes) -> Iterator[tuple[int, int | memoryview]]:
     for _ in range(MOST_FIELDS):
         if place == len(view):
             return
-        key, place = _varint(view, place)
+        key, place = varint(view, place)
         number, kind = key >> 3, key & 7
         if not 0 < number < 1 << 29:
             raise ValueError(f"malformed protobuf: a field numbered {number}")
         if kind == 0:
-            value, place = _varint(view, place)
+            value, place = varint(view, place)
             yield number, value
             continue
         if kind == 2:
-            size, place = _varint(view, place)
+            size, place = varint(view, place)
         elif kind in _FIXED:
             size = _FIXED[kind]
         else:
@@ -39,11 +40,39 @@ def fields(data: memoryview | bytes) -> Iterator[tuple[int, int | memoryview]]:
     raise ValueError(f"malformed protobuf: a message of more than {MOST_FIELDS:,} fields")
 
 
+class Message:
+    """The fields of one message by their numbers. A ValueError tells of one of another type than is asked for."""
+
+    def __init__(self, data: memoryview | bytes) -> None:
+        self._found: dict[int, list[int | memoryview]] = defaultdict(list)
+        for number, value in fields(data):
+            self._found[number].append(value)
+
+    def number(self, field: int) -> int:
+        """Returns the last value of a field of numbers; 0 if there is none."""
+        value = self._found[field][-1] if field in self._found else 0
+        if not isinstance(value, int):
+            raise ValueError(f"malformed protobuf: bytes in field {field}, which is a number")
+        return value
+
+    def contents(self, field: int) -> list[memoryview]:
+        """Returns all values of a field of bytes, texts or messages."""
+        values = self._found.get(field, [])
+        found = [value for value in values if isinstance(value, memoryview)]
+        if len(found) < len(values):
+            raise ValueError(f"malformed protobuf: a number in field {field}, which is bytes")
+        return found
+
+    def text(self, field: int) -> str:
+        """Returns the last value of a field of text; "" if there is none."""
+        return bytes(self.contents(field)[-1]).decode() if field in self._found else ""
+
+
 def varints(data: memoryview) -> Iterator[int]:
     """Yields the numbers of a packed field, unsigned. Raises a ValueError for malformed data."""
     place = 0
     while place < len(data):
-        value, place = _varint(data, place)
+        value, place = varint(data, place)
         yield value
 
 
@@ -52,7 +81,7 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _varint(view: memoryview, place: int) -> tuple[int, int]:
+def varint(view: memoryview, place: int) -> tuple[int, int]:
     """Reads a number of up to 64 bits, and says where the next field begins."""
     value = 0
     for shift, byte in enumerate(view[place : place + _LONGEST_VARINT]):
