@@ -42,7 +42,7 @@ def convert(
     """Converts a Keras file to PyTorch weights, or PyTorch weights to a Keras file.
 
     Args:
-        source: a Keras or PyTorch file; or a published file by its name, "vgg16", "vgg16-notop", "vgg19" or "vgg19-notop",
+        source: a Keras, ONNX or PyTorch file; or a published file by its name, "vgg16", "vgg16-notop", "vgg19" or "vgg19-notop",
             fetched if need be; or "demo", a full-size file of random weights, made on the spot.
         output: the file to write, `.safetensors`, `.pt` or `.pth`, or for Keras `.weights.h5` or `.h5`. By default, for a
             published name the place where `weights="imagenet"` looks, for a file the same name beside it with

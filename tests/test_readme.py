@@ -17,7 +17,6 @@ import keras
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import torchvgg.command_line
 from torchvgg import layers
@@ -172,14 +171,6 @@ def test_every_path_exists(name: str) -> None:
     assert len(in_code) + len(links) >= 5
     for path in (*(ROOT / path for path in in_code), *((ROOT / name).parent / path for path in links)):
         assert path.exists(), path
-
-
-@pytest.mark.parametrize("name", ["maps.jpg", "cam.jpg"])
-def test_the_pictures_are_those_that_the_commands_draw(name: str, world: Path) -> None:
-    with Image.open(ROOT / "tests/data" / name) as shown, Image.open(world / name) as drawn:
-        assert shown.size == drawn.size
-        difference = np.asarray(shown).astype(int) - np.asarray(drawn)
-    assert np.abs(difference).mean() < 3  # of 255; fonts and JPEG differ a little from machine to machine
 
 
 def test_the_numbers_in_the_text(world: Path, namespaces: dict[str, dict[str, Any]]) -> None:

@@ -87,7 +87,7 @@ def load_model(
     architecture: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     custom_objects: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Loads the model of a Keras file or folder, or of a `.safetensors` that `convert` wrote, ready to use.
+    """Loads the model of a Keras file or folder, an ONNX file of a chain, or a `.safetensors` that `convert` wrote, ready to use.
 
     Args:
         path: the file or folder.

@@ -1,4 +1,4 @@
-"""Opens a file of any kind and makes a network of it: Keras's, with an architecture or without, or PyTorch's."""
+"""Opens a file of any kind and makes a network of it: Keras's, with an architecture or without, ONNX's, or PyTorch's."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from ..errors import naming_file
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
 from ..options import ACTIVATIONS
 from ..read.architecture_file import Architecture, read_architecture
-from ..read.file_kind import file_kind, files_of
+from ..read.file_kind import FileKind, file_kind, files_of
 from ..read.keras_file import KerasFile, open_keras_file
+from ..read.onnx_file import read_onnx_file
 from ..read.strict_json import LONGEST_VERSION
 from ..read.torch_file import TorchFile, read_torch_file
 from .from_keras_model import network_of_keras_model
 from .from_keras_weights import vgg_of_arrays
+from .from_onnx import network_of_onnx_file
 from .from_tensors import network_of_torch_file
 from .network import Network
 from .unfolding import CustomObjects
@@ -78,7 +80,7 @@ def open_source(
     custom_objects: CustomObjects | None = None,
     architecture: Architecture | None = None,
 ) -> Iterator[Source]:
-    """Opens a file that Keras or PyTorch wrote. Its arrays can be read while it is open.
+    """Opens a file of a kind that is read. Its arrays can be read while it is open.
 
     Args:
         path: the file.
@@ -94,10 +96,20 @@ def open_source(
         OSError: it can't be read.
         ImportError: the architecture is YAML, and PyYAML isn't installed.
     """
-    stamp = _stamp(path)
-    if not file_kind(path).is_keras:
-        if architecture is not None:
-            raise ValueError(f"architecture: it goes with weights that Keras saved, and {path} has PyTorch's; drop it")
+    stamp, kind = _stamp(path), file_kind(path)
+    if architecture is not None and (kind is FileKind.ONNX or not kind.is_keras):
+        raise ValueError(f"architecture: it goes with weights that Keras saved, and {path} is no such file; drop it")
+    if kind is FileKind.ONNX:
+        onnx_file = read_onnx_file(path)
+        with naming_file(path):
+            way = "--base-only, or include_top=False"
+            network = _or_advice(partial(network_of_onnx_file, onnx_file), base_only, way)
+            if weights_only and not base_only:
+                network = as_plain_vgg(network, "weights=")
+            network, assumed = _with_activation(network, activation, input_shape, is_in_file=True)
+        yield Source(network, "ONNX", "unknown", path, stamp, assumed)
+        return
+    if not kind.is_keras:
         file = read_torch_file(path)
         with naming_file(path):
             network = _or_advice(partial(_network_of_torch_file, file, input_shape), base_only, "--base-only")

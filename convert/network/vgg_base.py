@@ -164,6 +164,12 @@ def is_like(layer: Layer, plain: Described) -> bool:
     return layer.settings.items() >= wanted.items()
 
 
+def convolutions_among(layers: Sequence[Layer]) -> list[int]:
+    """Returns the numbers of a VGG's convolutions among layers in order; [] if there is no VGG."""
+    found = _find_convolutions(layers)
+    return [] if isinstance(found, _Difference) else found
+
+
 class _Difference(NamedTuple):
     """How many layers are a VGG's, whether another one comes then, and what is wrong."""
 

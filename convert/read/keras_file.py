@@ -46,7 +46,7 @@ class KerasArray:
 
     @property
     def dtype(self) -> torch.dtype:
-        return _tensor_of(np.empty(0, self.stored)).dtype
+        return tensor_of(np.empty(0, self.stored)).dtype
 
     def read(self, units: Units = ...) -> torch.Tensor:
         """Returns the array as Keras laid it out, or a part of it. A ValueError tells that the file no longer holds it.
@@ -60,7 +60,7 @@ class KerasArray:
             numbers = self._mapped
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.name}: can't be read from the file any more ({error})") from None
-        return _tensor_of(numbers if units is ... else numbers[..., units])
+        return tensor_of(numbers if units is ... else numbers[..., units])
 
     @cached_property
     def _mapped(self) -> np.ndarray:
@@ -112,7 +112,8 @@ class KerasFile:
         return [array for layer in self.layers for array in layer.arrays]
 
 
-def _tensor_of(numbers: np.ndarray) -> torch.Tensor:
+def tensor_of(numbers: np.ndarray) -> torch.Tensor:
+    """Makes a tensor of numbers as a file stores them, without a copy where PyTorch has the type."""
     if numbers.dtype.kind == "V":  # bfloat16, which neither HDF5 nor numpy knows
         return torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
     if numbers.dtype.kind == "u" and numbers.itemsize > 1:  # PyTorch has such types, but few operators for them

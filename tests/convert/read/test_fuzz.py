@@ -20,7 +20,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("whole")
     for suffix in (".safetensors", ".pt"):
         convert(KERAS2 / "trained.h5", folder / f"ours{suffix}")
-    return [*sorted(KERAS2.glob("*.h5")), *sorted(KERAS2.glob("*.keras")), *sorted(folder.iterdir())]
+    others = sorted(KERAS2.with_name("onnx").glob("*.onnx"))
+    return [*sorted(KERAS2.glob("*.h5")), *sorted(KERAS2.glob("*.keras")), *others, *sorted(folder.iterdir())]
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
