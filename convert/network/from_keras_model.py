@@ -43,14 +43,14 @@ def network_of_keras_model(
             raise ValueError(f"layers in another order than the architecture has them: {', '.join(in_file[:20])}")
         found: dict[tuple[str, ...], list[Any]] = {}
         for group, layers in groups.items():
-            if layers[0].described.class_name == "Custom" and len(layers) == 1 and not left.get(group):
-                found[layers[0].described.path] = _own_tensors(layers[0])
-                continue
             class_name = layers[0].described.class_name
             within = [""] if keras_file.is_named else KINDS[class_name].groups
             own = [group + place for place in within]
             if class_name == "Custom":
                 own = [name for name in left if name == group or name.startswith(f"{group}/")]
+                if len(layers) == 1 and not any(left[name] for name in own):
+                    found[layers[0].described.path] = _own_tensors(layers[0])
+                    continue
             found |= _distributed(layers, [array for name in own for array in left.pop(name, [])])
         return (found.get(layer.described.path, []) for layer in planned)
 
