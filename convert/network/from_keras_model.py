@@ -7,11 +7,12 @@ from typing import Any
 
 from ..errors import LayerError
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL, UNCHANGED
-from ..read.keras_file import KerasArray, KerasFile
+from ..read.keras_file import KerasFile
 from .architecture_json import read_entry
 from .assemble import Planned, assemble
 from .from_tensors import TorchArray
 from .graph import Described
+from .kernel_parts import StoredArray, whole_kernels
 from .kinds import KINDS, Spec
 from .network import Network
 from .unfolding import CustomObjects, read_graph
@@ -45,7 +46,8 @@ def network_of_keras_model(
                 found[layers[0].described.path] = _own_tensors(layers[0])
                 continue
             within = [""] if keras_file.is_named else KINDS[layers[0].described.class_name].groups
-            found |= _distributed(layers, [array for place in within for array in left.pop(group + place, [])])
+            arrays = [array for place in within for array in left.pop(group + place, [])]
+            found |= _distributed(layers, whole_kernels(arrays, (layer.described for layer in layers)))
         return (found.get(layer.described.path, []) for layer in planned)
 
     kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL
@@ -67,7 +69,7 @@ def _own_tensors(layer: Planned) -> list[TorchArray]:
     ]
 
 
-def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[str, ...], list[KerasArray]]:
+def _distributed(layers: list[Planned], arrays: list[StoredArray]) -> dict[tuple[str, ...], list[StoredArray]]:
     """Distributes a group's arrays over its layers.
 
     Keras itself goes by order: first what is trained, of all layers, then the rest. (What a frozen model holds counts in
@@ -90,7 +92,7 @@ def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[
     return distributed
 
 
-def _other_arrays(described: Described, specs: list[Spec], arrays: list[KerasArray]) -> LayerError:
+def _other_arrays(described: Described, specs: list[Spec], arrays: list[StoredArray]) -> LayerError:
     expected = ", ".join(f"{spec.name} {spec.shape}" for spec in specs)
     received = ", ".join(f"{array.name} {array.shape}" for array in arrays) or "none"
     reason = f"expected the arrays {expected}, in Keras's order. Received: {received}"

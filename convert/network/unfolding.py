@@ -13,6 +13,7 @@ from ..errors import LayerError
 from .architecture_json import MODELS, Entry, Operand, counted, flattened, mapped
 from .call_order import calls_in_order, no_such_call
 from .graph import INPUT, Described, Graph, Node, uniquely_named
+from .kernel_parts import quantization
 from .kinds import KINDS
 from .operations import as_layer, is_operation, merge_of_keras_1, named_function
 from .weights_groups import places_of
@@ -374,4 +375,6 @@ def _problem(entry: Entry) -> str:
         return "a custom layer, whose code isn't in the file"
     if entry.in_training:
         return "called with training=True, which makes it work as in training"
+    if (way := quantization(entry.config)) not in ("", "int8"):
+        return f"quantized as {way}; only int8 can be converted"
     return ""
