@@ -36,7 +36,12 @@ def network_of_keras_model(
             if layer.specs:
                 if keras_file.turned and layer.described.class_name == "Conv1D":
                     raise LayerError(layer.described.own_name, "Conv1D", "its kernel, by Theano, can't be converted")
-                groups[layer.described.path[0] if keras_file.is_named else layer.described.place].append(layer)
+                group = layer.described.path[0] if keras_file.is_named else layer.described.place
+                if (
+                    group == "vgg_backbone" and group not in left
+                ):  # KerasHub doesn't write its name, which may have a number
+                    group = next((name for name in left if re.fullmatch(r"vgg_backbone_\d+", name)), group)
+                groups[group].append(layer)
         in_file = [layer.name for layer in keras_file.layers if layer.name in groups]
         if keras_file.is_named and in_file != [group for group in groups if group in left]:
             raise ValueError(f"layers in another order than the architecture has them: {', '.join(in_file[:20])}")

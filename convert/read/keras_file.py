@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from ..array import Units
 from ..atomic_files import scratch_folder
 from ..errors import naming_file
-from .archive import read_keras_archive, read_keras_folder
+from .archive import TASK_WEIGHTS, read_keras_archive, read_keras_folder
 from .file_kind import SAVED_AGAIN, FileKind, file_kind
 from .hdf5_process import run_hdf5_reader
 from .strict_json import parse_json
@@ -113,6 +113,10 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
                 is_folder = kind is FileKind.KERAS_FOLDER
                 archive = read_keras_folder(path) if is_folder else read_keras_archive(path, scratch)
                 found = _read_hdf5(path, archive.path, archive.start, archive.length, scratch / "spool")
+                if is_folder and (task := path / TASK_WEIGHTS).is_file():
+                    head = _read_hdf5(path, task, 0, task.stat().st_size, scratch / "task")
+                    inner = [replace(layer, name=f"layers/vgg_backbone/{layer.name}") for layer in found.layers]
+                    found = replace(found, layers=inner + head.layers)
                 found = KerasFile(".keras", archive.keras_version, found.layers, archive.config, is_named=False)
             else:
                 raise ValueError(f"{kind.value}, which isn't read; {SAVED_AGAIN}")
