@@ -42,6 +42,7 @@ def vgg_of_arrays(
     convolutions = sorted((pair for pair in pairs if len(pair[0].shape) == 4), key=_block)
     dense = [pair for pair in pairs if len(pair[0].shape) == 2]
     is_plain = 2 * (len(convolutions) + len(dense)) == len(arrays) and len(convolutions) in NETWORKS
+    is_plain = is_plain and all((3, 3) in (kernel.shape[:2], kernel.shape[2:]) for kernel, _ in convolutions)
     widths = [kernel.shape[1] for kernel, _ in dense[:-1]]
     if not is_plain or (dense and widths != [units for units, _ in TOP.values() if units]):
         raise ValueError(_foreign(arrays, in_order))
@@ -189,10 +190,10 @@ def _block(convolution: Pair) -> tuple[int, int]:
 
 def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
     try:
-        _base(arrays, in_order)
+        base = {array.name for pair in _base(arrays, in_order) for array in pair}
     except ValueError as error:
         return str(error)
-    head = [array for array in arrays if len(array.shape) != 4 and not CONVOLUTION_NAME.search(array.name)] or arrays
+    head = [array for array in arrays if array.name not in base] or arrays
     return (
         f"a VGG with a head that isn't Keras's own ({_shown(head)}), and how its layers are connected isn't in a file "
         "of weights; save the whole model, model.save('x.keras'), and take that"
