@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from .keras_hub import HUB_MODELS, hub_config
+from .keras_hub import HUB_MODELS, check_backbones, hub_config
 
 MODELS = ("Sequential", "Functional", "Model", *HUB_MODELS)
 MOST_LAYERS = 1000
@@ -79,6 +79,8 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
     """
     if depth > MOST_NESTED:
         raise ValueError(f"models nested deeper than {MOST_NESTED}")
+    if not depth:
+        check_backbones(found)
     if not isinstance(found, Mapping) or not isinstance(found.get("class_name"), str) or "config" not in found:
         raise _malformed("a layer, with its class_name and config", found)
     package, _, class_name = found["class_name"].rpartition(">")  # `Custom>Mine`: registered by the user

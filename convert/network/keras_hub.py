@@ -10,7 +10,8 @@ from typing import Any
 from .kinds.validators import whole
 
 BACKBONE, CLASSIFIER = HUB_MODELS = ("VGGBackbone", "VGGImageClassifier")
-MOST_CONVOLUTIONS = 1000
+MOST_CONVOLUTIONS = 100
+MOST_BACKBONES = 20  # in one file: a few bytes stand for many layers
 POOLERS = {
     "avg": ("GlobalAveragePooling2D", "pooler"),
     "max": ("GlobalMaxPooling2D", "pooler"),
@@ -29,6 +30,18 @@ def hub_config(class_name: str, config: Mapping[str, Any]) -> Json:
     first, last = layers[0]["name"], layers[-1]["name"]
     name = "vgg_backbone" if class_name == BACKBONE else "vgg_image_classifier"
     return {"name": name, **config, "layers": layers, "input_layers": [first, 0, 0], "output_layers": [last, 0, 0]}
+
+
+def check_backbones(found: Any) -> None:
+    """Raises a ValueError if an architecture has more backbones than a network has."""
+    left, count = [found], 0
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            count += isinstance(name := part.get("class_name"), str) and name.endswith(BACKBONE)
+        left += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+    if count > MOST_BACKBONES:
+        raise ValueError(f"{count:,} {BACKBONE}s; a network of up to {MOST_BACKBONES} can be converted")
 
 
 def _layer(class_name: str, name: str, **config: Any) -> Json:

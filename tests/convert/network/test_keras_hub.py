@@ -11,6 +11,7 @@ import torch
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
+from torchvgg.convert.network.architecture_json import read_entry
 from torchvgg.layers.shared import channels_last
 
 from ...helpers.keras_models import keras_model, relative_error
@@ -85,3 +86,10 @@ def test_other_settings_are_refused(name: str, settings: dict[str, Any], message
     change(preset / name, **settings)
     with pytest.raises(ValueError, match=message):
         load_model(preset)
+
+
+def test_a_few_bytes_are_no_million_layers() -> None:
+    backbone = {"class_name": "VGGBackbone", "config": {"stackwise_num_repeats": [9], "stackwise_num_filters": [1]}}
+    inner = {"class_name": "Sequential", "config": {"layers": [backbone] * 1000}}
+    with pytest.raises(ValueError, match=r"20,000 VGGBackbones; a network of up to 20 can be converted"):
+        read_entry({"class_name": "Sequential", "config": {"layers": [inner] * 20}})
