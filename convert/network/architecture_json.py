@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-MODELS = ("Sequential", "Functional", "Model")
+from .keras_hub import HUB_MODELS, check_backbones, hub_config
+
+MODELS = ("Sequential", "Functional", "Model", *HUB_MODELS)
 MOST_LAYERS = 1000
 MOST_NESTED = 40  # models in models, and lists in a call
 LONGEST_NAME = 1000
@@ -77,11 +79,15 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
     """
     if depth > MOST_NESTED:
         raise ValueError(f"models nested deeper than {MOST_NESTED}")
+    if not depth:
+        check_backbones(found)
     if not isinstance(found, Mapping) or not isinstance(found.get("class_name"), str) or "config" not in found:
         raise _malformed("a layer, with its class_name and config", found)
     package, _, class_name = found["class_name"].rpartition(">")  # `Custom>Mine`: registered by the user
     config = found["config"]
     in_config = config if isinstance(config, Mapping) else {}
+    if class_name in HUB_MODELS and "layers" not in in_config:
+        config = in_config = hub_config(class_name, in_config)
     name = found.get("name") or in_config.get("name") or "sequential"
     if not isinstance(name, str) or len(name) > LONGEST_NAME or len(class_name) > LONGEST_NAME:
         raise _malformed("the name of a layer", name)

@@ -24,6 +24,7 @@ from .from_keras_model import network_of_keras_model
 from .from_keras_weights import vgg_of_arrays
 from .from_onnx import network_of_onnx_file
 from .from_tensors import network_of_torch_file
+from .kernel_parts import whole_kernels
 from .network import Network
 from .unfolding import CustomObjects
 from .vgg_architecture import CONVOLUTION_NAME
@@ -167,7 +168,8 @@ def _network_of_keras_file(
     _check_order(file, base_only)
     if base_only:
         return base_of_keras_file(file)
-    arrays = [array for array in file.arrays if array.dtype.is_floating_point]
+    whole = (array for layer in file.layers for array in whole_kernels(layer.arrays))
+    arrays = [array for array in whole if array.dtype.is_floating_point]
     kernels = TURNED_KERNEL if file.turned else CONV2D_KERNEL
     return vgg_of_arrays(arrays, input_shape, base_only, kernels, in_order=file.in_order)
 

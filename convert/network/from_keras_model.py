@@ -7,11 +7,12 @@ from typing import Any
 
 from ..errors import LayerError
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL, UNCHANGED
-from ..read.keras_file import KerasArray, KerasFile
+from ..read.keras_file import KerasFile
 from .architecture_json import read_entry
 from .assemble import Planned, assemble
 from .from_tensors import TorchArray
 from .graph import Described
+from .kernel_parts import StoredArray, whole_kernels
 from .kinds import KINDS, Spec
 from .network import Network
 from .unfolding import CustomObjects, read_graph
@@ -35,7 +36,12 @@ def network_of_keras_model(
             if layer.specs:
                 if keras_file.turned and layer.described.class_name == "Conv1D":
                     raise LayerError(layer.described.own_name, "Conv1D", "its kernel, by Theano, can't be converted")
-                groups[layer.described.path[0] if keras_file.is_named else layer.described.place].append(layer)
+                group = layer.described.path[0] if keras_file.is_named else layer.described.place
+                if (
+                    group == "vgg_backbone" and group not in left
+                ):  # KerasHub doesn't write its name, which may have a number
+                    group = next((name for name in left if re.fullmatch(r"vgg_backbone_\d+", name)), group)
+                groups[group].append(layer)
         if keras_file.by_order and keras_file.is_named:
             _rename(left, [entry.name for entry in model.layers if entry.name in groups])
         in_file = [name for name in left if name in groups]
@@ -51,7 +57,8 @@ def network_of_keras_model(
                 if len(layers) == 1 and not any(left[name] for name in own):
                     found[layers[0].described.path] = _own_tensors(layers[0])
                     continue
-            found |= _distributed(layers, [array for name in own for array in left.pop(name, [])])
+            arrays = [array for name in own for array in left.pop(name, [])]
+            found |= _distributed(layers, whole_kernels(arrays, (layer.described for layer in layers)))
         return (found.get(layer.described.path, []) for layer in planned)
 
     kernels = TURNED_KERNEL if keras_file.turned else CONV2D_KERNEL
@@ -89,7 +96,7 @@ def _own_tensors(layer: Planned) -> list[TorchArray]:
     ]
 
 
-def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[str, ...], list[KerasArray]]:
+def _distributed(layers: list[Planned], arrays: list[StoredArray]) -> dict[tuple[str, ...], list[StoredArray]]:
     """Distributes a group's arrays over its layers.
 
     Keras itself goes by order: first what is trained, of all layers, then the rest. (What a frozen model holds counts in
@@ -112,7 +119,7 @@ def _distributed(layers: list[Planned], arrays: list[KerasArray]) -> dict[tuple[
     return distributed
 
 
-def _other_arrays(described: Described, specs: list[Spec], arrays: list[KerasArray]) -> LayerError:
+def _other_arrays(described: Described, specs: list[Spec], arrays: list[StoredArray]) -> LayerError:
     expected = ", ".join(f"{spec.name} {spec.shape}" for spec in specs)
     received = ", ".join(f"{array.name} {array.shape}" for array in arrays) or "none"
     reason = f"expected the arrays {expected}, in Keras's order. Received: {received}"

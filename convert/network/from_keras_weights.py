@@ -4,6 +4,7 @@ They are matched as Keras matches them, by order and shape: a VGG is a row of 3Ã
 dense layers or none. Names come from Keras's VGG, not from the file.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -41,9 +42,12 @@ def vgg_of_arrays(
     convolutions = sorted((pair for pair in pairs if len(pair[0].shape) == 4), key=_block)
     dense = [pair for pair in pairs if len(pair[0].shape) == 2]
     is_plain = 2 * (len(convolutions) + len(dense)) == len(arrays) and len(convolutions) in NETWORKS
+    is_plain = is_plain and all((3, 3) in (kernel.shape[:2], kernel.shape[2:]) for kernel, _ in convolutions)
     widths = [kernel.shape[1] for kernel, _ in dense[:-1]]
     if not is_plain or (dense and widths != [units for units, _ in TOP.values() if units]):
         raise ValueError(_foreign(arrays, in_order))
+    if not in_order:
+        _check_names(convolutions, convolutions)
     if not dense:
         return vgg_of_pairs(convolutions, kernels)
     fc1, _ = dense[0]
@@ -94,6 +98,8 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
             raise ValueError(f"two networks like {NETWORKS[count]}; convert them one by one")
         if starts:
             base = ordered[starts[0] : starts[0] + count]
+            if not in_order:
+                _check_names(base, pairs)
             check_between(arrays, base, in_order and ordered == pairs)
             return base
     expected = "the 13 convolutions of VGG16 or the 16 of VGG19, one after the other"
@@ -112,6 +118,32 @@ def _is_vgg(convolutions: Sequence[Pair]) -> bool:
         shapes = [(*shape[2:], shape[1], shape[0]) for shape in shapes]
     channels = [shapes[0][2], *filters[:-1]]
     return shapes == [(3, 3, *c) for c in zip(channels, filters, strict=True)]
+
+
+def _check_names(base: Sequence[Pair], convolutions: Sequence[Pair]) -> None:
+    """Raises a ValueError if convolutions of one shape are named so that it can't be told which comes first.
+
+    HDF5 keeps no order. Keras numbers a model's layers, but attributes of a subclassed model have any name.
+    """
+    if all(_is_numbered(a, b) for (a, _), (b, _) in pairwise(base)):
+        return
+    by_shape: dict[tuple[int, ...], list[Array]] = defaultdict(list)
+    for kernel, _ in convolutions:
+        by_shape[kernel.shape].append(kernel)
+    for shape in {kernel.shape for kernel, _ in base}:
+        for a, b in pairwise(by_shape[shape]):
+            if not _is_numbered(a, b):
+                raise ValueError(
+                    f"{_owner(a)} and {_owner(b)}: convolutions of one shape, and no numbers in their names say which comes first; "
+                    "in Keras, call the attributes that hold them block1, block2, â€¦, or copy the VGG's weights into a VGG16 and save that"
+                )
+
+
+def _is_numbered(a: Array, b: Array) -> bool:
+    """Tells whether the first parts in which two names differ do so by their numbers: `block1/conv2d_3`, `block2/conv2d`."""
+    different = next(((x, y) for x, y in zip(a.name.split("/"), b.name.split("/"), strict=False) if x != y), ("", ""))
+    x, y = (re.sub(r"[0-9]+", "0", re.sub(r"_[0-9]+$", "", part)) for part in different)
+    return x == y
 
 
 def check_between(arrays: Sequence[Array], base: Sequence[Pair], in_order: bool) -> None:
@@ -158,10 +190,10 @@ def _block(convolution: Pair) -> tuple[int, int]:
 
 def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
     try:
-        _base(arrays, in_order)
+        base = {array.name for pair in _base(arrays, in_order) for array in pair}
     except ValueError as error:
         return str(error)
-    head = [array for array in arrays if len(array.shape) != 4 and not CONVOLUTION_NAME.search(array.name)] or arrays
+    head = [array for array in arrays if array.name not in base] or arrays
     return (
         f"a VGG with a head that isn't Keras's own ({_shown(head)}), and how its layers are connected isn't in a file "
         "of weights; save the whole model, model.save('x.keras'), and take that"

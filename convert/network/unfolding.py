@@ -15,6 +15,7 @@ from ..read.keras_file import GroupNames
 from .architecture_json import MODELS, Entry, Operand, counted, flattened, mapped
 from .call_order import calls_in_order, no_such_call
 from .graph import INPUT, Described, Graph, Node, uniquely_named
+from .kernel_parts import quantization
 from .kinds import KINDS
 from .kinds.regularization import Regularization
 from .operations import as_layer, is_operation, merge_of_keras_1, named_function
@@ -468,4 +469,6 @@ def _problem(entry: Entry) -> str:
         return "a custom layer, whose code isn't in the file"
     if entry.in_training:
         return "called with training=True, which makes it work as in training"
+    if (way := quantization(entry.config)) not in ("", "int8"):
+        return f"quantized as {way}; only int8 can be converted"
     return ""

@@ -12,11 +12,12 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL
-from ..read.keras_file import KerasArray, KerasFile
+from ..read.keras_file import KerasFile
 from .architecture_json import Entry, read_entry
 from .from_keras_weights import vgg_of_arrays, vgg_of_pairs
 from .from_tensors import network_of_layers
 from .graph import INPUT, Described, Node
+from .kernel_parts import StoredArray, whole_kernels
 from .kinds import KINDS
 from .kinds.regularization import Regularization
 from .network import Layer, Network
@@ -215,8 +216,8 @@ def _as_layer(layer: Described, keras_version: str) -> Layer:
     return Layer(class_name, layer.name, settings)
 
 
-def _arrays_of(file: KerasFile, layer: Described) -> list[KerasArray]:
+def _arrays_of(file: KerasFile, layer: Described) -> list[StoredArray]:
     """Finds a layer's own arrays by its place or its name."""
     group = layer.path[0] if file.is_named else layer.place
-    arrays = [array for found in file.layers if found.name == group for array in found.arrays]
+    arrays = [array for found in file.layers if found.name == group for array in whole_kernels(found.arrays, [layer])]
     return arrays if not file.is_named or len(layer.path) == 1 else [a for a in arrays if a.owner == layer.own_name]

@@ -21,6 +21,10 @@ from .strict_json import LONGEST_JSON, LONGEST_VERSION, parse_json
 
 ZIP_MAGIC = b"PK\x03\x04"
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"  # the members of a .keras
+TASK, TASK_WEIGHTS = (
+    "task.json",
+    "task.weights.h5",
+)  # of a model that KerasHub builds on the backbone in the other files
 UNPACKED_AT_MOST = (1 << 28, 8)  # so many bytes, and so many times what is stored: weights hardly compress
 MOST_MEMBERS = 10_000
 
@@ -65,8 +69,12 @@ def read_keras_archive(path: Path, scratch: Path) -> KerasArchive:
 
 
 def read_keras_folder(path: Path) -> KerasArchive:
-    """Reads what a folder with the members of a `.keras` holds. A ValueError tells of one that isn't as Keras writes it."""
-    config, metadata = (parse_json(_first_bytes(path / name), name) for name in (CONFIG, METADATA))
+    """Reads what a folder with the members of a `.keras` holds. A ValueError tells of one that isn't as Keras writes it.
+
+    With a task's files beside them, as in KerasHub's presets, the configuration is the task's.
+    """
+    names = (TASK if (path / TASK_WEIGHTS).is_file() else CONFIG, METADATA)
+    config, metadata = (parse_json(_first_bytes(path / name), name) for name in names)
     weights = path / WEIGHTS
     return KerasArchive(config, _version(metadata), weights, 0, weights.stat().st_size)
 

@@ -107,10 +107,13 @@ class Reader(GuardedFile):
                 yield from self.numbered_layers(found, depth + 1)
 
 
-def natural(key: str) -> tuple[str, int]:
-    """Sorts `conv2d_2` before `conv2d_10`, and `conv2d` before both."""
+def natural(key: str) -> tuple[list[str | int], int]:
+    """Sorts `conv2d_2` before `conv2d_10`, and `conv2d` before both; `conv9` before `conv10`."""
     match = re.fullmatch(r"(.*?)(?:_([0-9]{1,9}))?", key, re.DOTALL)
-    return (match[1], int(match[2] or 0)) if match else (key, 0)
+    stem, number = match.groups() if match else (key, None)
+    parts: list[str | int] = [*re.split("([0-9]{1,9})", stem)]
+    parts[1::2] = map(int, parts[1::2])
+    return parts, int(number or 0)
 
 
 def main(path: str, start: int, length: int, spool: str, seconds: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from ..array import Units
 from ..atomic_files import scratch_folder
 from ..errors import naming_file
-from .archive import read_keras_archive, read_keras_folder
+from .archive import TASK_WEIGHTS, read_keras_archive, read_keras_folder
 from .file_kind import SAVED_AGAIN, FileKind, file_kind
 from .hdf5_process import run_hdf5_reader
 from .saved_model import read_checkpoint, read_saved_model
@@ -135,6 +135,10 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
                 is_folder = kind is FileKind.KERAS_FOLDER
                 archive = read_keras_folder(path) if is_folder else read_keras_archive(path, scratch)
                 found = _read_hdf5(path, archive.path, archive.start, archive.length, scratch / "spool")
+                if is_folder and (task := path / TASK_WEIGHTS).is_file():
+                    head = _read_hdf5(path, task, 0, task.stat().st_size, scratch / "task")
+                    inner = [replace(layer, name=f"layers/vgg_backbone/{layer.name}") for layer in found.layers]
+                    found = replace(found, layers=inner + head.layers)
                 found = replace(found, format=".keras", keras_version=archive.keras_version, config=archive.config)
             elif kind in (FileKind.SAVED_MODEL, FileKind.CHECKPOINT):
                 found = _read_saved_model(path, kind)

@@ -40,7 +40,6 @@ class Embedding(Kind):
         "output_dim": Setting(REQUIRED, whole),
         "mask_zero": Setting(False, flag),
     }
-    only = {"lora_rank": (None,)}
     ranks = (1, 2, 3)
     is_steep = True  # it casts numbers to indices
 
