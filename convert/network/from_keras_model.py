@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import LayerError
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL, UNCHANGED
-from ..read.keras_file import KerasFile
+from ..read.keras_file import KerasArray, KerasFile
 from .architecture_json import read_entry
 from .assemble import Planned, assemble
 from .from_tensors import TorchArray
