@@ -122,9 +122,7 @@ def open_source(
     with open_keras_file(path) as keras_file:
         with naming_file(path):
             if described:
-                config, version = described
-                version = version or keras_file.keras_version
-                keras_file = replace(keras_file, config=config, keras_version=version, by_order=True)
+                keras_file = keras_file.with_architecture(*described)
             make = partial(_network_of_keras_file, keras_file, input_shape, custom_objects)
             network = _or_advice(make, base_only, "--base-only, or include_top=False")
             if weights_only and not base_only and keras_file.config is not None:

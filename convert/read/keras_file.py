@@ -107,6 +107,10 @@ class KerasFile:
         """Whether the groups come in the order of the layers; HDF5 sorts those that are named by class."""
         return self.group_names is not GroupNames.CLASS
 
+    def with_architecture(self, config: dict[str, Any], keras_version: str) -> "KerasFile":
+        """Copies the file with the architecture of a model that its weights are for, written by that version, if it's known."""
+        return replace(self, config=config, keras_version=keras_version or self.keras_version, by_order=True)
+
     @property
     def arrays(self) -> list[KerasArray]:
         return [array for layer in self.layers for array in layer.arrays]
