@@ -1,12 +1,14 @@
 """Files with random damage, always the same ones: each is read as it should be, or refused in one line."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from torchvgg import load_model
 from torchvgg.convert import convert
+from torchvgg.convert.read import tensor_bundle
 
 from ...helpers.command_line import run
 from ...helpers.hostile import KERAS2, processor_time
@@ -66,3 +68,48 @@ def test_mutated_files_are_read_or_refused_in_one_line(
             assert load_model(path) if source.suffix != ".pt" else True
         path.unlink()
         assert list(tmp_path.iterdir()) in ([], [tmp_path / "out.safetensors"])
+
+
+OLD = KERAS2.with_name("old_keras")
+PARTS = [  # a version, what it saved, and the file that is damaged
+    ("tf_keras-2.21.0", "saved_model", "keras_metadata.pb"),
+    ("tf_keras-2.21.0", "saved_model", "variables/variables.index"),
+    ("tensorflow-2.4.0", "saved_model", "saved_model.pb"),
+    ("tensorflow-2.0.0", "checkpoint", "weights.index"),
+    ("tensorflow-1.15.0", "checkpoint", "weights.data-00001-of-00002"),
+    ("tensorflow-2.4.0", "checkpoint", "checkpoint"),
+    ("keras-1.2.2", "weights.h5", "model.json"),
+    ("tensorflow-2.4.0", "weights.h5", "model.yaml"),
+]
+
+
+@pytest.mark.parametrize("is_checked", [True, False], ids=["checked", "with_right_checksums"])
+def test_mutated_folders_are_read_or_refused_in_one_line(
+    is_checked: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What TensorFlow writes, and architectures; also as if each checksum were right, to get behind it."""
+    if not is_checked:
+        monkeypatch.setattr(tensor_bundle, "masked", lambda crc: Everything())
+    chance = random.Random(0)
+    for number in range(MUTATIONS // 5):
+        version, what, name = PARTS[number % len(PARTS)]
+        folder = tmp_path / f"{number}"
+        shutil.copytree(OLD / version, folder)
+        damaged = folder / name if what == "weights.h5" else folder / what / name
+        damaged.write_bytes(mutated(damaged.read_bytes(), chance))
+        started = processor_time()
+        described = {"weights.h5": [folder / name], "checkpoint": [folder / "model.json"]}.get(what, [])
+        options = [option for path in described for option in ("--architecture", path)]
+        status = run(folder / what, *options, "-o", folder / "out.safetensors", "-q")
+        _, error = capsys.readouterr()
+        assert processor_time() - started < 10
+        assert (status, error[:7], error.count("\n")) in ((0, "", 0), (1, "error: ", 1)), (number, name, error)
+        assert "a mistake in torchvgg" not in error
+        shutil.rmtree(folder)
+
+
+class Everything:
+    """Is equal to anything."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
