@@ -196,7 +196,7 @@ def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
     head = [array for array in arrays if array.name not in base] or arrays
     return (
         f"a VGG with a head that isn't Keras's own ({_shown(head)}), and how its layers are connected isn't in a file "
-        "of weights; save the whole model, model.save('x.keras'), and take that"
+        "of weights; save the whole model, model.save('x.keras'), or give its architecture, --architecture model.json"
     )
 
 

@@ -55,9 +55,10 @@ def read_saved_model(path: Path) -> SavedModel:
     config, version = metadata.get("model_config") or metadata, metadata.get("keras_version")
     if not isinstance(version, str) or len(version) > LONGEST_VERSION:
         raise ValueError(f"expected the keras_version. Received: {version!r:.50}")
-    if not isinstance(config, dict) or not {"class_name", "config"} <= config.keys():
-        raise ValueError(f"a SavedModel whose layers aren't described; {SAVED_AGAIN}")
-    return SavedModel(list(_layers(path / "variables" / "variables")), _plain(config), version)
+    is_described = isinstance(config, dict) and {"class_name", "config"} <= config.keys()  # a subclassed model isn't
+    return SavedModel(
+        list(_layers(path / "variables" / "variables")), _plain(config) if is_described else None, version
+    )
 
 
 def read_checkpoint(path: Path) -> SavedModel:
