@@ -61,7 +61,7 @@ class Model(nn.Module):
         names: dict[str, str] = {}
         for own, layer in layers.items():
             names[own] = own
-            while names[own] in dir(self) or (names[own] != own and names[own] in {*layers, *shapes}):
+            while names[own] in dir(self) or (names[own] != own and names[own] in shapes):
                 names[own] += "_"  # hasattr would compute properties
             self.add_module(names[own], layer)
         if nodes is not None:

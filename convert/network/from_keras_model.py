@@ -33,9 +33,9 @@ def network_of_keras_model(
     def hand_out(planned: list[Planned]) -> Iterator[list[Any]]:
         groups: dict[str, list[Planned]] = defaultdict(list)
         for layer in planned:
+            if keras_file.turned:
+                _check_theano(layer)
             if layer.specs:
-                if keras_file.turned and layer.described.class_name == "Conv1D":
-                    raise LayerError(layer.described.own_name, "Conv1D", "its kernel, by Theano, can't be converted")
                 group = layer.described.path[0] if keras_file.is_named else layer.described.place
                 if (
                     group == "vgg_backbone" and group not in left
@@ -71,6 +71,20 @@ def network_of_keras_model(
     if surplus := [a.name for a in unused if a.dtype.is_floating_point or not generator.search(a.name)]:
         raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")
     return network
+
+
+def _check_theano(layer: Planned) -> None:
+    """Raises a LayerError for what Theano computes in another way: other kernels, and paddings that aren't the same on both sides."""
+    class_name, settings = layer.described.class_name, layer.settings
+    reason = ""
+    if class_name in ("Conv1D", "Conv2DTranspose", "SeparableConv2D", "DepthwiseConv2D"):
+        reason = "its kernel, by Theano, can't be converted"
+    elif settings.get("padding") == "same":
+        sizes = settings.get("kernel_size") or settings["pool_size"]
+        if {*settings["strides"]} != {1} or any(n % 2 == 0 or (n > 3 and "pool_size" in settings) for n in sizes):
+            reason = "padding='same' as Theano has it can't be converted but for odd sizes without strides"
+    if reason:
+        raise LayerError(layer.described.own_name, class_name, reason)
 
 
 def _rename(groups: dict[str, list[KerasArray]], names: list[str]) -> None:

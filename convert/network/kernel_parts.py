@@ -1,8 +1,9 @@
-"""Kernels that Keras 3 stores in parts, as whole numbers with a scale (int8) or with an adapter beside them (LoRA).
+"""Kernels that are stored in parts: by Keras 1 for each gate of a recurrent layer, by Keras 3 with a scale (int8) or an adapter (LoRA).
 
 In a `.weights.h5` adapters are already merged. Keras rounds what an int8 layer is fed, too; that isn't imitated.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,31 @@ class WholeKernel:
         return kernel
 
 
-StoredArray = KerasArray | WholeKernel
+@dataclass(frozen=True)
+class JoinedGates:
+    """The arrays of all gates side by side, as Keras 2 has them."""
+
+    name: str
+    parts: tuple[KerasArray, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.parts[0].shape[:-1], sum(part.shape[-1] for part in self.parts))
+
+    @property
+    def owner(self) -> str:
+        return self.parts[0].owner
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parts[0].dtype
+
+    def read(self, units: Units = ...) -> Tensor:
+        return torch.cat([part.read() for part in self.parts], -1)[..., units]
+
+
+StoredArray = KerasArray | WholeKernel | JoinedGates
+GATES = ("ifco", "zrh")  # in Keras's order, of an LSTM and of a GRU
 
 
 def quantization(config: Mapping[str, Any]) -> str:
@@ -74,6 +99,8 @@ def whole_kernels(arrays: Sequence[KerasArray], layers: Iterable[Described] = ()
 
     A whole kernel stands before its bias, as any other.
     """
+    if gates := joined_gates(arrays):
+        return gates
     described = {layer.own_name: layer for layer in layers}
     by_name = {array.name: array for array in arrays}
     joined: list[StoredArray] = list(arrays)
@@ -98,3 +125,18 @@ def whole_kernels(arrays: Sequence[KerasArray], layers: Iterable[Described] = ()
             joined.insert(place, WholeKernel(kernel, scale, adapters, factor, by_row))
             joined = [array for array in joined if array not in parts]
     return joined
+
+
+def joined_gates(arrays: Sequence[KerasArray]) -> list[StoredArray]:
+    """Joins arrays that Keras 1 has for each gate, `lstm_1_W_i` and so on; [] if there are none. Others stay."""
+    parts: dict[str, dict[str, KerasArray]] = {}
+    for array in arrays:
+        if match := re.fullmatch(r"(.*_[WUb])_([ifcozrh])(:0)?", array.name):
+            parts.setdefault(match[1], {})[match[2]] = array
+    joined = {}
+    for stem, own in parts.items():
+        gates = next((gates for gates in GATES if {*gates} == own.keys()), "")
+        if gates and len({part.shape for part in own.values()}) == 1 and own[gates[0]].shape:
+            joined[stem] = JoinedGates(stem, tuple(own[gate] for gate in gates))
+    of_part = {part.name: whole for whole in joined.values() for part in whole.parts}
+    return list(dict.fromkeys(of_part.get(array.name, array) for array in arrays)) if joined else []

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from .architecture_json import Entry, Operand
 from .graph import Described
-from .kinds import KINDS
 from .kinds.preprocessing import MEAN_BGR
 from .settings import plain_value
 
@@ -74,8 +73,6 @@ def is_operation(entry: Entry) -> bool:
     One of Keras 3's says nothing of being trainable; a layer of the same name, Softmax or Average say, does.
     """
     is_known = _function_of(entry) in OPERATIONS
-    if entry.is_keras_3:
-        return "trainable" not in entry.config and (is_known or entry.class_name in KINDS)
     return bool(entry.calls) and is_known and ("function" in entry.config or "trainable" not in entry.config)
 
 
@@ -105,7 +102,7 @@ def as_layer(
         },
         operands[0].layer is not None,
     )
-    found = OPERATIONS.get(_function_of(entry), lambda arguments: None)(arguments)
+    found = OPERATIONS[_function_of(entry)](arguments)
     if found is None or arguments.left:
         return None
     class_name, config = found
@@ -209,8 +206,10 @@ def _arithmetic(class_name: str, scaled: Callable[[float, bool], tuple[float, fl
         pairs = [scaled(number, arguments.begins) for number in arguments.operand()]
         if not pairs or None in pairs:
             return None
-        scale, offset = (_as_written(numbers, arguments.depth) for numbers in zip(*filter(None, pairs), strict=True))
-        return "Rescaling", {"scale": scale, "offset": offset}
+        scale, offset = zip(*filter(None, pairs), strict=True)
+        if len({*scale}) == 1:  # the other has as many numbers as there are channels
+            return "Rescaling", {"scale": scale[0], "offset": _as_written(offset, arguments.depth)}
+        return "Rescaling", {"scale": _as_written(scale, arguments.depth), "offset": offset[0]}
 
     return read
 
@@ -414,6 +413,7 @@ OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("math.not_equal", "NotEqual"), _is_not),
     **dict.fromkeys(("cast", "Cast"), _cast),
     **dict.fromkeys(("identity", "stop_gradient", "StopGradient"), _always("Activation", activation="linear")),
+    **dict.fromkeys(("Average", "Dot"), lambda arguments: None),  # not the layers of these names
     **dict.fromkeys(("nn.relu", "Relu"), _function("relu")),
     **dict.fromkeys(("nn.relu6", "Relu6"), _function("relu6")),
     "ReLU": lambda arguments: ("ReLU", {key: arguments.get(key, 9) for key in RELU if key in arguments.keywords}),

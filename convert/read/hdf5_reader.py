@@ -65,6 +65,9 @@ class Reader(GuardedFile):
                 raise RefusedError("layer_names: two layers of one name")
             found["layers"] = [self.named_layer(weights, name) for name in names]
             found["format"] = "weights .h5" if weights is self.root else "whole model .h5"
+            if backend is None and (version or "1").startswith("1"):  # TensorFlow's variables are called `…:0`
+                arrays = [array for _, own in found["layers"] for array in own]
+                found["turned"] = bool(arrays) and not any(array[0].endswith(":0") for array in arrays)
             return found | {"version": version or "1", "is_named": True}
         layers = list(self.numbered_layers(self.root, 0))
         has_names = any(name for *_, name in layers)

@@ -38,7 +38,7 @@ IS_FIRST = VERSION.startswith("1.") and WHICH == "keras"
 
 
 def images() -> Any:
-    return (np.arange(2 * 16 * 24 * 3).reshape(2, 16, 24, 3) * 37 % 256).astype(np.float32)
+    return (np.arange(2 * 16 * 24 * 3).reshape(2, 16, 24, 3) * 37 % 256).astype(np.float32) / 255
 
 
 def base() -> Any:
@@ -72,6 +72,20 @@ def model() -> Any:
     return keras.models.Model(image, x)
 
 
+def words() -> np.ndarray:
+    return np.array([[3, 1, 4, 1, 0, 0], [2, 0, 3, 4, 1, 2]], np.float32)
+
+
+def sentence() -> Any:
+    """Recurrent layers, whose arrays Keras 1 has for each gate, on words that are masked."""
+    numbers = L.Input((6,), name="words")
+    x = L.Embedding(5, 4, mask_zero=True)(numbers)
+    x = L.Bidirectional(L.LSTM(3, return_sequences=True), merge_mode="sum")(x)
+    x = L.TimeDistributed(L.Dense(4))(x)
+    last = L.SimpleRNN(3)(L.GRU(3, return_sequences=True)(x))
+    return keras.models.Model(numbers, L.Dense(2)(last))
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     own = model()
@@ -94,4 +108,8 @@ if __name__ == "__main__":
         (FOLDER / "model.yaml").write_text(own.to_yaml())
     except Exception as error:  # later versions have none
         print("no YAML:", error)
+    other = sentence()
+    other.set_weights([random.uniform(-0.9, 0.9, array.shape) for array in other.get_weights()])
+    other.save(str(FOLDER / "sentence.h5"))
+    np.save(str(FOLDER / "sentence.npy"), np.asarray(other.predict(words()), np.float32))
     np.save(str(FOLDER / "answers.npy"), np.asarray(own.predict(images()), np.float32))

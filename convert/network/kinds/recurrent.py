@@ -82,7 +82,6 @@ class SimpleRNN(_Recurrent):
 
 class _Gated(_Recurrent):
     settings = {**_Recurrent.settings, "recurrent_activation": ACTIVATION._replace(default="sigmoid")}
-    only = {**_Recurrent.only, "consume_less": (None, "gpu")}  # else Keras 1 has other arrays, some for each gate
 
 
 class LSTM(_Gated):

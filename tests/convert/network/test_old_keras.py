@@ -47,7 +47,7 @@ def test_every_saving_of_every_version(folder: Path, weights: str, architecture:
     assert report.max_relative_error is not None
     assert report.max_relative_error <= TOLERANCE
     for model in (load_model(folder / weights, architecture=described), load_model(tmp_path / "model.safetensors")):
-        assert relative_error(model(keras2_images()).detach(), expected) <= TOLERANCE
+        assert relative_error(model(keras2_images() / 255).detach(), expected) <= TOLERANCE
     assert not model.block1_conv1.weight.requires_grad  # frozen
     assert model.block2_conv1.weight.requires_grad
 
@@ -58,7 +58,14 @@ def test_an_architecture_as_a_dict(folder: Path) -> None:
     expected = torch.from_numpy(np.load(folder / "answers.npy"))
     for given in (found, found["config"]):
         model = load_model(folder / "weights.h5", architecture=given)
-        assert relative_error(model(keras2_images()).detach(), expected) <= TOLERANCE
+        assert relative_error(model(keras2_images() / 255).detach(), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_recurrent_layers_of_every_version(folder: Path) -> None:
+    words = torch.tensor([[3.0, 1, 4, 1, 0, 0], [2, 0, 3, 4, 1, 2]])
+    expected = torch.from_numpy(np.load(folder / "sentence.npy"))
+    assert relative_error(load_model(folder / "sentence.h5")(words).detach(), expected) <= TOLERANCE
 
 
 def test_a_checkpoint_that_is_damaged(tmp_path: Path) -> None:

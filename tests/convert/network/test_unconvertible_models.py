@@ -126,7 +126,7 @@ MEAN = np.array([-103.939, -116.779, -123.68], np.float32)
             lambda: chain(base(), L.Flatten(), L.Discretization([0.0, 1.0], name="bins")),
             r"layer 'bins' \(Discretization\): a kind",
         ),
-        (after(lambda x: keras.ops.add(x[..., -1:], MEAN)), r"layer 'add.*' \(Rescaling\): scale can't be"),
+        (after(lambda x: keras.ops.add(x[..., -1:], MEAN)), r"layer 'add.*' \(Rescaling\): offset can't be"),
         (after(lambda x: x - np.ones((32, 1), np.float32)), r"layer 'subtract.*' \(Subtract\): an operation that"),
         (after(lambda x: x - np.ones((32, 32, 3), np.float32)), r"layer 'subtract.*' \(Subtract\): an operation that"),
         (after(lambda x: keras.ops.max(x, axis=0, keepdims=True)), r"layer 'max.*' \(Reduce\): axis=0 is no such"),
