@@ -47,11 +47,15 @@ def load_keras_weights(
     way dense layers (`nn.Linear`), normalizations and embeddings, each kind by itself. Every array is laid out as PyTorch has it;
     the dense layer after a flatten is permuted, as PyTorch flattens `(C, H, W)`, Keras `(H, W, C)`.
 
+    Layers without arrays are the module's own business: preprocessing, paddings, activations. Weights alone have to be those of a
+    chain, each layer as wide as the next one takes it.
+
     Args:
         module: takes the weights, in its own types and on its own devices; nothing is changed unless all of them fit.
         path: a Keras file or folder, of weights alone or a whole model.
         architecture: as for `load_model`, of weights that stand alone.
-        flattened: the `(height, width)` of the maps that are flattened, if they aren't square and there is no architecture.
+        flattened: the `(height, width)` of the maps that are flattened, if there is no architecture. By default they are taken to be
+            square, with a warning; (1, 1) says that nothing is flattened.
 
     Returns:
         Where each array went.
@@ -83,6 +87,9 @@ def _pairs(module: nn.Module, layers: list[Layer]) -> list[tuple[str, nn.Module,
     """Pairs the module's layers with the file's. Raises a ValueError if one is left over."""
     kinds = tuple(set(MODULES.values()))
     own = [(name, each) for name, each in module.named_modules() if isinstance(each, kinds)]
+    tensors = [id(tensor) for _, each in own for tensor in each.parameters(recurse=False)]
+    if len({*tensors}) < len(tensors):
+        raise ValueError("two layers of the module share a tensor, and have arrays of their own in Keras")
     taken = {id(tensor) for _, each in own for tensor in each.state_dict(keep_vars=True).values()}
     if others := [name for name, tensor in module.state_dict(keep_vars=True).items() if id(tensor) not in taken]:
         raise ValueError(f"{others[0]}: of no convolution, dense layer, normalization or embedding of PyTorch's")

@@ -64,7 +64,8 @@ def input_shapes(graph: Graph) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     for name, shape in graph.inputs.items():
         if shape is None:
-            raise LayerError(graph.name, "model", "the shape of its input isn't in the file")
+            advice = "in Keras, give its first layer an input_shape, or call the model once, and save it again"
+            raise LayerError(graph.name, "model", "the shape of its input isn't in the file", advice)
         if not isinstance(shape, list | tuple) or not all(size is None or whole(size) for size in shape[1:]):
             raise ValueError(
                 f"{name}: expected the shape of an input, (None, height, width, channels) of images. Received: {shape!r:.100}"

@@ -66,7 +66,8 @@ def network_of_keras_model(
     graph = read_graph(model, keras_file.keras_version, custom_objects, keras_file.group_names)
     network = assemble(graph, hand_out, keras_file.keras_version, kernels)
     # A Dropout, and a layer that varies images, may have their random generator's state with them.
-    unused = [array for arrays in left.values() for array in arrays]
+    used = {array.place for layer in keras_file.layers if layer.name not in left for array in layer.arrays}
+    unused = [array for arrays in left.values() for array in arrays if array.place not in used]
     generator = re.compile("seed|random|generator")
     if surplus := [a.name for a in unused if a.dtype.is_floating_point or not generator.search(a.name)]:
         raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")

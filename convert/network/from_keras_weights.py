@@ -125,21 +125,21 @@ def _check_names(base: Sequence[Pair], convolutions: Sequence[Pair]) -> None:
 
     HDF5 keeps no order. Keras numbers a model's layers, but attributes of a subclassed model have any name.
     """
-    if all(_is_numbered(a, b) for (a, _), (b, _) in pairwise(base)):
+    if all(is_numbered(a, b) for (a, _), (b, _) in pairwise(base)):
         return
     by_shape: dict[tuple[int, ...], list[Array]] = defaultdict(list)
     for kernel, _ in convolutions:
         by_shape[kernel.shape].append(kernel)
     for shape in {kernel.shape for kernel, _ in base}:
         for a, b in pairwise(by_shape[shape]):
-            if not _is_numbered(a, b):
+            if not is_numbered(a, b):
                 raise ValueError(
                     f"{_owner(a)} and {_owner(b)}: convolutions of one shape, and no numbers in their names say which comes first; "
                     "in Keras, call the attributes that hold them block1, block2, …, or copy the VGG's weights into a VGG16 and save that"
                 )
 
 
-def _is_numbered(a: Array, b: Array) -> bool:
+def is_numbered(a: Array, b: Array) -> bool:
     """Tells whether the first parts in which two names differ do so by their numbers: `block1/conv2d_3`, `block2/conv2d`."""
     different = next(((x, y) for x, y in zip(a.name.split("/"), b.name.split("/"), strict=False) if x != y), ("", ""))
     x, y = (re.sub(r"[0-9]+", "0", re.sub(r"_[0-9]+$", "", part)) for part in different)
@@ -192,7 +192,7 @@ def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
     try:
         base = {array.name for pair in _base(arrays, in_order) for array in pair}
     except ValueError as error:
-        return str(error)
+        return f"{error}; other weights need their model's architecture, --architecture model.json"
     head = [array for array in arrays if array.name not in base] or arrays
     return (
         f"a VGG with a head that isn't Keras's own ({_shown(head)}), and how its layers are connected isn't in a file "

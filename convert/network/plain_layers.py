@@ -1,35 +1,26 @@
 """The arrays of a Keras file → the convolutions, dense layers and normalizations that they belong to, in order.
 
-For a module of the user's own. With an architecture each layer is known; without one, names and shapes have to tell.
+For a module of the user's own. With an architecture each layer is known. Without one, names and shapes have to tell: layers that
+aren't a plain chain, each as wide as the next takes it, are refused.
 """
 
 import math
+import re
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
-from ..errors import LayerError
-from ..layout import (
-    CONV1D_KERNEL,
-    CONV2D_KERNEL,
-    DECONVOLUTION_KERNEL,
-    DENSE_KERNEL,
-    TURNED_KERNEL,
-    UNCHANGED,
-    Layout,
-    flattened_dense_kernel,
-)
-from ..layout import flattened as flattened_layout
-from ..read.keras_file import GroupNames, KerasArray, KerasFile
+from ..layout import CONV2D_KERNEL, DENSE_KERNEL, TURNED_KERNEL, UNCHANGED, Layout, flattened_dense_kernel
+from ..layout import flattened as flattened_features
+from ..read.keras_file import KerasArray, KerasFile
 from .from_keras_model import network_of_keras_model
+from .from_keras_weights import is_numbered
 from .network import Layer, Weight
 from .vgg_architecture import CONVOLUTION_NAME
 
-KERNELS = {
-    "Conv1D": CONV1D_KERNEL,
-    "Conv2D": CONV2D_KERNEL,
-    "Conv2DTranspose": DECONVOLUTION_KERNEL,
-    "Dense": DENSE_KERNEL,
-}
+KERNELS = {2: ("Dense", DENSE_KERNEL), 4: ("Conv2D", CONV2D_KERNEL)}  # by rank
 STATISTICS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+MOVED = ("Reshape", "Permute", "RepeatVector", "GetItem", "Stack")  # which PyTorch's modules would move in another way
 WHOLE = "save the whole model, model.save('x.keras'), or give its architecture"
 
 
@@ -38,110 +29,174 @@ def plain_layers(file: KerasFile, flattened: tuple[int, int] | None = None) -> l
 
     Args:
         file: an open file.
-        flattened: the `(height, width)` of the maps that are flattened before the first dense layer, if they aren't square and
-            the file has no architecture.
+        flattened: the `(height, width)` of the maps that are flattened for a dense layer, if the file has no architecture. By
+            default they are taken to be square, with a warning; (1, 1) says that nothing is flattened.
 
     Raises:
-        ValueError: an array is of no such layer, or the order isn't known; the message names it.
+        ValueError: an array is of no such layer, or the layers are no plain chain; the message names what is in the way.
     """
-    if file.config is not None:
-        return [layer for layer in network_of_keras_model(file, file.config).layers if layer.weights]
-    layers = [_layer(file, name, arrays) for name, arrays in _groups(file)]
-    if file.group_names is GroupNames.CLASS:
-        for class_name in {layer.class_name for layer in layers}:
-            models = {layer.name.rpartition("layers/")[0] for layer in layers if layer.class_name == class_name}
-            if len(models) > 1:
-                raise ValueError(
-                    f"{class_name} in two models, {' and '.join(sorted(models)[:2])}, in an order that isn't known; {WHOLE}"
-                )
-    return _reordered(layers, flattened)
+    if file.config is None:
+        return list(_in_pytorchs_order(file, [_layer(file, name, arrays) for name, arrays in _groups(file)], flattened))
+    network = network_of_keras_model(file, file.config)
+    for layer in network.layers:
+        if layer.class_name in MOVED or layer.settings.get("order") == "channels_last":
+            raise ValueError(
+                f"layer {layer.name!r} ({layer.class_name}): it orders features as Keras does, and a module of PyTorch's "
+                "wouldn't; load_model makes one that does"
+            )
+    return [layer for layer in network.layers if layer.weights]
 
 
 def _groups(file: KerasFile) -> Iterator[tuple[str, list[KerasArray]]]:
-    """Yields each layer's name and arrays. A nested model is one group of named layers, whose names may tell the order."""
-    for group in file.layers:
+    """Yields each layer's name and arrays, in order.
+
+    A nested model is one group, first of what is trained: its layers' names have to tell that nothing is frozen, or the order.
+    """
+    for group in file.unshared:
         owners: dict[str, list[KerasArray]] = {}
         for array in group.arrays:
             if array.dtype.is_floating_point:  # a Dropout may have its random generator's state
                 owners.setdefault(array.owner if file.is_named else "", []).append(array)
         if all(CONVOLUTION_NAME.fullmatch(owner) for owner in owners):
             owners = dict(sorted(owners.items()))
+        by_shape: dict[tuple[int, ...], KerasArray] = {}
+        for first, *_ in owners.values():
+            before = by_shape.setdefault(first.shape, first)
+            if before is not first and not (is_numbered(before, first) and _numbers(before) < _numbers(first)):
+                raise ValueError(f"{before.name} and {first.name}: it isn't known which comes first; {WHOLE}")
+            by_shape[first.shape] = first
         yield from ((owner or group.name, arrays) for owner, arrays in owners.items())
+
+
+def _numbers(array: KerasArray) -> list[int]:
+    return [int(number) for number in re.findall("[0-9]+", array.owner)]
 
 
 def _layer(file: KerasFile, name: str, arrays: list[KerasArray]) -> Layer:
     ranks = [len(array.shape) for array in arrays]
+    own = name.rpartition("/")[2]
     parts = [array.name.rpartition("/")[2].partition(":")[0] for array in arrays]
-    class_name = None
-    if ranks[1:] in ([], [1]) and ranks[0] in (2, 3, 4):
-        class_name = {2: "Dense", 3: "Conv1D", 4: "Conv2D"}[ranks[0]]
-        if "conv2d_transpose" in name:
-            class_name = "Conv2DTranspose"
-        if "embedding" in f"{name}{parts[0]}":
-            class_name = "Embedding"
-        if "depthwise" in f"{name}{parts[0]}":
-            class_name = None
-    elif set(ranks) == {1} and len({array.shape for array in arrays}) == 1:
-        is_batch = "batch_norm" in name or any(part.startswith("moving") for part in parts)
-        class_name = "BatchNormalization" if len(arrays) == 4 or is_batch else "LayerNormalization"
-    if class_name is None:
-        shapes = ", ".join(str(array.shape) for array in arrays[:5])
-        raise ValueError(f"{name}: arrays {shapes}, of no convolution, dense layer or normalization; {WHOLE}")
-    names = _names(name, class_name, parts)
-    kernel: Layout = KERNELS.get(class_name, UNCHANGED)
-    if file.turned and class_name == "Conv2D":
-        kernel = TURNED_KERNEL
-    layouts = [kernel if len(array.shape) > 1 else UNCHANGED for array in arrays]
-    return Layer(class_name, name, {}, [Weight(*each) for each in zip(names, arrays, layouts, strict=True)])
+    others = ("embedding", "transpose", "depthwise", "separable")
+    if ranks[0] in KERNELS and ranks[1:] in ([], [1]) and not any(other in f"{own}{parts[0]}" for other in others):
+        class_name, kernel = KERNELS[ranks[0]]
+        kernel = TURNED_KERNEL if file.turned and class_name == "Conv2D" else kernel
+        return _with_weights(class_name, name, arrays, ["weight", "bias"], [kernel, UNCHANGED])
+    if {*ranks} == {1} and len({array.shape for array in arrays}) == 1:
+        is_batch = "batch_norm" in own or {"moving_mean", "moving_variance"} <= {*parts}
+        if len(arrays) == 4:
+            return _with_weights("BatchNormalization", name, arrays, list(STATISTICS.values()))
+        if is_batch and len(arrays) == 2:  # neither scaled nor shifted
+            return _with_weights("BatchNormalization", name, arrays, list(STATISTICS.values())[2:])
+        if is_batch and {*parts} <= STATISTICS.keys():
+            return _with_weights("BatchNormalization", name, arrays, [STATISTICS[part] for part in parts])
+        if "layer_norm" in own or parts == ["gamma", "beta"]:
+            return _with_weights("LayerNormalization", name, arrays, ["weight", "bias"])
+    shapes = ", ".join(str(array.shape) for array in arrays[:5])
+    raise ValueError(f"{name}: arrays {shapes}, of which it isn't known what they are; {WHOLE}")
 
 
-def _names(name: str, class_name: str, parts: list[str]) -> list[str]:
-    """Returns the tensors' names in PyTorch."""
-    if class_name != "BatchNormalization":
-        return ["weight", "bias"][: len(parts)]
-    if len(parts) == 4:
-        return list(STATISTICS.values())
-    if len(parts) == 2:  # neither scaled nor shifted
-        return list(STATISTICS.values())[2:]
-    found = [STATISTICS[part] for part in parts if part in STATISTICS]
-    if len(found) < len(parts) or len(parts) != 3:
-        raise ValueError(f"{name}: {len(parts)} arrays, of which it isn't known what each is; {WHOLE}")
-    return found
+def _with_weights(
+    class_name: str, name: str, arrays: list[KerasArray], names: list[str], layouts: list[Layout] | None = None
+) -> Layer:
+    layouts = layouts or [UNCHANGED] * len(arrays)
+    return Layer(class_name, name, {}, [Weight(*each) for each in zip(names, arrays, layouts, strict=False)])
 
 
-def _reordered(layers: list[Layer], flattened: tuple[int, int] | None) -> list[Layer]:
-    """Gives what takes flattened maps the layout of features that PyTorch flattens in its own order."""
-    convolutions = [layer for layer in layers if layer.class_name.startswith("Conv")]
-    dense = next((layer for layer in layers if layer.class_name == "Dense"), None)
-    if not (convolutions and dense):
-        return layers
-    channels, features = convolutions[-1].weights[0].shape[0], dense.weights[0].array.shape[0]
-    if convolutions[-1].class_name == "Conv2DTranspose":
-        channels = convolutions[-1].weights[0].shape[1]
-    if features == channels:  # of a global pooling
-        return layers
-    places, rest = divmod(features, channels)
-    side = math.isqrt(places)
-    height, width = flattened or (side, side)
-    if rest or height * width != places:
-        expected = f"flattened=({height}, {width})" if flattened else "square ones"
-        raise LayerError(
-            dense.name,
-            "Dense",
-            f"it takes {features} features of maps with {channels} channels, which aren't {expected}",
-            f"give flattened=(height, width) of the maps, or {WHOLE}",
-        )
-    for layer in layers:
-        first = layer.weights[0].array.shape[0]
-        if layer is dense or (layer.class_name == "BatchNormalization" and first == features):
-            layer.weights[:] = [
-                Weight(weight.name, weight.array, _flat(weight, layer is dense, height, width))
-                for weight in layer.weights
-            ]
-    return layers
+def _in_pytorchs_order(file: KerasFile, layers: list[Layer], flattened: tuple[int, int] | None) -> Iterator[Layer]:
+    """Yields the layers of a chain, with what takes flattened maps in PyTorch's order. Raises a ValueError if they are none."""
+    if file.in_order:
+        chain = _Chain(flattened)
+        yield from (chain.take(layer) for layer in layers)
+        return
+    for class_name in {layer.class_name for layer in layers}:
+        models = {layer.name.rpartition("layers/")[0] for layer in layers if layer.class_name == class_name}
+        if len(models) > 1:
+            raise ValueError(f"{class_name} in two models: it isn't known which comes first; {WHOLE}")
+    # HDF5 sorts the layers by their classes: where the normalizations stand, their widths have to tell.
+    chain = _Chain(flattened)
+    plain = [layer for layer in layers if "Normalization" not in layer.class_name]
+    for layer in sorted(plain, key=lambda layer: layer.class_name != "Conv2D"):
+        yield chain.take(layer)
+    for layer in (layer for layer in layers if "Normalization" in layer.class_name):
+        (width,) = layer.weights[0].array.shape
+        if chain.widths and (width in chain.widths) == (width in chain.flat):
+            raise ValueError(f"{layer.name}: it isn't known where it stands, by its width {width}; {WHOLE}")
+        yield _moved(layer, chain.flat.get(width))
 
 
-def _flat(weight: Weight, is_dense: bool, height: int, width: int) -> Layout:
-    if is_dense:
-        return flattened_dense_kernel(height, width) if weight.name == "weight" else weight.layout
-    return flattened_layout(height, width)
+class _Chain:
+    """Follows how many features go from layer to layer.
+
+    Attributes:
+        width: the number of channels or features now; None before the first layer.
+        moved: the size of the maps that these features were flattened from, until a dense layer takes them.
+        widths: of the outputs so far; `flat` has the sizes of flattened maps by the number of features.
+    """
+
+    def __init__(self, flattened: tuple[int, int] | None) -> None:
+        self.flattened = flattened
+        self.width: int | None = None
+        self.moved: tuple[int, int] | None = None
+        self.is_flat = False
+        self.widths: set[int] = set()
+        self.flat: dict[int, tuple[int, int]] = {}
+
+    def take(self, layer: Layer) -> Layer:
+        """Returns the next layer in PyTorch's order. Raises a ValueError if it doesn't take what the one before gives."""
+        shape = layer.weights[0].array.shape
+        taken = shape[-2] if len(shape) > 1 else shape[0]
+        if self.width is None:
+            if layer.class_name == "Dense" and self.flattened:
+                self._flatten(layer, taken, 0)
+            elif layer.class_name == "Dense":
+                warnings.warn(
+                    f"{layer.name}: taken to follow no flatten; if it does, say flattened=(height, width)", stacklevel=5
+                )
+        elif taken != self.width:
+            if self.is_flat or layer.class_name == "Conv2D":
+                raise ValueError(
+                    f"{layer.name} takes {taken} features, and the layer before gives {self.width}: no chain; {WHOLE}"
+                )
+            self._flatten(layer, taken, self.width)
+        layer = _moved(layer, self.moved)
+        self.width = shape[-1]
+        if layer.class_name == "Dense":
+            self.moved = None
+        if layer.class_name != "BatchNormalization":
+            self.widths.add(self.width)
+        return layer
+
+    def _flatten(self, layer: Layer, features: int, channels: int) -> None:
+        if self.flattened == (1, 1):
+            self.is_flat = True
+            return
+        places, rest = divmod(features, channels) if channels else (math.prod(self.flattened or ()), 0)
+        rest = rest or features % places
+        side = math.isqrt(places)
+        height, width = self.flattened or (side, side)
+        if rest or height * width != places:
+            given = f"flattened={self.flattened}" if self.flattened else "square"
+            raise ValueError(
+                f"{layer.name} takes {features} features of maps with {channels or 'some'} channels, which aren't {given}; give "
+                f"flattened=(height, width) of the maps, or {WHOLE}"
+            )
+        if not self.flattened:
+            warnings.warn(
+                f"{layer.name}: taken to follow the flatten of {height}×{width} maps; say it, flattened=({height}, {width})",
+                stacklevel=6,
+            )
+        self.moved, self.is_flat = (height, width), True
+        self.flat[features] = (height, width)
+
+
+def _moved(layer: Layer, size: tuple[int, int] | None) -> Layer:
+    """Gives a layer's arrays the layout of features that PyTorch flattens in its own order."""
+    if not size:
+        return layer
+    weights = []
+    for weight in layer.weights:
+        layout = flattened_features(*size) if layer.class_name != "Dense" else weight.layout
+        if layer.class_name == "Dense" and weight.name == "weight":
+            layout = flattened_dense_kernel(*size)
+        weights.append(replace(weight, layout=layout))
+    return replace(layer, weights=weights)

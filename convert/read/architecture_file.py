@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import naming_file
+from .file_kind import ARCHITECTURE
 from .keras_file import open_keras_file
 from .strict_json import LONGEST_JSON, LONGEST_VERSION, parse_json
 
@@ -25,6 +27,10 @@ class ReadArchitecture(NamedTuple):
 
 def read_architecture(source: Architecture) -> ReadArchitecture:
     """Reads an architecture. A ValueError tells of what is none; an ImportError of YAML without PyYAML."""
+    if isinstance(source, str) and source.lstrip()[:1] == "{":  # model.to_json() itself
+        return _of_mapping(parse_json(source, "architecture"))
+    if not isinstance(source, str | os.PathLike | Mapping):
+        raise ValueError(f"architecture: expected a file, or a dict. Received: {type(source).__name__}")
     if isinstance(source, Mapping):
         return _of_mapping(parse_json(json.dumps(source, default=_plain), "architecture"))
     path = Path(source)
@@ -33,10 +39,10 @@ def read_architecture(source: Architecture) -> ReadArchitecture:
         with open(path, "rb") as stream:
             head = stream.read(LONGEST_JSON + 1)
     with naming_file(path):
-        if head.lstrip()[:1] == b"{":
-            return _of_mapping(parse_json(head, "architecture"))
-        if head.split(b":")[0] in (b"backend", b"class_name", b"config", b"keras_version"):
-            return _of_mapping(_parse_yaml(head))
+        if re.match(ARCHITECTURE, head):
+            head = head.removeprefix(b"\xef\xbb\xbf")
+            is_json = head.lstrip()[:1] == b"{"
+            return _of_mapping(parse_json(head, "architecture") if is_json else _parse_yaml(head))
     with open_keras_file(path) as file, naming_file(path):
         if file.config is None:
             raise ValueError("weights without an architecture; expected a file of model.save(…) or model.to_json()")
@@ -50,6 +56,10 @@ def _of_mapping(found: dict[str, Any]) -> ReadArchitecture:
         raise ValueError(f"keras_version: none that Keras writes ({version!r:.50})")
     if "class_name" not in found and "layers" in found:
         found = {"class_name": "Functional" if "output_layers" in found else "Sequential", "config": found}
+    if "class_name" not in found:
+        raise ValueError(
+            "architecture: no layers in it; a subclassed model has none, save a Functional or Sequential one"
+        )
     return ReadArchitecture(found, version)
 
 

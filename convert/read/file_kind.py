@@ -61,6 +61,9 @@ def file_kind(path: Path) -> FileKind:
 def checkpoint_prefix(path: Path) -> Path | None:
     """Returns what the names of a checkpoint's files begin with. `path` is that, one of them, or their folder, for its latest."""
     latest = path / "checkpoint" if path.is_dir() else path
+    if path.is_dir() and not latest.exists():
+        alone = [*path.glob("*.index")]
+        return alone[0].with_suffix("") if len(alone) == 1 and alone[0].is_file() else None
     prefix = Path(re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", str(path)))
     if latest.name == "checkpoint" and latest.is_file():
         with open(latest, "rb") as stream:
@@ -88,7 +91,7 @@ def _folder_kind(path: Path) -> FileKind:
         return FileKind.CHECKPOINT
     raise ValueError(
         f"{path}: a folder without a model: expected saved_model.pb (a SavedModel); {CONFIG}, {METADATA} and {WEIGHTS} (a "
-        ".keras, or a KerasHub preset); or a checkpoint"
+        ".keras, or a KerasHub preset); or a checkpoint's .index and .data-…"
     )
 
 
@@ -105,6 +108,7 @@ def _zip_kind(path: Path) -> FileKind:
     return FileKind.TORCH_ARCHIVE
 
 
+ARCHITECTURE = rb"(\xef\xbb\xbf)?\s*(\{|((---|#)[^\n]*\n\s*)*(backend|class_name|config|keras_version):)"
 _FROM_ARRAYS = "build the model in Keras, model.set_weights(arrays), and model.save('x.keras')"
 _BEFORE_1_6 = "it is read after torch.save(torch.load(path, weights_only=True), path)"
 
@@ -121,7 +125,7 @@ _UNREAD: Iterable[tuple[bytes, str, str]] = (
     (rb"\s*<(!DOCTYPE|html|\?xml)", "a web page, not the file", RETRIEVED_AGAIN),
     (rb'\s*\{(?=.*("modelTopology"|"weightsManifest"))', "a model of TensorFlow.js", SAVED_AGAIN),
     (rb'\s*\{(?=.*"weight_map")', "the index of weights in several files", "load them in Keras, and model.save_weights('x.weights.h5')"),
-    (rb"\s*\{|(backend|class_name|config|keras_version):", "an architecture without weights", "it goes beside them: load_model('x.weights.h5', architecture=path)"),
+    (ARCHITECTURE, "an architecture without weights", "it goes beside them: load_model('x.weights.h5', architecture=path)"),
     (rb"\x0a", "a frozen graph of TensorFlow (.pb), or another such file", SAVED_AGAIN),
 )  # fmt: skip
 

@@ -37,6 +37,11 @@ class KerasArray:
     offset: int
 
     @property
+    def place(self) -> tuple[Path, int, str]:
+        """What tells it from other arrays; one that is empty lies where another does."""
+        return self.path, self.offset, "" if math.prod(self.shape) else self.name
+
+    @property
     def owner(self) -> str:
         """The layer in the array's name: `head/dense/kernel:0` → `dense`, `lstm/lstm_cell/kernel:0` → `lstm`."""
         folders = self.name.split("/")[:-1]
@@ -112,8 +117,15 @@ class KerasFile:
         return replace(self, config=config, keras_version=keras_version or self.keras_version, by_order=True)
 
     @property
+    def unshared(self) -> list[KerasLayer]:
+        """The layers, each once: a SavedModel has one that two models share in both."""
+        first = {tuple(array.place for array in layer.arrays): id(layer) for layer in self.layers[::-1] if layer.arrays}
+        once = {*first.values()}
+        return [layer for layer in self.layers if not layer.arrays or id(layer) in once]
+
+    @property
     def arrays(self) -> list[KerasArray]:
-        return [array for layer in self.layers for array in layer.arrays]
+        return [array for layer in self.unshared for array in layer.arrays]
 
 
 def tensor_of(numbers: np.ndarray) -> torch.Tensor:

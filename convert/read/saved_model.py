@@ -26,7 +26,7 @@ ORDER = (
 )
 # What a model has beside its layers.
 OTHERS = re.compile(
-    r"layer_with_weights-\d+|(non_)?(trainable_)?variables|keras_api|optimizer.*|signatures|regularization_losses|"
+    r"layer_with_weights-\d+|(non_)?(trainable_)?variables|keras_api|optimizer.*|signatures|regularization_losses|state_variables|adapt_.*|"
     r"(train|test|predict|train_tf)_function|save_counter|root|loss.*|.*metrics?|.*_tracker"
 )
 
@@ -34,7 +34,7 @@ OTHERS = re.compile(
 class SavedLayer(NamedTuple):
     """A layer's place, and its arrays in Keras's order, by the names of Keras's variables.
 
-    Layers are counted from the end, `layer-1` is the last of its model: only some versions count the input of a Sequential.
+    A layer that lies in two models has a place in each. Layers are counted from the end, `layer-1` is the last of its model: only some versions count the input of a Sequential.
     """
 
     place: str
@@ -120,17 +120,20 @@ def _layers(prefix: Path) -> Iterator[SavedLayer]:
         for name, number in node.children.items():
             if not 0 <= number < len(objects):
                 raise ValueError(f"{name[:100]!r}: it names an object that isn't there")
-    seen: set[int] = set()
+    visits = 0
 
-    def walk(number: int, place: str, depth: int) -> Iterator[SavedLayer]:
-        if number in seen:  # a layer that lies in two places
+    def walk(number: int, place: str, outer: tuple[int, ...]) -> Iterator[SavedLayer]:
+        nonlocal visits
+        visits += 1
+        depth = len(outer)
+        if number in outer:  # objects name those that they belong to
             return
-        if depth > MOST_NESTED:
-            raise ValueError(f"{place[:100]}: objects nested deeper than {MOST_NESTED}")
-        seen.add(number)
+        if depth > MOST_NESTED or visits > MOST_OBJECTS:
+            raise ValueError(f"{place[:100]}: objects nested deeper than {MOST_NESTED}, or more than {MOST_OBJECTS:,}")
+        inner = (*outer, number)
         children = objects[number].children
         if depth == 0 and "model" in children and "layer-0" not in children:  # tf.train.Checkpoint(model=model)
-            yield from walk(children["model"], "", 1)
+            yield from walk(children["model"], "", inner)
             return
         arrays = {
             attribute: array
@@ -143,12 +146,16 @@ def _layers(prefix: Path) -> Iterator[SavedLayer]:
             yield SavedLayer(place, [(arrays[a][0], _array(stored, *arrays[a])) for a in in_order])
         numbers = {name: int(name[6:]) for name in children if re.fullmatch(r"layer-[0-9]{1,9}", name)}
         for name in sorted(children, key=lambda name: numbers.get(name, -1)):
-            if name not in arrays and not OTHERS.fullmatch(name):
+            if (
+                name == "_layers" and "forward_layer" in children
+            ):  # TensorFlow 1.15 has the other half of a Bidirectional there
+                yield from walk(objects[children[name]].children.get("1", number), f"{place}/backward_layer", inner)
+            elif name not in arrays and not OTHERS.fullmatch(name):
                 own = f"layer-{len(numbers) - numbers[name]}" if name in numbers else name
-                yield from walk(children[name], f"{place}/{own}".lstrip("/"), depth + 1)
+                yield from walk(children[name], f"{place}/{own}".lstrip("/"), inner)
 
     if objects:
-        yield from walk(0, "", 0)
+        yield from walk(0, "", ())
 
 
 def _object(node: Message) -> _Object:

@@ -58,6 +58,8 @@ def read_bundle(prefix: Path) -> dict[str, Stored]:
     Raises a ValueError for a damaged one, and where a tensor isn't in its file. The numbers are checked when they are read.
     """
     index = prefix.with_name(f"{prefix.name}.index")
+    if not index.is_file():
+        raise ValueError(f"{index.name} isn't there, or is no plain file")
     if index.stat().st_size > LONGEST_INDEX:
         raise ValueError(f"{index.name}: longer than TensorFlow writes it")
     table = dict(_table(memoryview(index.read_bytes())))
