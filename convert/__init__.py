@@ -137,5 +137,6 @@ def _check_distinct(target: Path, source: Path) -> None:
 def default_output(source: Path) -> Path:
     """Names the output beside a file or folder: `my.weights.h5`, `my.h5`, `my.keras`, `my/` → `my.safetensors`."""
     source = source.resolve() if source.name in ("", "..") else source
-    name = source.name if source.is_dir() else source.name.removesuffix(suffix_of(source))
+    is_file = source.is_file() or source.suffix == ".index"  # else a folder, or what a checkpoint's names begin with
+    name = source.name.removesuffix(suffix_of(source)) if is_file else source.name
     return source.with_name(f"{name}.safetensors")

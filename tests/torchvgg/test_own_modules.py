@@ -155,5 +155,8 @@ def test_what_weights_alone_do_not_say(tmp_path: Path) -> None:
     ):
         load_keras_weights(ours(), path)
     keras.Sequential([keras.Input((6, 3)), L.LSTM(4)]).save_weights(path)
-    with pytest.raises(ValueError, match=r"layers/lstm/cell: arrays \(3, 16\), \(4, 16\), \(16,\), of which it isn.t known what they are"):
+    with pytest.raises(
+        ValueError,
+        match=r"layers/lstm/cell: arrays \(3, 16\), \(4, 16\), \(16,\), of which it isn.t known what they are",
+    ):
         load_keras_weights(ours(), path)
