@@ -19,6 +19,7 @@ from .kernel_parts import quantization
 from .kinds import KINDS
 from .kinds.regularization import Regularization
 from .operations import as_layer, is_operation, merge_of_keras_1, named_function
+from .tensorflow_nodes import as_function
 from .weights_groups import places_of
 
 ALIASES = {
@@ -172,6 +173,8 @@ class _Unfolding:
         if self.count > MOST_CALLS:
             raise ValueError(f"more than {MOST_CALLS:,} calls of layers")
         tensors = [operand for operand in operands if operand.layer is not None]
+        if entry.class_name == "TensorFlowOpLayer":
+            entry, operands = as_function(entry, operands)
         for name in (entry.name, entry.class_name):
             if name in self.custom_objects:
                 self.used.add(name)

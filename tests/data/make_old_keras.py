@@ -86,6 +86,23 @@ def sentence() -> Any:
     return keras.models.Model(numbers, L.Dense(2)(last))
 
 
+def operations() -> Any:
+    """What isn't a layer: TensorFlow before 2.4 leaves nodes of its own in the graph, later versions the names of functions."""
+    import tensorflow as tf
+
+    image = L.Input((16, 24, 3), name="picture")
+    x = base()(keras.applications.vgg16.preprocess_input(image) / 255.0)
+    mean, most = tf.reduce_mean(x, axis=[1, 2]), tf.reduce_max(x, axis=[1, 2], keepdims=True)
+    rows = tf.stack([mean, -mean], axis=1)
+    numbers = tf.concat([mean, tf.squeeze(most, axis=[1, 2]) * 2.0, tf.abs(mean - 0.5), tf.square(1.0 - mean)], axis=-1)
+    others = [
+        tf.reshape(tf.transpose(rows, [0, 2, 1]), (-1, 8)),
+        tf.maximum(mean, 0.1) / (mean + 3.0),
+        tf.nn.softmax(mean),
+    ]
+    return keras.models.Model(image, [numbers, *others, x[:, 1:, 0, ::2], tf.expand_dims(mean[:, 1:3], -1)])
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     own = model()
@@ -111,5 +128,10 @@ if __name__ == "__main__":
     other = sentence()
     other.set_weights([random.uniform(-0.9, 0.9, array.shape) for array in other.get_weights()])
     other.save(str(FOLDER / "sentence.h5"))
+    if WHICH != "keras":
+        third = operations()
+        third.set_weights([random.uniform(-0.4, 0.4, array.shape) for array in third.get_weights()])
+        third.save(str(FOLDER / "operations.h5"))
+        np.savez(str(FOLDER / "operations.npz"), *third.predict(255 * images()))
     np.save(str(FOLDER / "sentence.npy"), np.asarray(other.predict(words()), np.float32))
     np.save(str(FOLDER / "answers.npy"), np.asarray(own.predict(images()), np.float32))

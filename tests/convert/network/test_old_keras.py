@@ -68,6 +68,18 @@ def test_recurrent_layers_of_every_version(folder: Path) -> None:
     assert relative_error(load_model(folder / "sentence.h5")(words).detach(), expected) <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [folder for folder in FOLDERS if "tf" in folder.name or "tensor" in folder.name],
+    ids=lambda folder: folder.name,
+)
+def test_operations_of_every_tensorflow(folder: Path) -> None:
+    model = load_model(folder / "operations.h5")
+    assert next(iter(model.children()))._get_name() == "PreprocessInput"
+    for own, other in zip(model(keras2_images()), np.load(folder / "operations.npz").values(), strict=True):
+        assert relative_error(own.detach(), torch.from_numpy(other)) <= TOLERANCE
+
+
 def test_a_checkpoint_that_is_damaged(tmp_path: Path) -> None:
     folder = FOLDERS[-1]
     shutil.copytree(folder / "checkpoint", tmp_path / "checkpoint")
