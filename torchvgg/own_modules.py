@@ -54,8 +54,8 @@ def load_keras_weights(
         module: takes the weights, in its own types and on its own devices; nothing is changed unless all of them fit.
         path: a Keras file or folder, of weights alone or a whole model.
         architecture: as for `load_model`, of weights that stand alone.
-        flattened: the `(height, width)` of the maps that are flattened, if there is no architecture. By default they are taken to be
-            square, with a warning; (1, 1) says that nothing is flattened.
+        flattened: the `(height, width)` of the maps that are flattened for a dense layer, if there is no architecture; (1, 1) says
+            that nothing is. By default it is found by the number of features, with a warning.
 
     Returns:
         Where each array went.

@@ -17,6 +17,9 @@ from .kinds import KINDS, Spec
 from .network import Network
 from .unfolding import CustomObjects, read_graph
 
+# What Keras calls the arrays of a normalization, and PyTorch the tensors.
+STATISTICS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+
 
 def network_of_keras_model(
     keras_file: KerasFile, config: dict[str, Any], custom_objects: CustomObjects | None = None
@@ -42,7 +45,10 @@ def network_of_keras_model(
                 ):  # KerasHub doesn't write its name, which may have a number
                     group = next((name for name in left if re.fullmatch(r"vgg_backbone_\d+", name)), group)
                 groups[group].append(layer)
-        if keras_file.by_order and keras_file.is_named:
+        is_unnamed = keras_file.keras_version.startswith(
+            "1"
+        )  # a Sequential in a Sequential is called by the file alone
+        if (keras_file.by_order or is_unnamed) and keras_file.is_named:
             _rename(left, [entry.name for entry in model.layers if entry.name in groups])
         in_file = [name for name in left if name in groups]
         if keras_file.is_named and in_file != [group for group in groups if group in left]:
@@ -129,7 +135,11 @@ def _distributed(layers: list[Planned], arrays: list[StoredArray]) -> dict[tuple
         if len(arrays) != len(everything):
             raise _other_arrays(described, specs, own)
         distributed[described.path] = [by_order[described.path, spec.name] for spec in specs]
-        if are_own and any(array not in own for array in distributed[described.path]):
+        are_others = any(
+            STATISTICS.get(array.name.rpartition("/")[2].partition(":")[0], spec.name) != spec.name
+            for array, spec in zip(distributed[described.path], specs, strict=True)
+        )
+        if are_others or (are_own and any(array not in own for array in distributed[described.path])):
             raise _other_arrays(described, specs, own)
     return distributed
 
@@ -138,4 +148,6 @@ def _other_arrays(described: Described, specs: list[Spec], arrays: list[StoredAr
     expected = ", ".join(f"{spec.name} {spec.shape}" for spec in specs)
     received = ", ".join(f"{array.name} {array.shape}" for array in arrays) or "none"
     reason = f"expected the arrays {expected}, in Keras's order. Received: {received}"
-    return LayerError(described.own_name, described.class_name, reason)
+    return LayerError(
+        described.own_name, described.class_name, reason, "weights and architecture have to be one model's"
+    )

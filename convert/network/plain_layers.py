@@ -9,17 +9,17 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from ..layout import CONV2D_KERNEL, DENSE_KERNEL, TURNED_KERNEL, UNCHANGED, Layout, flattened_dense_kernel
 from ..layout import flattened as flattened_features
 from ..read.keras_file import KerasArray, KerasFile
-from .from_keras_model import network_of_keras_model
+from .from_keras_model import STATISTICS, network_of_keras_model
 from .from_keras_weights import is_numbered
 from .network import Layer, Weight
 from .vgg_architecture import CONVOLUTION_NAME
 
 KERNELS = {2: ("Dense", DENSE_KERNEL), 4: ("Conv2D", CONV2D_KERNEL)}  # by rank
-STATISTICS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 MOVED = ("Reshape", "Permute", "RepeatVector", "GetItem", "Stack")  # which PyTorch's modules would move in another way
 WHOLE = "save the whole model, model.save('x.keras'), or give its architecture"
 
@@ -29,8 +29,8 @@ def plain_layers(file: KerasFile, flattened: tuple[int, int] | None = None) -> l
 
     Args:
         file: an open file.
-        flattened: the `(height, width)` of the maps that are flattened for a dense layer, if the file has no architecture. By
-            default they are taken to be square, with a warning; (1, 1) says that nothing is flattened.
+        flattened: the `(height, width)` of the maps that are flattened for a dense layer, if the file has no architecture; (1, 1)
+            says that nothing is. By default it is found by the number of features, with a warning.
 
     Raises:
         ValueError: an array is of no such layer, or the layers are no plain chain; the message names what is in the way.
@@ -38,6 +38,8 @@ def plain_layers(file: KerasFile, flattened: tuple[int, int] | None = None) -> l
     if file.config is None:
         return list(_in_pytorchs_order(file, [_layer(file, name, arrays) for name, arrays in _groups(file)], flattened))
     network = network_of_keras_model(file, file.config)
+    if outside := [layer.name for layer in network.layers if layer.class_name in ("Rescaling", "PreprocessInput")]:
+        warnings.warn(f"{', '.join(outside)}: in the file's model, and for the module to do itself", stacklevel=4)
     for layer in network.layers:
         if layer.class_name in MOVED or layer.settings.get("order") == "channels_last":
             raise ValueError(
@@ -109,9 +111,9 @@ def _in_pytorchs_order(file: KerasFile, layers: list[Layer], flattened: tuple[in
         yield from (chain.take(layer) for layer in layers)
         return
     for class_name in {layer.class_name for layer in layers}:
-        models = {layer.name.rpartition("layers/")[0] for layer in layers if layer.class_name == class_name}
-        if len(models) > 1:
-            raise ValueError(f"{class_name} in two models: it isn't known which comes first; {WHOLE}")
+        for before, after in pairwise(layer for layer in layers if layer.class_name == class_name):
+            if not is_numbered(before.weights[0].array, after.weights[0].array):  # in two models, or of any name
+                raise ValueError(f"{before.name} and {after.name}: it isn't known which comes first; {WHOLE}")
     # HDF5 sorts the layers by their classes: where the normalizations stand, their widths have to tell.
     chain = _Chain(flattened)
     plain = [layer for layer in layers if "Normalization" not in layer.class_name]
@@ -152,7 +154,9 @@ class _Chain:
                 warnings.warn(
                     f"{layer.name}: taken to follow no flatten; if it does, say flattened=(height, width)", stacklevel=5
                 )
-        elif taken != self.width:
+        elif taken != self.width and not (
+            layer.class_name == "Conv2D" and self.width % taken == 0
+        ):  # it may be in groups
             if self.is_flat or layer.class_name == "Conv2D":
                 raise ValueError(
                     f"{layer.name} takes {taken} features, and the layer before gives {self.width}: no chain; {WHOLE}"
@@ -170,23 +174,21 @@ class _Chain:
         if self.flattened == (1, 1):
             self.is_flat = True
             return
-        places, rest = divmod(features, channels) if channels else (math.prod(self.flattened or ()), 0)
-        rest = rest or features % places
-        side = math.isqrt(places)
-        height, width = self.flattened or (side, side)
-        if rest or height * width != places:
-            given = f"flattened={self.flattened}" if self.flattened else "square"
+        places = math.prod(self.flattened) if self.flattened else features // channels
+        if features % places or (channels and places * channels != features):
+            given = f"flattened={self.flattened}" if self.flattened else "flattened whole"
             raise ValueError(
                 f"{layer.name} takes {features} features of maps with {channels or 'some'} channels, which aren't {given}; give "
                 f"flattened=(height, width) of the maps, or {WHOLE}"
             )
         if not self.flattened:
             warnings.warn(
-                f"{layer.name}: taken to follow the flatten of {height}×{width} maps; say it, flattened=({height}, {width})",
+                f"{layer.name}: taken to follow the flatten of maps with {channels} channels and {places} places; if it does, say "
+                "flattened=(height, width), else flattened=(1, 1)",
                 stacklevel=6,
             )
-        self.moved, self.is_flat = (height, width), True
-        self.flat[features] = (height, width)
+        self.moved, self.is_flat = (places, 1), True  # in what order the places come changes nothing
+        self.flat[features] = self.moved
 
 
 def _moved(layer: Layer, size: tuple[int, int] | None) -> Layer:

@@ -29,10 +29,16 @@ def read_architecture(source: Architecture) -> ReadArchitecture:
     """Reads an architecture. A ValueError tells of what is none; an ImportError of YAML without PyYAML."""
     if isinstance(source, str) and source.lstrip()[:1] == "{":  # model.to_json() itself
         return _of_mapping(parse_json(source, "architecture"))
+    if isinstance(source, list):  # Keras 1's get_config() of a Sequential
+        source = {"class_name": "Sequential", "config": source}
     if not isinstance(source, str | os.PathLike | Mapping):
         raise ValueError(f"architecture: expected a file, or a dict. Received: {type(source).__name__}")
     if isinstance(source, Mapping):
-        return _of_mapping(parse_json(json.dumps(source, default=_plain), "architecture"))
+        try:
+            text = json.dumps(source, default=_plain)
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"architecture: no configuration of Keras's ({error})") from None
+        return _of_mapping(parse_json(text, "architecture"))
     path = Path(source)
     head = b""
     if path.is_file():
@@ -89,7 +95,9 @@ def _parse_yaml(text: bytes) -> dict[str, Any]:
     try:
         found = yaml.load(text, Loader)  # a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"no YAML that Keras writes ({' '.join(str(error).split())[:200]})") from None
+        raise ValueError(
+            f"YAML that can't be read ({' '.join(str(error).split())[:200]}); give JSON, model.to_json()"
+        ) from None
     _check_size(found)
     return parse_json(json.dumps(found, default=str), "architecture")
 

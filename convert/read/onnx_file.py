@@ -1,7 +1,6 @@
 """ONNX files: the nodes of the graph, the numbers that they use, and the graph's inputs and outputs. No operator is understood here."""
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ..errors import naming_file
 from .keras_file import tensor_of
-from .protobuf import fields, signed, varints
+from .protobuf import Message, signed, varints
 
 MOST_PARTS = 10_000  # nodes, or tensors
 LONGEST_NAME = 1000
@@ -83,36 +82,13 @@ def read_onnx_file(path: Path) -> OnnxFile:
         )
 
 
-class _Message:
-    """The fields of a message, by their numbers. A ValueError tells of one of another type than ONNX's, or that comes twice."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._found: dict[int, list[int | memoryview]] = defaultdict(list)
-        for number, value in fields(data):
-            self._found[number].append(value)
-
-    def views(self, number: int) -> list[memoryview]:
-        found = [value for value in self._found[number] if isinstance(value, memoryview)]
-        if len(found) < len(self._found[number]):
-            raise _damaged()
-        return found
+class _Message(Message):
+    """A message whose lists and texts are no longer than a network's."""
 
     def parts(self, number: int) -> list[memoryview]:
         if len(self._found[number]) > MOST_PARTS:
             raise ValueError(f"more than {MOST_PARTS:,} nodes or tensors; no VGG has so many")
         return self.views(number)
-
-    def view(self, number: int) -> memoryview:
-        found = self.views(number)
-        if len(found) > 1:
-            raise _damaged()
-        return found[0] if found else memoryview(b"")
-
-    def number(self, number: int) -> int:
-        found = self._found[number][-1:]
-        if any(isinstance(value, memoryview) for value in found):
-            raise _damaged()
-        return signed(int(found[0])) if found else 0
 
     def text(self, number: int) -> str:
         return _text(self.view(number))

@@ -41,31 +41,37 @@ def fields(data: memoryview | bytes) -> Iterator[tuple[int, int | memoryview]]:
 
 
 class Message:
-    """The fields of one message by their numbers. A ValueError tells of one of another type than is asked for."""
+    """The fields of one message by their numbers. A ValueError tells of one of another type than is asked for, or that comes twice."""
 
     def __init__(self, data: memoryview | bytes) -> None:
         self._found: dict[int, list[int | memoryview]] = defaultdict(list)
         for number, value in fields(data):
             self._found[number].append(value)
 
-    def number(self, field: int) -> int:
-        """Returns the last value of a field of numbers; 0 if there is none."""
-        value = self._found[field][-1] if field in self._found else 0
-        if not isinstance(value, int):
-            raise ValueError(f"malformed protobuf: bytes in field {field}, which is a number")
-        return value
-
-    def contents(self, field: int) -> list[memoryview]:
+    def views(self, number: int) -> list[memoryview]:
         """Returns all values of a field of bytes, texts or messages."""
-        values = self._found.get(field, [])
-        found = [value for value in values if isinstance(value, memoryview)]
-        if len(found) < len(values):
-            raise ValueError(f"malformed protobuf: a number in field {field}, which is bytes")
+        found = [value for value in self._found[number] if isinstance(value, memoryview)]
+        if len(found) < len(self._found[number]):
+            raise ValueError(f"malformed protobuf: a number in field {number}, which is bytes")
         return found
 
-    def text(self, field: int) -> str:
-        """Returns the last value of a field of text; "" if there is none."""
-        return bytes(self.contents(field)[-1]).decode() if field in self._found else ""
+    def view(self, number: int) -> memoryview:
+        """Returns the value of a field of bytes; none if there is no such field."""
+        found = self.views(number)
+        if len(found) > 1:
+            raise ValueError(f"malformed protobuf: field {number} comes twice")
+        return found[0] if found else memoryview(b"")
+
+    def number(self, number: int) -> int:
+        """Returns the last value of a field of numbers, as an int64; 0 if there is none."""
+        found = self._found[number][-1:]
+        if any(isinstance(value, memoryview) for value in found):
+            raise ValueError(f"malformed protobuf: bytes in field {number}, which is a number")
+        return signed(int(found[0])) if found else 0
+
+    def text(self, number: int) -> str:
+        """Returns the value of a field of text; "" if there is none."""
+        return bytes(self.view(number)).decode(errors="replace")
 
 
 def varints(data: memoryview) -> Iterator[int]:

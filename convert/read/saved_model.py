@@ -26,8 +26,8 @@ ORDER = (
 )
 # What a model has beside its layers.
 OTHERS = re.compile(
-    r"layer_with_weights-\d+|(non_)?(trainable_)?variables|keras_api|optimizer.*|signatures|regularization_losses|state_variables|adapt_.*|"
-    r"(train|test|predict|train_tf)_function|save_counter|root|loss.*|.*metrics?|.*_tracker"
+    r"layer_with_weights-\d+|(non_)?(trainable_)?variables|keras_api|optimizer|signatures|regularization_losses|state_variables|adapt_.*|"
+    r"(train|test|predict|train_tf)_function|save_counter|root|compiled_(loss|metrics)|metrics|.*_tracker"
 )
 
 
@@ -73,12 +73,12 @@ def _metadata(folder: Path) -> dict[str, Any]:
     described = folder / "keras_metadata.pb"
     texts: list[str]
     if described.is_file():
-        nodes = Message(_mapped(described)).contents(1)
+        nodes = Message(_mapped(described)).views(1)
         texts = [node.text(5) for node in map(Message, nodes[:MOST_OBJECTS]) if node.text(3) == "root"]
     else:
-        graphs = [Message(graph) for graph in Message(_mapped(folder / "saved_model.pb")).contents(2)[:1]]
-        nodes = [node for graph in graphs for objects in graph.contents(7) for node in Message(objects).contents(1)]
-        texts = [Message(user).text(3) for node in nodes[:1] for user in Message(node).contents(4)]
+        graphs = [Message(graph) for graph in Message(_mapped(folder / "saved_model.pb")).views(2)[:1]]
+        nodes = [node for graph in graphs for objects in graph.views(7) for node in Message(objects).views(1)]
+        texts = [Message(user).text(3) for node in nodes[:1] for user in Message(node).views(4)]
     if not any(texts):
         raise ValueError(
             f"a SavedModel that Keras hasn't written, or model.export(…), which keeps no layers; {SAVED_AGAIN}"
@@ -112,7 +112,7 @@ def _layers(prefix: Path) -> Iterator[SavedLayer]:
     stored = read_bundle(prefix)
     if OBJECTS not in stored:
         raise ValueError(f"a checkpoint without Keras's layers, as TensorFlow 1 writes it; {SAVED_AGAIN}")
-    nodes = Message(stored[OBJECTS].text()).contents(1)
+    nodes = Message(stored[OBJECTS].text()).views(1)
     if len(nodes) > MOST_OBJECTS:
         raise ValueError(f"more than {MOST_OBJECTS:,} objects")
     objects = [_object(Message(node)) for node in nodes]
@@ -159,8 +159,8 @@ def _layers(prefix: Path) -> Iterator[SavedLayer]:
 
 
 def _object(node: Message) -> _Object:
-    children = [(child.text(2), child.number(1)) for child in map(Message, node.contents(1))]
-    values = [value for value in map(Message, node.contents(2)) if value.text(1) == "VARIABLE_VALUE"]
+    children = [(child.text(2), child.number(1)) for child in map(Message, node.views(1))]
+    values = [value for value in map(Message, node.views(2)) if value.text(1) == "VARIABLE_VALUE"]
     return _Object(dict(children), [(value.text(2) or value.text(3), value.text(3)) for value in values])
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .protobuf import Message, signed, varint
+from .protobuf import Message, varint
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 LONGEST_INDEX = 1 << 26
@@ -72,10 +72,12 @@ def read_bundle(prefix: Path) -> dict[str, Stored]:
 
 def _stored(key: str, entry: Message, prefix: Path, shards: int) -> Stored:
     kind, number, start, length, crc = map(entry.number, (1, 3, 4, 5, 6))
-    if entry.contents(7):
+    if min(number, start, length) < 0:
+        raise ValueError(f"{key[:100]}: a place that TensorFlow doesn't write")
+    if entry.views(7):
         raise ValueError(f"{key[:100]}: stored in slices, which aren't read")
-    sizes = [size for shape in entry.contents(2) for size in Message(shape).contents(2)]
-    shape = tuple(signed(Message(size).number(1)) for size in sizes)
+    sizes = [size for shape in entry.views(2) for size in Message(shape).views(2)]
+    shape = tuple(Message(size).number(1) for size in sizes)
     path = prefix.with_name(f"{prefix.name}.data-{number:05d}-of-{shards:05d}")
     if not path.is_file():
         raise ValueError(f"{path.name} isn't beside {prefix.name}.index")

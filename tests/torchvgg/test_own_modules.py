@@ -1,11 +1,13 @@
 """Keras's weights in a module of the user's own."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
 import keras
+import numpy as np
 import pytest
 import torch
 from keras import layers as L
@@ -145,13 +147,19 @@ def test_what_weights_alone_do_not_say(tmp_path: Path) -> None:
         load_keras_weights(ours(eps=1e-5), path)
     with pytest.raises(ValueError, match=r"takes 32 features of maps with 8 channels, which aren't flattened=\(1, 2\)"):
         load_keras_weights(ours(), path, flattened=(1, 2))
-    theirs(32, 96).save_weights(path)
-    with pytest.raises(ValueError, match=r"24 features of maps with 8 channels, which aren't square; give flattened="):
-        load_keras_weights(ours(32, 96), path)
+    model, module = theirs(32, 96), ours(32, 96)
+    model.save_weights(path)
+    with pytest.warns(
+        UserWarning, match="the flatten of maps with 8 channels and 3 places; if it does, say flattened="
+    ):
+        load_keras_weights(module, path)
+    x = torch.rand(2, 32, 96, 3)
+    assert relative_error(module(x.permute(0, 3, 1, 2)), model(x)) <= TOLERANCE
     nested = keras.Sequential([keras.Input((64, 64, 3)), base(64, 64), L.Conv2D(8, 1), L.Flatten(), L.Dense(3)])
     nested.save_weights(path)
     with pytest.raises(
-        ValueError, match=r"Conv2D in two models: it isn't known which comes first; save the whole model"
+        ValueError,
+        match=r"layers/conv2d and layers/functional/.*: it isn't known which comes first; save the whole model",
     ):
         load_keras_weights(ours(), path)
     keras.Sequential([keras.Input((6, 3)), L.LSTM(4)]).save_weights(path)
@@ -160,3 +168,94 @@ def test_what_weights_alone_do_not_say(tmp_path: Path) -> None:
         match=r"layers/lstm/cell: arrays \(3, 16\), \(4, 16\), \(16,\), of which it isn.t known what they are",
     ):
         load_keras_weights(ours(), path)
+
+
+class Named(keras.Model):  # type: ignore[misc]
+    """HDF5 sorts its layers by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.final = L.Dense(4), L.Dense(4)
+
+    def call(self, x: Any) -> Any:
+        return self.final(self.hidden(x))
+
+
+def shared() -> nn.Module:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    return nn.Sequential(first, second)
+
+
+def frozen_within() -> Any:
+    inner = keras.Sequential([keras.Input((4,)), L.Dense(4), L.Dense(4)])
+    inner.layers[0].trainable = False
+    return keras.Sequential([keras.Input((4,)), inner])
+
+
+def save_old(model: Any, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        keras.src.legacy.saving.legacy_h5_format.save_weights_to_hdf5_group(file, model)
+
+
+def linears(*widths: int) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(widths)))
+
+
+@pytest.mark.parametrize(
+    ("build", "save", "module", "message"),
+    [
+        (Named, "weights", lambda: linears(4, 4, 4), "final and hidden: it isn't known which comes first"),
+        (frozen_within, "old", lambda: linears(4, 4, 4), "it isn't known which comes first"),
+        (
+            lambda: keras.Sequential([keras.Input((4,)), L.Dense(4), L.Dense(4)]),
+            "whole",
+            shared,
+            "two layers of the module share a tensor",
+        ),
+        (
+            lambda: chain(base(64, 64), L.Reshape((-1,)), L.Dense(3)),
+            "whole",
+            ours,
+            r"layer 'reshape.*' \(Reshape\): it orders features as Keras does",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((8, 8, 3)), L.Conv2DTranspose(3, 2)]),
+            "weights",
+            lambda: nn.ConvTranspose2d(3, 3, 2),
+            "of which it isn't known what they are",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((4,)), L.Dense(5), L.Dense(3), L.BatchNormalization(), L.Dense(7)]),
+            "weights",
+            lambda: nn.Sequential(linears(4, 5), linears(5, 3), nn.BatchNorm1d(3, eps=1e-3), linears(3, 6)),
+            r"expected shape \(6, 3\). Received: \(7, 3\)",
+        ),
+    ],
+)
+def test_what_would_be_wrong_without_a_word(build: Any, save: str, module: Any, message: str, tmp_path: Path) -> None:
+    model = build()
+    if save == "whole":
+        model.save(path := tmp_path / "model.keras")
+    elif save == "old":
+        save_old(model, path := tmp_path / "model.h5")
+    else:
+        model(np.zeros((1, *(model.input_shape[1:] if save == "weights" and build is not Named else (4,))), np.float32))
+        model.save_weights(path := tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match=message):
+        load_keras_weights(module(), path)
+
+
+def test_features_that_are_only_as_many_as_flattened_ones(tmp_path: Path) -> None:
+    """Four poolings side by side: it has to be said that nothing is flattened."""
+    inner = base(64, 64)
+    pooled = [L.GlobalAveragePooling2D()(inner.output), L.GlobalMaxPooling2D()(inner.output)] * 2
+    with_random_weights(keras.Model(inner.input, L.Dense(3)(L.Concatenate()(pooled)))).save_weights(
+        tmp_path / "x.weights.h5"
+    )
+    head = nn.Sequential(ours()[0], nn.Linear(32, 3))
+    with pytest.warns(UserWarning, match="maps with 8 channels and 4 places"):
+        load_keras_weights(head, tmp_path / "x.weights.h5")
+    moved = head[1].weight.clone()
+    load_keras_weights(head, tmp_path / "x.weights.h5", flattened=(1, 1))
+    assert torch.equal(head[1].weight.unflatten(1, (4, 8)).transpose(1, 2).flatten(1), moved)
