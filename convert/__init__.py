@@ -136,7 +136,9 @@ def _check_distinct(target: Path, source: Path) -> None:
 
 def default_output(source: Path) -> Path:
     """Names the output beside a file or folder: `my.weights.h5`, `my.h5`, `my.keras`, `my/` → `my.safetensors`."""
+    from .read.file_kind import checkpoint_prefix
+
     source = source.resolve() if source.name in ("", "..") else source
-    is_file = source.is_file() or source.suffix == ".index"  # else a folder, or what a checkpoint's names begin with
-    name = source.name.removesuffix(suffix_of(source)) if is_file else source.name
+    is_whole = source.is_dir() or checkpoint_prefix(source) == source  # its name has no suffix
+    name = source.name if is_whole else source.name.removesuffix(suffix_of(source))
     return source.with_name(f"{name}.safetensors")

@@ -1,6 +1,6 @@
 """What was read → a `Network`: layers, their calls in order, their settings, and which array is which PyTorch tensor, in what layout.
 
-`from_file` opens any file and asks `from_keras_model` (an architecture with arrays), `from_keras_weights` (arrays alone),
+`from_file` opens any file and asks `from_keras_model` (an architecture with arrays), `from_keras_weights` (arrays alone; `plain_layers` for any module),
 `from_tensors` (PyTorch's), `from_onnx` (a chain of ONNX's nodes) or `vgg_base` (the VGG within). `architecture_json` validates an architecture; `unfolding` makes
 a `graph` of it, every call of a layer in order (`call_order` sorts them), with `operations` turned into layers (`tensorflow_nodes` reads those of older versions); `settings`
 reads a layer's configuration, and `assemble` gives each layer its arrays, as its kind in `kinds` says: a `network`.

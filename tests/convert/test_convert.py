@@ -184,6 +184,20 @@ def test_default_output(source: str, expected: str) -> None:
     assert default_output(Path(source)) == Path(expected)
 
 
+def test_default_output_of_what_has_no_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder, and what the names of a checkpoint's files begin with, may have dots in their names."""
+    (tmp_path / "model.v2").mkdir()
+    (tmp_path / "w.0.85.index").touch()
+    monkeypatch.chdir(tmp_path / "model.v2")
+    for source, name in (
+        ("../model.v2/", "model.v2"),
+        (".", "model.v2"),
+        ("../w.0.85", "w.0.85"),
+        ("../w.0.85.index", "w.0.85"),
+    ):
+        assert default_output(Path(source)).resolve() == tmp_path / f"{name}.safetensors"
+
+
 def test_an_output_that_exists_is_kept_unless_forced(headless: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     output.write_text("mine")
