@@ -3,6 +3,7 @@
 import os
 
 os.environ["KERAS_BACKEND"] = "torch"  # before anything imports Keras
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes share the cores: more threads take twice the time
 
 import hashlib
 import re

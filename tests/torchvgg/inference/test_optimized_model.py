@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +28,15 @@ M = TypeVar("M", bound=Model)
 KERAS2 = Path(__file__).parents[2].joinpath("data") / "keras2"
 HAS_COMPILER = any(map(shutil.which, native.COMPILERS))
 WAYS = [pytest.param(True, marks=pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")), False]
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    """The kernels share their work among threads, of which the other tests have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def alive(model: M) -> M:
