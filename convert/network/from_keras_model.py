@@ -135,7 +135,7 @@ def _distributed(layers: list[Planned], arrays: list[StoredArray]) -> dict[tuple
         if len(arrays) != len(everything):
             raise _other_arrays(described, specs, own)
         distributed[described.path] = [by_order[described.path, spec.name] for spec in specs]
-        are_others = any(
+        are_others = described.class_name != "Custom" and any(
             STATISTICS.get(array.name.rpartition("/")[2].partition(":")[0], spec.name) != spec.name
             for array, spec in zip(distributed[described.path], specs, strict=True)
         )

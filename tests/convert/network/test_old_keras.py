@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import torch
@@ -100,3 +101,16 @@ def test_a_checkpoint_that_is_damaged(tmp_path: Path) -> None:
     index.write_bytes(content)
     with pytest.raises(ValueError, match=r"a damaged .index \(its CRC-32C is wrong\)"):
         load_model(index, architecture=folder / "model.json")
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    """Keras itself takes them, where the shapes are the same."""
+    layers = keras.layers
+    for name, own in (
+        ("batch", layers.BatchNormalization(scale=False, center=False)),
+        ("layer", layers.LayerNormalization()),
+    ):
+        own.name = "own"
+        keras.Sequential([keras.Input((4,)), own]).save(tmp_path / f"{name}.h5")
+    with pytest.raises(ValueError, match=r"'own' .*expected the arrays weight .*Received: .*moving_mean.*one model's"):
+        load_model(tmp_path / "batch.h5", architecture=tmp_path / "layer.h5")
