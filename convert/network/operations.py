@@ -366,7 +366,7 @@ _SUBTRACT = _arithmetic("Subtract", lambda c, begins: (1.0, -c) if begins else (
 _MULTIPLY = _arithmetic("Multiply", lambda c, begins: (c, 0.0))
 _DIVIDE = _arithmetic("Divide", lambda c, begins: (1 / c, 0.0) if begins and c else None)
 RELU = ("negative_slope", "max_value", "threshold")  # of keras.activations.relu
-CASTS = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
+CASTS = ("float32", "float64", "int32", "int64")
 
 OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("math.add", "__operators__.add", "nn.bias_add", "Add"), _ADD),
