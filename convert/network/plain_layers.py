@@ -154,9 +154,9 @@ class _Chain:
                 warnings.warn(
                     f"{layer.name}: taken to follow no flatten; if it does, say flattened=(height, width)", stacklevel=5
                 )
-        elif taken != self.width and not (
-            layer.class_name == "Conv2D" and self.width % taken == 0
-        ):  # it may be in groups
+        elif layer.class_name == "Conv2D" and taken and self.width % taken == 0:
+            pass  # its kernel takes all channels, or those of one group
+        elif taken != self.width:
             if self.is_flat or layer.class_name == "Conv2D":
                 raise ValueError(
                     f"{layer.name} takes {taken} features, and the layer before gives {self.width}: no chain; {WHOLE}"
@@ -175,7 +175,7 @@ class _Chain:
             self.is_flat = True
             return
         places = math.prod(self.flattened) if self.flattened else features // channels
-        if features % places or (channels and places * channels != features):
+        if not places or features % places or (channels and places * channels != features):
             given = f"flattened={self.flattened}" if self.flattened else "flattened whole"
             raise ValueError(
                 f"{layer.name} takes {features} features of maps with {channels or 'some'} channels, which aren't {given}; give "

@@ -235,9 +235,7 @@ class _Unfolding:
         if not found:
             problem = problem or "an operation that can't be converted with such arguments"
         elif "Logical" in entry.class_name or "logical" in str(entry.config.get("function")):
-            types, problem = (
-                (types, problem) if types == {"bool"} else (types, problem or "of numbers that are no masks")
-            )
+            problem = problem or ("" if types == {"bool"} else "of numbers that are no masks")
         elif (
             types
             and class_name not in (*MOVING, "Cast", "NotEqual", "FullLike")
@@ -399,7 +397,7 @@ class _Unfolding:
         for number in kept:
             layer, fed_by, _ = self.calls[number]
             own = names[layer.path]
-            while f"{own}:{counts[own]}" in names.values():  # a layer's own name
+            while counts[own] and f"{own}:{counts[own]}" in taken:  # a layer's own name
                 counts[own] += 1
             of_value[number] = f"{own}:{counts[own]}" if counts[own] else own
             counts[own] += 1

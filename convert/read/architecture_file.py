@@ -89,12 +89,12 @@ def _parse_yaml(text: bytes) -> dict[str, Any]:
 
     Loader.add_constructor("tag:yaml.org,2002:python/tuple", yaml.SafeLoader.construct_yaml_seq)
     wrapper = "tag:yaml.org,2002:python/object/apply:tensorflow.python.training.tracking.data_structures.ListWrapper"
-    Loader.add_constructor(wrapper, lambda loader, node: [*loader.construct_sequence(node, deep=True), []][0])
+    Loader.add_constructor(wrapper, lambda loader, node: loader.construct_sequence(node, deep=True)[0])
     if len(text) > LONGEST_JSON:
         raise ValueError("longer than Keras writes it")
     try:
         found = yaml.load(text, Loader)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, IndexError, ValueError) as error:
         raise ValueError(
             f"YAML that can't be read ({' '.join(str(error).split())[:200]}); give JSON, model.to_json()"
         ) from None

@@ -5,7 +5,6 @@ What is known and isn't read is named, with the way to a file that is.
 
 import os
 import re
-from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 
@@ -14,6 +13,28 @@ from .archive import CONFIG, METADATA, WEIGHTS, ZIP_MAGIC, member_names
 EXPECTED = "expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
 SAVED_AGAIN = "load it in the Keras that wrote it, and model.save('x.keras')"
 RETRIEVED_AGAIN = "download the file itself"
+
+
+ARCHITECTURE = rb"(\xef\xbb\xbf)?\s*(\{|((---|#)[^\n]*\n\s*)*(backend|class_name|config|keras_version):)"
+_FROM_ARRAYS = "build the model in Keras, model.set_weights(arrays), and model.save('x.keras')"
+_BEFORE_1_6 = "it is read after torch.save(torch.load(path, weights_only=True), path)"
+
+# By what a file begins with: what it is, and the way.
+_UNREAD: tuple[tuple[bytes, str, str], ...] = (
+    (rb"$", "", "an empty file"),
+    (rb"\x80[\x00-\x05]\x8a\x0al\xfc\x9cF\xf9", "a file of PyTorch before 1.6", _BEFORE_1_6),
+    (rb"\x80[\x00-\x05]", "a pickle, or a file of PyTorch before 1.6", f"of a Keras model: {SAVED_AGAIN}; of PyTorch's: {_BEFORE_1_6}"),
+    (rb"....TFL3", "a TensorFlow Lite model (.tflite)", f"it is a product of the model: {SAVED_AGAIN}"),
+    (rb"\x08\x01\x12", "saved_model.pb alone", "take the folder that it lies in, with variables/"),
+    (rb"\x93NUMPY", "NumPy arrays (.npy) without their layers", _FROM_ARRAYS),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc|Rar!|.{257}ustar", "a packed file", "unpack it, and take what is in it"),
+    (rb"version https://git-lfs", "a pointer of Git LFS, not the file", f"git lfs pull, or {RETRIEVED_AGAIN}"),
+    (rb"\s*<(!DOCTYPE|html|\?xml)", "a web page, not the file", RETRIEVED_AGAIN),
+    (rb'\s*\{(?=.*("modelTopology"|"weightsManifest"))', "a model of TensorFlow.js", SAVED_AGAIN),
+    (rb'\s*\{(?=.*"weight_map")', "the index of weights in several files", "load them in Keras, and model.save_weights('x.weights.h5')"),
+    (ARCHITECTURE, "an architecture without weights", "it goes beside them: load_model('x.weights.h5', architecture=path)"),
+    (rb"\x0a", "a frozen graph of TensorFlow (.pb), or another such file", SAVED_AGAIN),
+)  # fmt: skip
 
 
 class FileKind(Enum):
@@ -106,28 +127,6 @@ def _zip_kind(path: Path) -> FileKind:
     ):
         raise ValueError(f"{path}: a zip around {folder!r}; unpack it, and take that")
     return FileKind.TORCH_ARCHIVE
-
-
-ARCHITECTURE = rb"(\xef\xbb\xbf)?\s*(\{|((---|#)[^\n]*\n\s*)*(backend|class_name|config|keras_version):)"
-_FROM_ARRAYS = "build the model in Keras, model.set_weights(arrays), and model.save('x.keras')"
-_BEFORE_1_6 = "it is read after torch.save(torch.load(path, weights_only=True), path)"
-
-# By what a file begins with: what it is, and the way.
-_UNREAD: Iterable[tuple[bytes, str, str]] = (
-    (rb"$", "", "an empty file"),
-    (rb"\x80[\x00-\x05]\x8a\x0al\xfc\x9cF\xf9", "a file of PyTorch before 1.6", _BEFORE_1_6),
-    (rb"\x80[\x00-\x05]", "a pickle, or a file of PyTorch before 1.6", f"of a Keras model: {SAVED_AGAIN}; of PyTorch's: {_BEFORE_1_6}"),
-    (rb"....TFL3", "a TensorFlow Lite model (.tflite)", f"it is a product of the model: {SAVED_AGAIN}"),
-    (rb"\x08\x01\x12", "saved_model.pb alone", "take the folder that it lies in, with variables/"),
-    (rb"\x93NUMPY", "NumPy arrays (.npy) without their layers", _FROM_ARRAYS),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc|Rar!|.{257}ustar", "a packed file", "unpack it, and take what is in it"),
-    (rb"version https://git-lfs", "a pointer of Git LFS, not the file", f"git lfs pull, or {RETRIEVED_AGAIN}"),
-    (rb"\s*<(!DOCTYPE|html|\?xml)", "a web page, not the file", RETRIEVED_AGAIN),
-    (rb'\s*\{(?=.*("modelTopology"|"weightsManifest"))', "a model of TensorFlow.js", SAVED_AGAIN),
-    (rb'\s*\{(?=.*"weight_map")', "the index of weights in several files", "load them in Keras, and model.save_weights('x.weights.h5')"),
-    (ARCHITECTURE, "an architecture without weights", "it goes beside them: load_model('x.weights.h5', architecture=path)"),
-    (rb"\x0a", "a frozen graph of TensorFlow (.pb), or another such file", SAVED_AGAIN),
-)  # fmt: skip
 
 
 def _unread(head: bytes) -> tuple[str, str]:

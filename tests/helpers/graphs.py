@@ -427,8 +427,8 @@ def keys_that_are_others_names() -> Any:
 def names_like_those_given() -> Any:
     """A layer is called as the second call of another, an input as a layer would be whose name is taken."""
     x = keras.Input((6,), name="type_")
-    shared, other = L.Dense(6, name="dense"), L.Dense(6, name="dense:1")
-    return keras.Model(x, [L.Dense(6, name="type")(x), other(shared(shared(x))), x + 1.0])
+    shared, other, first = (L.Dense(6, name=name) for name in ("dense", "dense:1", "dense:0"))
+    return keras.Model(x, [L.Dense(6, name="type")(x), other(shared(shared(first(x)))), x + 1.0])
 
 
 @graph

@@ -246,6 +246,21 @@ def test_what_would_be_wrong_without_a_word(build: Any, save: str, module: Any, 
         load_keras_weights(module(), path)
 
 
+def test_layers_that_are_no_chain_are_refused(tmp_path: Path) -> None:
+    """A branch takes fewer features than the layer before gives, and no whole number of places."""
+    x = keras.Input((4,))
+    both = L.Concatenate()([L.Dense(9)(x), L.Dense(5)(x)])
+    keras.Model(x, L.Dense(2)(both)).save_weights(path := tmp_path / "branches.weights.h5")
+    with pytest.raises(ValueError, match="takes 4 features of maps with 9 channels, which aren't flattened whole"):
+        load_keras_weights(nn.ModuleList([nn.Linear(4, 9), nn.Linear(4, 5), nn.Linear(14, 2)]), path)
+    grouped = with_random_weights(keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(4, 3), L.Conv2D(6, 3, groups=2)]))
+    grouped.save_weights(path)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3, groups=2))
+    load_keras_weights(module, path)
+    x = torch.rand(2, 8, 8, 3)
+    assert relative_error(module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), grouped(x)) <= TOLERANCE
+
+
 def test_features_that_are_only_as_many_as_flattened_ones(tmp_path: Path) -> None:
     """Four poolings side by side: it has to be said that nothing is flattened."""
     inner = base(64, 64)

@@ -1,5 +1,6 @@
 """Joining several branches into one."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import reduce
 
@@ -22,9 +23,9 @@ class _Merge(nn.Module):
         rank = max(x.dim() for x in inputs)
         return self.joined([x if x.dim() == rank else _of_rank(x, rank) for x in inputs])
 
+    @abstractmethod
     def joined(self, inputs: list[Tensor]) -> Tensor:
         """Computes the output of inputs of one rank."""
-        raise NotImplementedError
 
 
 def _of_rank(x: Tensor, rank: int) -> Tensor:
