@@ -158,6 +158,7 @@ ROOMS = {
         "loading",
         "inference",
         "extraction",
+        "labelled_images evaluation",
         "commands",
         "*",
     ),

@@ -2,7 +2,8 @@
 
 `vgg16` and `vgg19` are the networks, built by `vgg` out of `layers` and `activations`; each is a `model`, whose `summary` is
 Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `own_modules` loads weights into any module. `imagenet` has ImageNet's preprocessing
-and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `image_files` reads image files,
+and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `evaluation` measures accuracy on
+`labelled_images`. `image_files` reads image files,
 `predicting` names what is on them, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
 options, `commands` runs them; `optional_imports` names missing optional packages. `convert` converts weights.
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import vgg16, vgg19
+    from .evaluation import evaluate, evaluate_each
     from .extraction import extract_features
     from .gradcam import grad_cam
     from .image_files import load_image
@@ -29,6 +31,8 @@ __all__ = [
     "VGG16",
     "VGG19",
     "decode_predictions",
+    "evaluate",
+    "evaluate_each",
     "extract_features",
     "grad_cam",
     "load_image",
@@ -44,6 +48,8 @@ _HOME = {
     "VGG16": "vgg16",
     "VGG19": "vgg19",
     "decode_predictions": "imagenet",
+    "evaluate": "evaluation",
+    "evaluate_each": "evaluation",
     "extract_features": "extraction",
     "grad_cam": "gradcam",
     "load_image": "image_files",

@@ -15,6 +15,7 @@ examples:
   torchvgg predict cat.jpg                        the likeliest classes of an image
   torchvgg extract photos/ -o features.parquet    a vector for each image in a folder
   torchvgg show cat.jpg --cam -o cam.png          where the network looks
+  torchvgg evaluate val/                          accuracy on a folder with a subfolder for each class
 
 See `torchvgg COMMAND --help` for the options. `torchvgg-convert` converts Keras's weights.
 """
@@ -48,6 +49,23 @@ examples:
 """
 
 
+EVALUATE = """\
+examples:
+  torchvgg evaluate val/                               val/n02123045/1.jpg, val/tabby/1.jpg or val/281/1.jpg
+  torchvgg evaluate val/ --resize 256 --crop 224 --interpolation bilinear
+  torchvgg evaluate photos/ --labels-csv truth.csv --json
+  torchvgg evaluate val/ --weights flowers.keras --labels flowers.txt
+  torchvgg evaluate val/ --weights flowers.keras --preprocess each --sample 200
+  torchvgg evaluate /shared/val --ray 10.0.0.1:6379
+
+In Python: torchvgg.evaluate and torchvgg.evaluate_each.
+"""
+READING = """\
+The subfolders are named by the class's WordNet id, name or number. Without --labels, those of a model of your own are the classes
+in alphabetical order, as for Keras's image_dataset_from_directory, if there are as many.
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     from .convert.command_line_errors import Parser
 
@@ -78,10 +96,7 @@ def parser() -> argparse.ArgumentParser:
     _add_model(add)
     add("--layer", default="block5_pool", help="layer whose output is written (block5_pool)")
     add("--pooling", choices=("avg", "max", "none"), default="avg", help="pooling of maps (avg); none flattens them")
-    add("--batch-size", metavar="N", type=partial(_at_least, 1), default=32, help="images computed at once (32)")
-    add("--workers", metavar="N", type=partial(_at_least, 0), help="processes that decode (one per core, at most 8)")
-    add("--half", action="store_true", help="half precision, on a GPU")
-    add("--ray", metavar="ADDRESS", nargs="?", const=True, default=False, help="on Ray: on this machine, or a cluster")
+    _add_computing(add)
     add("--force", action="store_true", help="overwrite OUTPUT")
 
     description = "Draw the feature maps of a layer, or where the network looks for a class (Grad-CAM)."
@@ -95,18 +110,54 @@ def parser() -> argparse.ArgumentParser:
     add("--cam", metavar="CLASS", nargs="?", const="", help=cam)
     add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
     add("--force", action="store_true", help="overwrite OUTPUT")
+
+    description = f"Print how often a model is right about images, per class and on the whole.\n\n{READING}"
+    add = add_command("evaluate", "measure accuracy", description, EVALUATE)
+    add("folder", metavar="FOLDER", help="a folder with a subfolder for each class")
+    add(
+        "--labels-csv",
+        metavar="FILE",
+        type=Path,
+        help="a file of rows PATH,CLASS instead; paths are relative to FOLDER",
+    )
+    _add_model(add, each=True)
+    add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
+    add("--sample", metavar="N", type=partial(_at_least, 1), help="only N images, evenly from the classes (each: 200)")
+    _add_computing(add)
+    add("--json", action="store_true", help="print one JSON object, with all confusions")
     return main
 
 
-def _add_model(add: Any) -> None:
+def _add_model(add: Any, each: bool = False) -> None:
     weights = "a Keras file or a converted one; or published weights: vgg16 (the default), vgg19"
     add("--weights", metavar="FILE", default="vgg16", help=weights)
     preprocess = (
-        "what the model was trained with: Keras's preprocess_input, [0, 1], or RGB in [0, 255] (by default vgg, or "
-        "none if the model's first layer preprocesses)"
+        "what the model was trained with: Keras's preprocess_input, [0, 1], [-1, 1], torchvision's mean and standard deviation, "
+        "or RGB in [0, 255] (by default vgg, or none if the model's first layer preprocesses)"
     )
-    add("--preprocess", choices=("vgg", "unit", "none"), help=preprocess)
+    choices = ("vgg", "unit", "signed", "torchvision", "none", *(("each",) if each else ()))
+    preprocess += "; each tries them all, and some resizings, on a sample" if each else ""
+    add("--preprocess", dest="preprocessing", choices=choices, help=preprocess)
+    add("--resize", metavar="N|H,W", type=_size, help="resize to a shorter side of N, or to H,W (the model's size)")
+    add("--crop", metavar="N|H,W", type=_size, help="then cut out the centre (the model's size)")
+    ways = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+    add("--interpolation", choices=ways, help="how to resize (nearest, as in Keras)")
+    add("--keep-aspect-ratio", action="store_true", help="cut images to the proportions first, as in Keras's load_img")
     add("--exif", action="store_true", help="rotate images by their EXIF orientation")
+
+
+def _add_computing(add: Any) -> None:
+    add("--batch-size", metavar="N", type=partial(_at_least, 1), default=32, help="images computed at once (32)")
+    add("--workers", metavar="N", type=partial(_at_least, 0), help="processes that decode (one per core, at most 8)")
+    add("--half", action="store_true", help="half precision, on a GPU")
+    add("--ray", metavar="ADDRESS", nargs="?", const=True, default=False, help="on Ray: on this machine, or a cluster")
+
+
+def _size(text: str) -> int | tuple[int, ...]:
+    sizes = text.split(",")
+    if len(sizes) > 2 or not all(size.strip().isdecimal() and int(size) for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected a number, or H,W. Received: {text!r}")
+    return int(text) if len(sizes) == 1 else tuple(map(int, sizes))
 
 
 def _input_shape(text: str) -> tuple[int, ...]:

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from . import evaluation
 from .extraction.feature_files import FORMATS
 from .extraction.features import extract_features
 from .gradcam import HEAD, grad_cam, last_convolution
-from .image_files import find_images, image_size, load_for, read_pixels
+from .image_files import Pipeline, find_images, pipeline_for
+from .labelled_images import read_csv
 from .loading import PUBLISHED, open_model
 from .plots import draw_cam, draw_maps
 from .predicting import Score, by_name, gives_probabilities, likeliest, scores_of
@@ -41,11 +43,12 @@ def predict(options: argparse.Namespace) -> None:
 
     images, names = find_images(options.images), _read_lines(options.labels)
     model = open_model(options.weights)
+    pipeline = pipeline_for(model, **_choices(options))
     results: list[dict[str, Any]] = []
     errors = []
     for path in images:
         try:
-            x = load_for(model, path, options.preprocess, options.exif)
+            x = pipeline.load(path)
         except (ValueError, OSError) as error:
             errors.append(message_of(error))
             results.append({"image": path, "error": errors[-1]})
@@ -77,8 +80,7 @@ def extract(options: argparse.Namespace) -> None:
         layer=options.layer,
         pooling=None if options.pooling == "none" else options.pooling,
         batch_size=options.batch_size,
-        preprocessing=options.preprocess,
-        exif=options.exif,
+        **_choices(options),
         half=options.half,
         workers=options.workers,
         ray=options.ray,
@@ -107,8 +109,8 @@ def show(options: argparse.Namespace) -> None:
         raise ValueError(f"output: {options.output} is the image itself; name another file")
     check_output(options.output, [options.output.suffix], options.force)  # matplotlib knows what it can write
     model = open_model(options.weights, include_top=options.cam is not None or options.layer in IN_TOP)
-    x = load_for(model, options.image, options.preprocess, options.exif)
-    image = read_pixels(options.image, image_size(model), exif=options.exif)
+    pipeline = pipeline_for(model, **_choices(options))
+    x, image = pipeline.load(options.image), pipeline._replace(color_mode="rgb").read(options.image)
     layer = options.layer or last_convolution(model, before=0 if options.cam is None else HEAD)
     if options.cam is None:
         with torch.no_grad():
@@ -121,6 +123,34 @@ def show(options: argparse.Namespace) -> None:
     number, name, _, score = by_name(scores, options.cam) if options.cam else likeliest(scores, 1)[0]
     (cam,) = grad_cam(model, x, torch.tensor([number]), layer)
     draw_cam(image, cam, f"{name} ({score:.1%}), {layer}", options.output)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    settings = {name: getattr(options, name) for name in ("sample", "batch_size", "half", "workers", "ray")}
+    settings |= _choices(options) | {"labels": _read_lines(options.labels), "progress": True}
+    images = read_csv(options.labels_csv, options.folder) if options.labels_csv else options.folder
+    if options.preprocessing == "each":
+        if settings.pop("ray"):
+            raise ValueError("each: a sample is evaluated on this machine; drop --ray")
+        del settings["preprocessing"]
+        settings["sample"] = options.sample or 200
+        results = evaluation.evaluate_each(open_model(options.weights), images, **settings)
+        printed: Any = [evaluation.as_json(each) for each in results]
+        lines = evaluation.table(results)
+    else:
+        results = [evaluation.evaluate(open_model(options.weights), images, **settings)]
+        printed, lines = evaluation.as_json(results[0]), evaluation.report(results[0])
+    if options.json:
+        print(json.dumps(printed))
+    elif results[0].bad < results[0].images:
+        print(*lines, sep="\n")
+    errors = [f"{bad.image}: {bad.error}" for bad in results[0].errors[:1]]
+    _report_bad(results[0].bad, results[0].images, f"for example {''.join(errors)}")
+
+
+def _choices(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `pipeline_for` among the options that were given."""
+    return {name: value for name, value in vars(options).items() if name in Pipeline._fields and value}
 
 
 def _read_lines(path: Path | None) -> list[str] | None:

@@ -95,7 +95,7 @@ def load_image(
     Warns:
         UserWarning: the pixels are floats in [0, 1], or of 16 bits, and Pillow cuts them off where 8 bits are wanted.
     """
-    return _batch_of(read_pixels(path, size, crop and _pair(crop), interpolation, keep_aspect_ratio, exif, color_mode))
+    return _batch_of(read_pixels(path, size, _pair(crop), interpolation, keep_aspect_ratio, exif, color_mode))
 
 
 def _batch_of(pixels: np.ndarray) -> Tensor:
@@ -141,7 +141,9 @@ def read_pixels(
     if crop is not None:
         height, width = pixels.shape[:2]
         if height < crop[0] or width < crop[1]:
-            raise ValueError(f"{os.fspath(path)}: the crop of {crop[0]}×{crop[1]} is larger than the image, {height}×{width}")
+            raise ValueError(
+                f"{os.fspath(path)}: the crop of {crop[0]}×{crop[1]} is larger than the image, {height}×{width}"
+            )
         top, left = round((height - crop[0]) / 2), round((width - crop[1]) / 2)  # as torchvision rounds
         pixels = pixels[top : top + crop[0], left : left + crop[1]]
     return pixels.reshape(*pixels.shape[:2], -1)
@@ -279,7 +281,7 @@ def find_images(patterns: Iterable[str]) -> list[str]:
 
 def _images_of(pattern: str) -> list[str]:
     if os.path.isdir(pattern):  # noqa: PTH112  # strings, not Paths: there may be hundreds of thousands
-        if found := sorted(_images_below(pattern)):
+        if found := sorted(images_below(pattern)):
             return found
         raise ValueError(f"{pattern}: no images in it; expected files that end in {', '.join(SUFFIXES)}")
     if glob.has_magic(pattern) and not os.path.lexists(pattern):
@@ -291,7 +293,9 @@ def _images_of(pattern: str) -> list[str]:
     return [pattern]
 
 
-def _images_below(folder: str) -> Iterator[str]:
+def images_below(folder: str) -> Iterator[str]:
+    """Yields the image files of a folder and its subfolders, by their suffixes, in no order."""
+
     def fail(error: OSError) -> None:
         raise error
 
@@ -350,7 +354,9 @@ def preprocess(x: Tensor, how: str) -> Tensor:
     if how == "torchvision":
         mean, deviation = (x.new_tensor(three).reshape(3, 1, 1) for three in (TORCHVISION_MEAN, TORCHVISION_DEVIATION))
         return (x / 255 - mean) / deviation
-    return preprocess_input(x) if how == "vgg" else x / 255 if how == "unit" else x / 127.5 - 1 if how == "signed" else x
+    return (
+        preprocess_input(x) if how == "vgg" else x / 255 if how == "unit" else x / 127.5 - 1 if how == "signed" else x
+    )
 
 
 def check_preprocessing(how: str) -> str:

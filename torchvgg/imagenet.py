@@ -50,7 +50,7 @@ def preprocess_input(x: Array, data_format: str = "channels_first") -> Array:
         )
     if "complex" in str(x.dtype) or x.dtype == object:
         raise ValueError(f"expected real numbers. Received: {x.dtype}")
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined]
         _warn_of_range(x, is_first)
     if isinstance(x, torch.Tensor):
         images = x if x.is_floating_point() else x.float()

@@ -30,19 +30,33 @@ def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> li
     Raises:
         ValueError: the model's output has another shape, or the number of names is wrong.
     """
-    if len(model.output_shape) != 2:
-        raise ValueError(
-            f"expected a model that ends in classes, (N, classes). Received: one that ends in {model.output_shape}; "
-            "`extract` writes features"
-        )
+    check_classes(model)
     scores = model(x)[0].float().tolist()
-    classes: Sequence[tuple[str | None, str]] = labels()
-    if names is not None or len(scores) != len(classes):
-        names = [f"class {number}" for number in range(len(scores))] if names is None else names
-        classes = [(None, name) for name in names]
-    if len(classes) != len(scores):
-        raise ValueError(f"labels: expected a name for each of the {len(scores)} classes. Received: {len(classes)}")
+    classes = class_names(len(scores), names)
     return [Score(i, name, wnid, score) for i, ((wnid, name), score) in enumerate(zip(classes, scores, strict=True))]
+
+
+def check_classes(model: Model) -> None:
+    """Raises a ValueError unless a model's output is `(N, classes)`."""
+    shape = model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
+        raise ValueError(
+            f"expected a model that ends in classes, (N, classes). Received: one that ends in {shape}; `extract` writes features"
+        )
+
+
+def class_names(number: int, names: Sequence[str] | None = None) -> Sequence[tuple[str | None, str]]:
+    """Returns the WordNet id, if it is ImageNet's, and the name of each of a model's classes.
+
+    Raises:
+        ValueError: the number of names is wrong.
+    """
+    if names is None and number == len(labels()):
+        return labels()
+    classes = [(None, name) for name in ([f"class {index}" for index in range(number)] if names is None else names)]
+    if len(classes) != number:
+        raise ValueError(f"labels: expected a name for each of the {number} classes. Received: {len(classes)}")
+    return classes
 
 
 def likeliest(scores: Sequence[Score], top: int) -> list[Score]:

@@ -140,7 +140,9 @@ def test_what_else_is_refused(folder: Path) -> None:
         load_image(folder / "colour.jpg", color_mode="bgr")
     with pytest.raises(ValueError, match=r"interpolation: expected one of nearest, .* Received: 'area'"):
         load_image(folder / "colour.jpg", interpolation="area")
-    with pytest.raises(ValueError, match=r"size: expected a number or \(height, width\), 1 or more each. Received: \(0, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"size: expected a number or \(height, width\), 1 or more each. Received: \(0, 5\)"
+    ):
         load_image(folder / "colour.jpg", (0, 5))
 
 
@@ -165,7 +167,9 @@ def test_a_model_of_grey_images_gets_grey_ones(folder: Path) -> None:
     assert torch.equal(x, keras_image(folder / "colour.jpg", color_mode="grayscale", target_size=(40, 48)))
     with pytest.raises(ValueError, match=r"images with 1, 3 or 4 channels. Received: one with 2"):
         load_for(VGG16(weights=None, include_top=False, input_shape=(2, 40, 48)), folder / "colour.jpg")
-    with pytest.raises(ValueError, match=r"preprocessing: expected one of vgg, unit, signed, torchvision, none. Received: 'tf'"):
+    with pytest.raises(
+        ValueError, match=r"preprocessing: expected one of vgg, unit, signed, torchvision, none. Received: 'tf'"
+    ):
         preprocess(x, "tf")
 
 

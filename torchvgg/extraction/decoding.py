@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from ..image_files import Pipeline
 from ..optional_imports import extra
 
-
 Batch = TypeVar("Batch")
 
 
@@ -65,7 +64,7 @@ def decode_batches(
         batches,  # type: ignore[arg-type]  # any sequence will do
         batch_size=None,
         num_workers=min(workers, len(batches)),
-        collate_fn=decoder,  # arrays go through a pipe; tensors would need shared memory, which is small in containers
+        collate_fn=decoder,  # type: ignore[arg-type]  # arrays go through a pipe; tensors would need shared memory, which is small in containers
         worker_init_fn=_exit_with_parent,
     )
 
@@ -74,7 +73,9 @@ def progress_bar(total: int, done: int, progress: bool) -> Any:
     """Makes a bar on standard error, shown with `progress` if that is a terminal."""
     with extra("images"):
         from tqdm import tqdm
-    return tqdm(total=total, initial=done, unit=" images", disable=None if progress else True)  # None: if it's a terminal
+    return tqdm(
+        total=total, initial=done, unit=" images", disable=None if progress else True
+    )  # None: if it's a terminal
 
 
 @contextmanager

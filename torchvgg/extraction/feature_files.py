@@ -46,6 +46,14 @@ def to_table(rows: Rows) -> pyarrow.Table:
     return pyarrow.table(columns, names=Rows._fields)
 
 
+def to_rows(table: pyarrow.Table) -> Rows:
+    """Converts Parquet's columns to rows."""
+    table = table.combine_chunks()
+    names, vectors, errors = (table[name].chunk(0) for name in Rows._fields)
+    values = vectors.values.to_numpy(zero_copy_only=False)  # NaN for missing vectors
+    return Rows(names.to_pylist(), values.reshape(len(table), -1), [error or "" for error in errors.to_pylist()])
+
+
 class Parquet:
     """Parquet files with columns `path`, `vector` (a list of float32) and `error`."""
 
@@ -65,10 +73,7 @@ class Parquet:
         return self._parquet.read_table(path, columns=["path"])["path"].to_pylist()
 
     def read(self, path: Path) -> Rows:
-        table = self._parquet.read_table(path).combine_chunks()
-        names, vectors, errors = (table[name].chunk(0) for name in Rows._fields)
-        values = vectors.values.to_numpy(zero_copy_only=False)  # NaN for missing vectors
-        return Rows(names.to_pylist(), values.reshape(len(table), -1), [error or "" for error in errors.to_pylist()])
+        return to_rows(self._parquet.read_table(path))
 
 
 class Npz:

@@ -71,7 +71,9 @@ def rows_on_ray(
     if not ray.is_initialized():
         if address is not True:
             _check_reachable(str(address))
-        ray.init(address="local" if address is True else str(address), log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(
+            address="local" if address is True else str(address), log_to_driver=False, logging_level=logging.WARNING
+        )
     DataContext.get_current().enable_progress_bars = progress and sys.stderr.isatty()
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if half and not gpus:

@@ -334,7 +334,11 @@ def test_names_of_every_kind(model: Any, tmp_path: Path) -> None:
         ({"layer": "block6_pool"}, ValueError, "unknown layers: expected names out of block1_conv1, "),
         ({"pooling": "mean"}, ValueError, "pooling: expected None, 'avg' or 'max'. Received: 'mean'"),
         ({"batch_size": 0}, ValueError, "batch_size: expected a number from 1 up. Received: 0"),
-        ({"preprocessing": "torch"}, ValueError, "preprocessing: expected one of vgg, unit, signed, torchvision, none. Received: 'torch'"),
+        (
+            {"preprocessing": "torch"},
+            ValueError,
+            "preprocessing: expected one of vgg, unit, signed, torchvision, none. Received: 'torch'",
+        ),
         ({"half": True}, ValueError, "half: there is no GPU here"),
         ({"ray": True, "output": "f.npz"}, ValueError, r"output: with Ray, expected a name that ends in \.parquet"),
         ({"images": []}, ValueError, "expected at least one image. Received: none"),
