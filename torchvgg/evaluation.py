@@ -259,10 +259,12 @@ class _Tally:
         places = (scores > own).sum(1) + ((scores == own) & (np.arange(scores.shape[1]) < true[:, None])).sum(1)
         self.pairs.update(zip(true.tolist(), scores.argmax(1).tolist(), strict=True))
         self.top5 += int((places < 5).sum())
-        if not self.is_probability:
-            scores = np.exp(scores - scores.max(1, keepdims=True))
-        parts = scores[each, true] / scores.sum(1).clip(1e-7)
-        self.loss -= float(np.log(parts.clip(1e-7, 1 - 1e-7)).sum())  # cut off as in Keras
+        if self.is_probability:
+            logs = np.log((scores[each, true] / scores.sum(1).clip(1e-7)).clip(1e-7, 1 - 1e-7))  # cut off as in Keras
+        else:
+            scores -= scores.max(1, keepdims=True)
+            logs = scores[each, true] - np.log(np.exp(scores).sum(1))
+        self.loss -= float(logs.sum())
 
     def result(self, classes: Sequence[Class], pipeline: Pipeline, seconds: float) -> Evaluation:
         errors = [BadImage(path, self.seen[path]) for path in self.truth if self.seen[path]]
@@ -309,10 +311,12 @@ def report(result: Evaluation, classes: int = 20, confusions: int = 10) -> Itera
 
 def table(results: Sequence[Evaluation]) -> Iterable[str]:
     """Formats evaluations as lines, with the options that make their pipelines; of equal ones that differ in resizing, the first."""
-    different = {(each.pipeline.preprocessing, each.loss, *map(tuple, each.confusions)): each for each in reversed(results)}
+    different: dict[Any, Evaluation] = {}
+    for result in results:
+        different.setdefault((result.pipeline.preprocessing, result.loss, *map(tuple, result.confusions)), result)
     has_top5 = len(results[0].classes) > 5
     yield f"   top-1  {'   top-5  ' if has_top5 else ''}    loss  options"
-    for result in reversed(different.values()):
+    for result in different.values():
         top5 = f"{result.top5:8.2%}  " if has_top5 else ""
         yield f"{result.top1:8.2%}  {top5}{result.loss:8.4f}  {result.pipeline.options()}"
     yield f"{results[0].images:,} images each, {results[0].bad:,} of them bad"
