@@ -105,7 +105,7 @@ def _mistake(x: Any) -> str | None:
 def warn(message: str) -> None:
     """Warns of a mistake, with the line of the user's code that called torchvgg. Silent where `torch.jit.trace` tries its result."""
     level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("torchvgg", "torch"):
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("torchvgg", "torch", "contextlib"):
         level, frame = level + 1, frame.f_back
     while frame.f_back and frame.f_globals.get("__name__") != "torch.jit._trace":
         frame = frame.f_back

@@ -100,6 +100,18 @@ def test_predict_is_keras(theirs: Any, weights: Path, cat: Path, capsys: pytest.
         assert relative_error(received, torch.from_numpy(expected[numbers])) <= 1e-5
 
 
+def test_predict_reads_images_as_asked(weights: Path, cat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--resize", "72", "--crop", "64", "--interpolation", "bicubic", "--preprocess", "torchvision")
+    assert run("predict", cat, "--weights", weights, "--json", "--top", "4", *options) == 0
+    ((result),) = json.loads(capsys.readouterr().out)
+    x = load_image(cat, 72, crop=64, interpolation="bicubic") / 255
+    mean, deviation = (torch.tensor(three).reshape(3, 1, 1) for three in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    with torch.no_grad():
+        (expected,) = load_model(weights)((x - mean) / deviation)
+    received = {row["number"]: row["score"] for row in result["predictions"]}
+    assert received == pytest.approx(dict(enumerate(expected.tolist())), abs=1e-5)
+
+
 def test_predict_for_people(weights: Path, cat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\ndog\nhorse\nbird\n")
@@ -289,6 +301,15 @@ def test_errors_are_one_line(
         (["predict", "x.jpg", "--top", "0"], "error: argument --top: expected a number from 1 up. Received: '0'"),
         (["extract", "x.jpg"], "error: the following arguments are required: -o"),
         (["extract", "x.jpg", "-o", "f.npz", "--pooling", "mean"], "error: argument --pooling: invalid choice: 'mean'"),
+        (
+            ["predict", "x.jpg", "--resize", "1,2,3"],
+            "error: argument --resize: expected a number, or H,W. Received: '1,2,3'",
+        ),
+        (["evaluate", "x", "--crop", "0"], "error: argument --crop: expected a number, or H,W. Received: '0'"),
+        (
+            ["extract", "x", "-o", "f.npz", "--preprocess", "each"],
+            "error: argument --preprocess: invalid choice: 'each'",
+        ),
         (["summary", "--input-shape", "a"], "error: argument --input-shape: expected H,W or C,H,W. Received: 'a'"),
     ],
 )
@@ -330,7 +351,7 @@ def test_a_missing_extra_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-COMMANDS = ("summary", "predict", "extract", "show")
+COMMANDS = ("summary", "predict", "extract", "show", "evaluate")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
