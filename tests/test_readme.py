@@ -64,6 +64,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photo().save(folder / "cat.jpg")
     write_photos(folder / "photos", 15)
     (folder / "photos" / "notes.jpg").write_text("no image")
+    for name in ("cat", "coffee", "rocket"):
+        write_photos(folder / "val" / name, 2)
     keras_model(classes=3, input_shape=(48, 48, 3)).save(folder / "my_model.keras")
     convert("demo", folder / "home" / "vgg16.safetensors", check=False)
     return folder

@@ -61,8 +61,9 @@ examples:
 In Python: torchvgg.evaluate and torchvgg.evaluate_each.
 """
 READING = """\
-The subfolders are named by the class's WordNet id, name or number. Without --labels, those of a model of your own are the classes
-in alphabetical order, as for Keras's image_dataset_from_directory, if there are as many.
+The subfolders are named by the class's WordNet id, name or number. Without --labels, as many
+subfolders are the classes of a model of your own, in alphabetical order, as for Keras's
+image_dataset_from_directory.
 """
 
 
