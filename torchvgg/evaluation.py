@@ -194,8 +194,8 @@ def _evaluate(
             while len(tally.seen) < len(truth) and (some := next(rows, None)):
                 tally.add(some)
             if len(tally.seen) < len(truth):
-                raise RuntimeError(f"the scores of {len(truth) - len(tally.seen)} images are lost") from RuntimeError(
-                    "Ray"
+                raise OSError(
+                    f"ray: the scores of {len(truth) - len(tally.seen)} images are lost; run the same command again"
                 )
             results.append(tally.result(classes, pipeline, time.perf_counter() - started))
     return results

@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,7 +57,9 @@ class Pipeline(NamedTuple):
         """Returns the options of the command line that make this pipeline."""
         parts = [f"--preprocess {self.preprocessing}"]
         for name, size in (("resize", self.resize), ("crop", self.crop)):
-            parts += [f"--{name} {size if isinstance(size, int) else ','.join(map(str, size))}"] if size else []
+            parts += (
+                [f"--{name} {','.join(map(str, size)) if isinstance(size, tuple | list) else size}"] if size else []
+            )
         parts.append(f"--interpolation {self.interpolation}")
         parts += [f"--{name.replace('_', '-')}" for name in ("keep_aspect_ratio", "exif") if getattr(self, name)]
         return " ".join(parts)
@@ -152,14 +155,14 @@ def read_pixels(
 def _resized(image: Any, size: int | tuple[int, int], way: Any, keep_aspect_ratio: bool) -> Any:
     """Resizes an image of Pillow's: to a shorter side, as torchvision's `Resize`, or to `(height, width)`, as Keras's `load_img`."""
     width, height = image.size
-    if isinstance(size, int):
-        short = min(width, height)
-        new_width, new_height = size * width // short, size * height // short
-    else:
+    if isinstance(size, tuple | list):
         new_height, new_width = size
+    else:
+        short, keep_aspect_ratio = min(width, height), False
+        new_width, new_height = size * width // short, size * height // short
     if (width, height) == (new_width, new_height):
         return image
-    if not keep_aspect_ratio or isinstance(size, int):
+    if not keep_aspect_ratio:
         return image.resize((new_width, new_height), way)
     cut_height, cut_width = min(height, width * new_height // new_width), min(width, height * new_width // new_height)
     top, left = (height - cut_height) // 2, (width - cut_width) // 2
@@ -184,7 +187,9 @@ def _check_reading(size: Any, crop: Any, interpolation: str, size_name: str = "s
         raise ValueError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}. Received: {interpolation!r}")
     for name, value in ((size_name, size), ("crop", crop)):
         numbers = value if isinstance(value, tuple | list) else (value, value)
-        if value is not None and (len(numbers) != 2 or not all(isinstance(n, int) and n >= 1 for n in numbers)):
+        if value is not None and (
+            len(numbers) != 2 or not all(isinstance(n, Integral) and int(n) >= 1 for n in numbers)
+        ):
             raise ValueError(f"{name}: expected a number or (height, width), 1 or more each. Received: {value!r}")
     if crop is not None and size is not None and not _leaves(size, crop):
         raise ValueError(f"crop: expected no more than {size_name}={size} leaves. Received: {crop}")
@@ -192,11 +197,13 @@ def _check_reading(size: Any, crop: Any, interpolation: str, size_name: str = "s
 
 def _leaves(size: int | tuple[int, int], crop: tuple[int, int]) -> bool:
     """Tells whether an image resized to `size` may have room for the crop."""
-    return min(crop) <= size if isinstance(size, int) else crop[0] <= size[0] and crop[1] <= size[1]
+    height, width = _pair(size)
+    is_shorter = not isinstance(size, tuple | list)
+    return min(crop) <= height if is_shorter else crop[0] <= height and crop[1] <= width
 
 
 def _pair(size: Any) -> Any:
-    return (size, size) if isinstance(size, int) else size
+    return size if size is None or isinstance(size, tuple | list) else (size, size)
 
 
 def pipeline_for(
@@ -228,6 +235,9 @@ def pipeline_for(
     _, channels, *sides = image_shape(model)
     cut = _pair(crop)
     _check_reading(resize, cut, interpolation, "resize")
+    resize, cut = (
+        tuple(map(int, size)) if isinstance(size, tuple | list) else size and int(size) for size in (resize, cut)
+    )
     if resize is None and cut is None:
         resize = image_size(model)
     if resize is not None and cut is None:

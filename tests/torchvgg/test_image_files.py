@@ -194,6 +194,15 @@ def test_every_image_comes_out_in_the_models_size(case: str, tmp_path: Path) -> 
         assert pipeline.load(tmp_path / "image.png").shape == (1, shape[0], *pipeline.size)
 
 
+def test_sizes_of_numpy_and_lists(folder: Path) -> None:
+    path, expected = folder / "colour.jpg", load_image(folder / "colour.jpg", 100, crop=(64, 50))
+    assert torch.equal(load_image(path, np.int64(100), crop=[np.int64(64), 50]), expected)
+    assert torch.equal(load_image(path, [70, 60]), load_image(path, (70, 60)))
+    model = VGG16(weights=None, include_top=False)
+    expected_pipeline = pipeline_for(model, resize=(70, 60), crop=50)
+    assert str(pipeline_for(model, resize=[np.int64(70), 60], crop=np.int64(50))) == str(expected_pipeline)
+
+
 def test_an_image_smaller_than_the_crop_is_refused(tmp_path: Path) -> None:
     photo("coffee.png", (60, 50)).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match=r"small\.png: the crop of 40×70 is larger than the image, 50×60"):
