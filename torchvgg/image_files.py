@@ -202,6 +202,11 @@ def _leaves(size: int | tuple[int, int], crop: tuple[int, int]) -> bool:
     return min(crop) <= height if is_shorter else crop[0] <= height and crop[1] <= width
 
 
+def _plain(size: Any) -> Any:
+    """Returns a size in Python's own numbers, whatever they were."""
+    return tuple(map(int, size)) if isinstance(size, tuple | list) else size and int(size)
+
+
 def _pair(size: Any) -> Any:
     return size if size is None or isinstance(size, tuple | list) else (size, size)
 
@@ -235,9 +240,7 @@ def pipeline_for(
     _, channels, *sides = image_shape(model)
     cut = _pair(crop)
     _check_reading(resize, cut, interpolation, "resize")
-    resize, cut = (
-        tuple(map(int, size)) if isinstance(size, tuple | list) else size and int(size) for size in (resize, cut)
-    )
+    resize, cut = _plain(resize), _plain(cut)
     if resize is None and cut is None:
         resize = image_size(model)
     if resize is not None and cut is None:
