@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .inference import optimize_for_inference
     from .loading import load_model
     from .own_modules import load_keras_weights
+    from .plots import plot_cam, plot_maps
+    from .predicting import class_index
     from .vgg16 import VGG16
     from .vgg19 import VGG19
 
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "VGG16",
     "VGG19",
+    "class_index",
     "decode_predictions",
     "extract_features",
     "grad_cam",
@@ -35,6 +38,8 @@ __all__ = [
     "load_keras_weights",
     "load_model",
     "optimize_for_inference",
+    "plot_cam",
+    "plot_maps",
     "preprocess_input",
     "vgg16",
     "vgg19",
@@ -43,6 +48,7 @@ __all__ = [
 _HOME = {
     "VGG16": "vgg16",
     "VGG19": "vgg19",
+    "class_index": "predicting",
     "decode_predictions": "imagenet",
     "extract_features": "extraction",
     "grad_cam": "gradcam",
@@ -50,6 +56,8 @@ _HOME = {
     "load_keras_weights": "own_modules",
     "load_model": "loading",
     "optimize_for_inference": "inference",
+    "plot_cam": "plots",
+    "plot_maps": "plots",
     "preprocess_input": "imagenet",
 }
 

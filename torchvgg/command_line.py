@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from . import __version__
+
 DESCRIPTION = (
     "Keras's VGG16 and VGG19 at work: their layers, the classes of images, feature vectors, and where they look."
 )
@@ -15,8 +17,9 @@ examples:
   torchvgg predict cat.jpg                        the likeliest classes of an image
   torchvgg extract photos/ -o features.parquet    a vector for each image in a folder
   torchvgg show cat.jpg --cam -o cam.png          where the network looks
+  torchvgg convert my_model.keras                 Keras's weights → PyTorch's
 
-See `torchvgg COMMAND --help` for the options. `torchvgg-convert` converts Keras's weights.
+See `torchvgg COMMAND --help` for the options.
 """
 SUMMARY = """\
 examples:
@@ -29,6 +32,7 @@ PREDICT = """\
 examples:
   torchvgg predict cat.jpg dog.png
   torchvgg predict photos/ --top 1 --json              JSON, for programs
+  torchvgg predict photos/ -o classes.csv              a row for each image and class
   torchvgg predict rose.jpg --weights flowers.keras --labels flowers.txt
 """
 EXTRACT = """\
@@ -45,17 +49,33 @@ examples:
   torchvgg show cat.jpg --layer block3_conv3 -o maps.png
   torchvgg show cat.jpg --cam -o cam.png               for the likeliest class
   torchvgg show cat.jpg --cam tabby -o tabby.png       for another class, by name or number
+  torchvgg show cat.jpg --layer block5_conv3 --cmap gray --dpi 300 -o print.pdf
+
+In Python: torchvgg.plot_maps, torchvgg.plot_cam.
+"""
+CONVERT = """\
+examples:
+  torchvgg convert demo                     try everything on random weights, without a network
+  torchvgg convert my_model.keras           a model of your own; load_model opens the result
+  torchvgg convert trained.safetensors -o vgg16.weights.h5    back to Keras
+
+This is `torchvgg-convert`.
 """
 
 
 def parser() -> argparse.ArgumentParser:
+    from .convert.command_line import DESCRIPTION as CONVERSION
+    from .convert.command_line import add_options
     from .convert.command_line_errors import Parser
 
     main = Parser(prog="torchvgg", description=DESCRIPTION, epilog=EXAMPLES)
+    main.add_argument("--version", action="version", version=f"torchvgg {__version__}")
     commands = main.add_subparsers(metavar="COMMAND", required=True, dest="command")
 
     def add_command(name: str, brief: str, description: str, examples: str) -> Any:
-        return commands.add_parser(name, help=brief, description=description, epilog=examples).add_argument
+        add = commands.add_parser(name, help=brief, description=description, epilog=examples).add_argument
+        add("-q", "--quiet", action="store_true", help="print nothing but results and errors")
+        return add
 
     add = add_command("summary", "print the table of layers", "Print the table of layers.", SUMMARY)
     add("weights", metavar="WEIGHTS", nargs="?", default="vgg16", help="vgg16 (the default), vgg19, or a file")
@@ -70,6 +90,8 @@ def parser() -> argparse.ArgumentParser:
     add("--top", metavar="N", type=partial(_at_least, 1), default=5, help="number of classes (5)")
     add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
     add("--json", action="store_true", help="print one JSON array")
+    add("-o", dest="output", metavar="OUTPUT", type=Path, help="write a .json or .csv instead of printing")
+    add("--force", action="store_true", help="overwrite OUTPUT")
 
     description = "Write the features of images to a file: a row for each, with its path, and its vector or an error."
     add = add_command("extract", "write feature vectors of images", description, EXTRACT)
@@ -82,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", metavar="N", type=partial(_at_least, 0), help="processes that decode (one per core, at most 8)")
     add("--half", action="store_true", help="half precision, on a GPU")
     add("--ray", metavar="ADDRESS", nargs="?", const=True, default=False, help="on Ray: on this machine, or a cluster")
+    add("--json", action="store_true", help="print what was done as one JSON object")
     add("--force", action="store_true", help="overwrite OUTPUT")
 
     description = "Draw the feature maps of a layer, or where the network looks for a class (Grad-CAM)."
@@ -94,7 +117,11 @@ def parser() -> argparse.ArgumentParser:
     cam = "draw where the network looks for a class, by name or number; by default the likeliest"
     add("--cam", metavar="CLASS", nargs="?", const="", help=cam)
     add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
+    add("--cmap", metavar="NAME", help="colour map of matplotlib (viridis for maps, turbo for --cam)")
+    add("--dpi", metavar="N", type=partial(_at_least, 1), default=150, help="dots per inch (150)")
     add("--force", action="store_true", help="overwrite OUTPUT")
+
+    add_options(commands.add_parser("convert", help="convert Keras's weights", description=CONVERSION, epilog=CONVERT))
     return main
 
 
@@ -124,13 +151,18 @@ def _at_least(least: int, text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
+    from .convert import command_line as conversion
     from .convert.command_line_errors import status_of
+    from .convert.progress import note
 
     options = parser().parse_args(arguments)
+    if options.command == "convert":
+        return conversion.run(options)
 
     def run() -> None:
+        note(f"loading {options.weights} …")  # before PyTorch, which takes a second or two to import
         from . import commands
 
         getattr(commands, options.command)(options)
 
-    return status_of(run, options.command)
+    return status_of(run, options.command, options.quiet)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .imagenet import preprocess_input
 from .layers.preprocessing import Normalization, PreprocessInput, Rescaling
 from .model import Model
-from .optional_imports import extra
+from .optional_imports import require
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in folders
 
@@ -59,8 +59,9 @@ def read_pixels(
     exif: bool = False,
 ) -> np.ndarray:
     """Reads an image like `load_image`, but as `(H, W, C)` in the file's own type, mostly uint8."""
-    with extra("images"):
-        from PIL import Image, ImageOps, UnidentifiedImageError
+    require("PIL")
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     if color_mode not in _PILLOW_MODES:
         raise ValueError(f"color_mode: expected one of {', '.join(_PILLOW_MODES)}. Received: {color_mode!r}")
     ways = {way.name.lower(): way for way in Image.Resampling}

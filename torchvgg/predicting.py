@@ -1,5 +1,6 @@
 """Class scores by name: what a model predicts for an image, and how to pick a class."""
 
+import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ class Score(NamedTuple):
 def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> list[Score]:
     """Computes the score of every class of an image `(1, C, H, W)`, in the order of the model's output `(N, classes)`.
 
-    By default, 1000 classes have ImageNet's names, others "class 0" and so on.
+    By default, 1000 classes have ImageNet's names, others "class 0" and so on. A single output after a sigmoid is the
+    probability of class 1; class 0 has the rest.
 
     Raises:
         ValueError: the model's output has another shape, or the number of names is wrong.
@@ -36,6 +38,8 @@ def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> li
             "`extract` writes features"
         )
     scores = model(x)[0].float().tolist()
+    if len(scores) == 1 and ends_in(model, "sigmoid"):
+        scores = [1 - scores[0], *scores]
     classes: Sequence[tuple[str | None, str]] = labels()
     if names is not None or len(scores) != len(classes):
         names = [f"class {number}" for number in range(len(scores))] if names is None else names
@@ -50,21 +54,56 @@ def likeliest(scores: Sequence[Score], top: int) -> list[Score]:
     return sorted(scores, key=lambda score: -score.score)[:top]
 
 
+def class_index(wanted: str | int) -> int:
+    """Returns the number of an ImageNet class in the model's output: `class_index("tabby")` is 281.
+
+    Args:
+        wanted: its name as `decode_predictions` gives it, its WordNet id ("n02123045"), or its number.
+
+    Raises:
+        ValueError: there is no such class, or several have the name ("crane", "maillot"), as the message says.
+    """
+    return find_class(labels(), str(wanted))
+
+
 def by_name(scores: Sequence[Score], wanted: str) -> Score:
     """Finds a class by its name, WordNet id or number. Raises a ValueError unless there is exactly one."""
-    if wanted.isdecimal() and int(wanted) < len(scores):
-        return scores[int(wanted)]
-    found = [score for score in scores if wanted in (score.name, score.wnid)]
+    return scores[find_class([(score.wnid, score.name) for score in scores], wanted)]
+
+
+def find_class(classes: Sequence[tuple[str | None, str]], wanted: str) -> int:
+    """Returns the number of the class, out of `(WordNet id, name)` each, that has this name, id or number.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    if wanted.isdecimal() and int(wanted) < len(classes):
+        return int(wanted)
+    found = [number for number, names in enumerate(classes) if wanted in names]
     if not found:
-        raise ValueError(f"{wanted}: no such class; expected a name, or a number from 0 to {len(scores) - 1}")
+        expected = f"expected a name, or a number from 0 to {len(classes) - 1}"
+        raise ValueError(f"{wanted}: no such class; {_similar(wanted, [name for _, name in classes]) or expected}")
     if len(found) > 1:
-        numbers = ", ".join(str(score.number) for score in found)
-        raise ValueError(f"{wanted}: several classes have this name; give a number, {numbers}")
+        raise ValueError(f"{wanted}: several classes have this name; give a number, {', '.join(map(str, found))}")
     return found[0]
+
+
+def _similar(wanted: str, names: Sequence[str]) -> str:
+    """Asks whether names were meant that have the same words, or are spelled similarly; "" if none."""
+    lower = {name.lower(): name for name in names}
+    plain = "_".join(wanted.lower().split())
+    alike = [name for name in lower if f"_{plain}_" in f"_{name}_"] + difflib.get_close_matches(plain, lower)
+    shown = [repr(lower[name]) for name in dict.fromkeys(alike)][:4]
+    return f"did you mean {' or '.join(filter(None, [', '.join(shown[:-1]), shown[-1]]))}?" if shown else ""
 
 
 def gives_probabilities(model: Model) -> bool:
     """Tells whether a model ends in a softmax or a sigmoid."""
+    return ends_in(model, "softmax") or ends_in(model, "sigmoid")
+
+
+def ends_in(model: Model, activation: str) -> bool:
+    """Tells whether a model's last layer is, or has, an activation."""
     last = model.get_submodule(model.nodes[-1].layer)
-    activation = getattr(last, "activation", None)
-    return isinstance(last, Softmax) or activation in (get_activation("softmax"), get_activation("sigmoid"))
+    is_softmax = isinstance(last, Softmax) and activation == "softmax"
+    return is_softmax or getattr(last, "activation", None) == get_activation(activation)

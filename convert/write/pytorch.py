@@ -7,8 +7,6 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +16,7 @@ from torch import Tensor
 from ..network.from_file import Source
 from ..network.network import Network
 from ..read.file_kind import files_of
+from ..version import installed_version
 from .naming_schemes import to_scheme
 
 # The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
@@ -111,10 +110,8 @@ def metadata(network: Network, source: Source, naming_scheme: str) -> dict[str, 
         "source": os.fsencode(source.path.name).decode("utf-8", "replace"),
         "source_size": str(sum(file.stat().st_size for file in files_of(source.path))),
         "keras_version": source.keras_version,
-        "torchvgg_version": "unknown",
+        "torchvgg_version": installed_version(),
     }
-    with suppress(PackageNotFoundError):  # of a checkout that isn't installed
-        found["torchvgg_version"] = version("torchvgg")
     if source.published_md5:
         found["source_md5"] = source.published_md5
     if naming_scheme == "torchvgg":

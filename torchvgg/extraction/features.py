@@ -12,7 +12,7 @@ import torch
 
 from ..image_files import check_preprocessing, color_mode, find_images, image_size, preprocessing_of
 from ..model import Model
-from ..optional_imports import extra
+from ..optional_imports import progress_bar, require
 from .decoding import Decoder, decode_batches, escaped, explained_worker_death
 from .extractor import Extractor, features_of
 from .feature_files import open_parts
@@ -63,7 +63,7 @@ def extract_features(
         workers: processes that decode; by default one per core, at most 8; 0 decodes in this process.
         ray: True to run on a local Ray cluster, or a cluster's address. Files need the same paths on all nodes.
         force: overwrite `output`.
-        progress: show a bar on standard error if that is a terminal.
+        progress: show a bar on standard error if that is a terminal, or in a notebook.
 
     Raises:
         ValueError: an argument is invalid, or there is no GPU for `half`.
@@ -72,6 +72,7 @@ def extract_features(
         RuntimeError: a process that decodes was killed, or Ray failed.
     """
     started = time.perf_counter()
+    require(*packages_of(output, ray))
     if batch_size < 1:
         raise ValueError(f"batch_size: expected a number from 1 up. Received: {batch_size}")
     if half and not ray and not torch.cuda.is_available():
@@ -98,16 +99,18 @@ def extract_features(
 
             run_on_ray(batches, decoder, extractor, parts.folder, None if ray is True else str(ray), half, progress)
         elif batches:
-            with extra("images"):
-                from tqdm import tqdm
-            compute, hidden = extractor(), None if progress else True  # None: hidden if standard error is no terminal
-            bar = tqdm(total=len(names), initial=done, unit=" images", disable=hidden)
-            with explained_worker_death(), bar:
+            compute = extractor()
+            with explained_worker_death(), progress_bar(len(names), done, " images", progress) as bar:
                 for batch in decode_batches(batches, decoder, workers):
                     parts.add(compute(batch))
                     bar.update(len(batch.paths))
         bad = parts.join(list(names))
     return Extraction(len(names), bad, done, features.output_shape[1] or 0, time.perf_counter() - started)
+
+
+def packages_of(output: str | os.PathLike[str], ray: str | bool) -> list[str]:
+    """Lists the optional packages that an extraction needs."""
+    return ["PIL", "tqdm", *(["pyarrow"] if Path(output).suffix == ".parquet" else []), *(["ray"] if ray else [])]
 
 
 def _fingerprint(model: Model) -> int:
