@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import SUFFIXES, check_form, check_options, suffix_of
+from .options import KERAS_SUFFIXES, SUFFIXES, check_form, check_options, suffix_of
 
 if TYPE_CHECKING:
     from .report import Report
@@ -118,6 +118,8 @@ def convert(
             network, error, worst = write_checked(opened, target, layout, dtype, build)
             return Report.of(
                 network,
+                layout,
+                suffix_of(target) in KERAS_SUFFIXES,
                 source=str(source),
                 output=None if output is None and source == "demo" else str(target),
                 format=opened.format,

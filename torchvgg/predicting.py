@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .activations import get_activation
 from .imagenet import labels
@@ -38,7 +38,7 @@ def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> li
             "`extract` writes features"
         )
     scores = model(x)[0].float().tolist()
-    if len(scores) == 1 and ends_in(model, "sigmoid"):
+    if len(scores) == 1 and has_activation(_last(model), "sigmoid"):
         scores = [1 - scores[0], *scores]
     classes: Sequence[tuple[str | None, str]] = labels()
     if names is not None or len(scores) != len(classes):
@@ -99,11 +99,14 @@ def _similar(wanted: str, names: Sequence[str]) -> str:
 
 def gives_probabilities(model: Model) -> bool:
     """Tells whether a model ends in a softmax or a sigmoid."""
-    return ends_in(model, "softmax") or ends_in(model, "sigmoid")
+    return any(has_activation(_last(model), activation) for activation in ("softmax", "sigmoid"))
 
 
-def ends_in(model: Model, activation: str) -> bool:
-    """Tells whether a model's last layer is, or has, an activation."""
-    last = model.get_submodule(model.nodes[-1].layer)
-    is_softmax = isinstance(last, Softmax) and activation == "softmax"
-    return is_softmax or getattr(last, "activation", None) == get_activation(activation)
+def has_activation(layer: nn.Module, activation: str) -> bool:
+    """Tells whether a layer is, or includes, "softmax" or "sigmoid"."""
+    is_layer = isinstance(layer, Softmax | nn.Softmax if activation == "softmax" else nn.Sigmoid)
+    return is_layer or getattr(layer, "activation", None) == get_activation(activation)
+
+
+def _last(model: Model) -> nn.Module:
+    return model.get_submodule(model.nodes[-1].layer)
