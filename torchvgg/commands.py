@@ -13,7 +13,7 @@ import torch
 from .extraction.feature_files import FORMATS
 from .extraction.features import extract_features, packages_of
 from .gradcam import HEAD, grad_cam, last_convolution
-from .image_files import find_images, image_size, load_for, read_pixels
+from .image_files import find_images, load_for, read_pixels
 from .loading import PUBLISHED, open_model
 from .optional_imports import require
 from .plots import picture_suffixes, plot_cam, plot_maps, save_picture

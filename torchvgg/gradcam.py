@@ -33,9 +33,8 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Tensor | None = None, layer: 
     Raises:
         ValueError: the model has no classes, the layer has no maps, a class is out of range, or `x` isn't a valid input.
     """
-    run = _run_model if isinstance(model, Model) else _run_module
     with torch.inference_mode(False), torch.enable_grad():
-        maps, scores = run(model, x, layer)
+        maps, scores = _run_model(model, x, layer) if isinstance(model, Model) else _run_module(model, x, layer)
         if scores.dim() != 2:
             shape = ("N", *scores.shape[1:])
             raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")

@@ -1,7 +1,5 @@
 """Optional packages: an error that names all that are missing, with the command to install them; bars of tqdm."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 

@@ -92,8 +92,8 @@ def _similar(wanted: str, names: Sequence[str]) -> str:
     """Asks whether names were meant that have the same words, or are spelled similarly; "" if none."""
     lower = {name.lower(): name for name in names}
     plain = "_".join(wanted.lower().split())
-    alike = [name for name in lower if f"_{plain}_" in f"_{name}_"] + difflib.get_close_matches(plain, lower)
-    shown = [repr(lower[name]) for name in dict.fromkeys(alike)][:4]
+    alike = [name for name in lower if f"_{plain}_" in f"_{name}_"] or difflib.get_close_matches(plain, lower)
+    shown = [repr(lower[name]) for name in alike][:4]
     return f"did you mean {' or '.join(filter(None, [', '.join(shown[:-1]), shown[-1]]))}?" if shown else ""
 
 

@@ -146,7 +146,10 @@ def _check_order(keras_file: KerasFile, base_only: bool) -> None:
         if match := re.fullmatch(r"(.*layers/(?:conv2d|dense))(?:_([1-9][0-9]*))?", layer.name):
             numbered[match[1]].add(int(match[2] or 0))
         elif not base_only and any(len(array.shape) == 4 for array in layer.arrays):
-            raise ValueError(f"{layer.name}: a kernel in a layer that Keras doesn't call conv2d")
+            advice = "other weights need their model's architecture, --architecture model.json"
+            raise ValueError(
+                f"the weights of no VGG16 or VGG19: {layer.name}, a kernel that isn't a conv2d's; {advice}"
+            )
     for place, numbers in numbered.items():
         if numbers != set(range(len(numbers))):
             received = ", ".join(map(str, sorted(numbers)))

@@ -103,7 +103,8 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
             check_between(arrays, base, in_order and ordered == pairs)
             return base
     expected = "the 13 convolutions of VGG16 or the 16 of VGG19, one after the other"
-    raise ValueError(f"expected {expected}. Received: {len(ordered)}; {_shown(arrays)}")
+    received = f"{len(ordered)} convolutions with a bias; {_shown(arrays)}"
+    raise ValueError(f"the weights of no VGG16 or VGG19: expected {expected}. Received: {received}")
 
 
 def _owner(array: Array) -> str:

@@ -146,8 +146,8 @@ class Parts:
         if self.files() and known != job:
             if known and not force:
                 raise ValueError(
-                    f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or use "
-                    "--force"
+                    f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or pass "
+                    "force=True, or --force"
                 )
             for part in self.files():
                 part.unlink()
