@@ -64,7 +64,12 @@ def plot_maps(
     axes = panels[-1]
     axes.imshow(grid, cmap=cmap, interpolation="nearest", aspect=stretched, vmin=0, vmax=1)
     size = HEIGHT * 72 / columns / 7  # a seventh of a map's height
-    style: dict[str, Any] = {"fontsize": size, "color": "white", "va": "top", "bbox": {"color": "black", "alpha": 0.5, "pad": size / 8}}
+    style: dict[str, Any] = {
+        "fontsize": size,
+        "color": "white",
+        "va": "top",
+        "bbox": {"color": "black", "alpha": 0.5, "pad": size / 8},
+    }
     for number in range(len(shown)):
         row, column = divmod(number, columns)
         axes.text(column * width + 1, row * height + 1, str(number), **style)

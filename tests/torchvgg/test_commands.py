@@ -211,9 +211,7 @@ def test_show(published: VGG16, cat: Path, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "cam.svg").read_text()
 
 
-def test_show_draws_the_photograph_as_it_is(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_show_draws_the_photograph_as_it_is(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its own size, turned only if asked; the file's name is in the title."""
     figures: list[Any] = []
     monkeypatch.setattr("torchvgg.commands.save_picture", lambda figure, *_: figures.append(figure))

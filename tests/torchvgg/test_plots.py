@@ -31,7 +31,9 @@ def test_plot_maps_draws_each_map_in_its_place() -> None:
     assert np.array_equal(drawn(figure, 0), PHOTO)  # in its own size and proportions
     grid = drawn(figure, 1)
     assert grid.shape == (20, 20)  # 2 by 2, with a margin around each
-    for number, scaled in enumerate((maps - maps.amin((1, 2), True)) / (maps.amax((1, 2), True) - maps.amin((1, 2), True))):
+    for number, scaled in enumerate(
+        (maps - maps.amin((1, 2), True)) / (maps.amax((1, 2), True) - maps.amin((1, 2), True))
+    ):
         row, column = divmod(number, 2)
         tile = grid[10 * row + 1 : 10 * row + 9, 10 * column + 1 : 10 * column + 9]
         if number < 3:
@@ -40,7 +42,12 @@ def test_plot_maps_draws_each_map_in_its_place() -> None:
     assert not grid[11:19, 11:19].any()  # a flat map, which is dark
     texts = figure.axes[1].texts
     assert [text.get_text() for text in texts] == ["0", "1", "2", "3"]
-    assert [(text.get_position()[0] // 10, text.get_position()[1] // 10) for text in texts] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert [(text.get_position()[0] // 10, text.get_position()[1] // 10) for text in texts] == [
+        (0, 0),
+        (1, 0),
+        (0, 1),
+        (1, 1),
+    ]
     assert figure.axes[1].get_title() == "4 of 5 maps"
     assert figure.axes[1].get_aspect() == 60 / 90  # the maps have the photograph's proportions
     assert figure.get_suptitle() == "cat.jpg"
