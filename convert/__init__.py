@@ -3,7 +3,8 @@
 `read` opens a file, `network` makes a network of it, `write` writes that, `check` compares the result with the source.
 `published` finds or fetches (`download`) Keras's files, `demo` makes one; `report` says what was done. `vgg_blocks` is the
 table of VGG16 and VGG19, `layout` has each change of an array's axes, `array` the interface of an array, `options` the values
-of options. `atomic_files` (whole files or none, locks), `errors` and `command_line_errors` serve all of torchvgg. The package
+of options. `atomic_files` (whole files or none, locks), `errors`, `command_line_errors` and `progress` serve all of torchvgg, and
+`version` is its own. The package
 is `torchvgg.convert`; in a checkout `python -m convert` runs it.
 """
 

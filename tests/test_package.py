@@ -162,7 +162,7 @@ ROOMS = {
         "*",
     ),
     CONVERT: (
-        "vgg_blocks errors array layout options atomic_files download published",
+        "vgg_blocks errors array layout options version progress atomic_files download published",
         "read",
         "network",
         "check",
@@ -217,7 +217,7 @@ def test_help_needs_no_torch() -> None:
     code = "import sys, convert.command_line as m\ntry: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     printed = python(code)
     assert printed.endswith("False")
-    assert "python -m convert demo" in printed
+    assert "torchvgg-convert demo" in printed
 
 
 def test_every_name_is_offered() -> None:

@@ -4,7 +4,7 @@
 Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `own_modules` loads weights into any module. `imagenet` has ImageNet's preprocessing
 and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `image_files` reads image files,
 `predicting` names what is on them, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
-options, `commands` runs them; `optional_imports` names missing optional packages. `convert` converts weights.
+options, `commands` runs them; `optional_imports` names missing optional packages, and makes bars of tqdm. `convert` converts weights.
 
 The names in `__all__` are imported when first used, so that `import torchvgg` costs little.
 """
