@@ -222,4 +222,6 @@ def test_help_needs_no_torch() -> None:
 
 def test_every_name_is_offered() -> None:
     names = python("import torchvgg; print([getattr(torchvgg, n).__name__ for n in torchvgg.__all__], dir(torchvgg))")
-    assert "'load_image', 'load_keras_weights', 'load_model', 'optimize_for_inference', 'preprocess_input'" in names
+    assert (
+        "'load_image', 'load_keras_weights', 'load_model', 'optimize_for_inference', 'plot_cam', 'plot_maps'" in names
+    )

@@ -1,6 +1,7 @@
 """Messages name the file that the user named, not an unfinished one."""
 
 import errno
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -24,20 +25,15 @@ def test_unfinished_files_have_their_last_name(text: str, expected: str) -> None
 
 @pytest.mark.parametrize("is_explained", [False, True])
 def test_a_failed_write_names_the_output(is_explained: bool, tmp_path: Path) -> None:
-    def fail(unfinished: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(unfinished))
+    target = tmp_path / "o.h5"
 
-    with (
-        pytest.raises(OSError, match="No space left on device") as raised,
-        writing(target := tmp_path / "o.h5") as path,
-    ):
-        if is_explained:
-            with explaining_failed_write(tmp_path):
-                fail(path)
-        fail(path)
-    assert "unfinished" not in message_of(raised.value)
-    if is_explained:
-        assert message_of(raised.value).startswith(f"{tmp_path}: can't be written to (")
-    else:
-        assert message_of(raised.value) == f"{target}: No space left on device"
+    def write() -> None:
+        with writing(target) as unfinished, explaining_failed_write(tmp_path) if is_explained else nullcontext():
+            raise OSError(errno.ENOSPC, "No space left on device", str(unfinished))
+
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write()
+    message = message_of(raised.value)
+    assert "unfinished" not in message
+    assert message.startswith(f"{tmp_path}: can't be written to (" if is_explained else f"{target}: No space left")
     assert not list(tmp_path.iterdir())

@@ -28,5 +28,17 @@ def test_the_way_back_has_keras_names(headless: Path, tmp_path: Path) -> None:
             layer = row["name"].partition("/")[0]
             assert list(file[f"{layer}/{row['name']}:0"].shape) == row["keras_shape"]
     first = report.to_text().splitlines()[0]
-    assert first.split() == "block1_conv1.weight (64, 3, 3, 3) → block1_conv1/kernel (3, 3, 3, 64)".split()
+    assert first.split() == [
+        "block1_conv1.weight",
+        "(64,",
+        "3,",
+        "3,",
+        "3)",
+        "→",
+        "block1_conv1/kernel",
+        "(3,",
+        "3,",
+        "3,",
+        "64)",
+    ]
     assert report.layers[0] == {"name": "block1_conv1/kernel", "keras_shape": [3, 3, 3, 64], "shape": [64, 3, 3, 3]}
