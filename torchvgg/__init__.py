@@ -1,7 +1,8 @@
 """Keras's VGG16 and VGG19 in PyTorch: the same layers, the same names, the same numbers.
 
 `vgg16` and `vgg19` are the networks, built by `vgg` out of `layers` and `activations`; each is a `model`, whose `summary` is
-Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `own_modules` loads weights into any module. `imagenet` has ImageNet's preprocessing
+Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `own_modules` loads weights into any module,
+`torchvision_models` takes torchvision's and timm's. `imagenet` has ImageNet's preprocessing
 and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `image_files` reads image files,
 `predicting` names what is on them, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
 options, `commands` runs them; `optional_imports` names missing optional packages. `convert` converts weights.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .inference import optimize_for_inference
     from .loading import load_model
     from .own_modules import load_keras_weights
+    from .torchvision_models import from_torchvision
     from .vgg16 import VGG16
     from .vgg19 import VGG19
 
@@ -30,6 +32,7 @@ __all__ = [
     "VGG19",
     "decode_predictions",
     "extract_features",
+    "from_torchvision",
     "grad_cam",
     "load_image",
     "load_keras_weights",
@@ -45,6 +48,7 @@ _HOME = {
     "VGG19": "vgg19",
     "decode_predictions": "imagenet",
     "extract_features": "extraction",
+    "from_torchvision": "torchvision_models",
     "grad_cam": "gradcam",
     "load_image": "image_files",
     "load_keras_weights": "own_modules",

@@ -55,7 +55,7 @@ class Model(nn.Module):
         super().__init__()
         self.name = name
         shapes = input_shape if isinstance(input_shape, Mapping) else {INPUT: input_shape}
-        self.input_shapes: dict[str, Shape] = {own: (None, *shape) for own, shape in shapes.items()}
+        self._input_shapes: dict[str, Shape] = {own: (None, *shape) for own, shape in shapes.items()}
         self._nodes: list[Node] | None = None
         self._outputs: Any = None
         names: dict[str, str] = {}
@@ -66,6 +66,20 @@ class Model(nn.Module):
             self.add_module(names[own], layer)
         if nodes is not None:
             self._nodes, self._outputs = _renamed(nodes, outputs, names)
+
+    @property
+    def input_shapes(self) -> dict[str, Shape]:
+        """The shapes of the inputs by name, batch first; of images, with as many channels as the first layer takes now."""
+        shapes = dict(self._input_shapes)
+        for node in self.nodes:
+            name = node.inputs[0]
+            if len(shapes.get(name, ())) == 4:
+                layer = self._modules[node.layer]
+                while isinstance(layer, nn.Sequential) and len(layer):
+                    layer = layer[0]
+                channels = getattr(layer, "in_channels", None) or shapes[name][1]
+                shapes[name] = (None, channels, *shapes[name][2:])
+        return shapes
 
     @property
     def input_shape(self) -> Any:
@@ -223,11 +237,12 @@ class Model(nn.Module):
 
     def _named_inputs(self, x: Inputs) -> dict[str, Tensor]:
         """Returns the inputs by their names. Raises a ValueError unless each is a tensor that the model takes."""
-        names = list(self.input_shapes)
+        shapes = self.input_shapes
+        names = list(shapes)
         if isinstance(x, Mapping) and len(x) == len(names) == 1:
             x = next(iter(x.values()))
         if isinstance(x, Mapping):
-            if x.keys() != self.input_shapes.keys():
+            if x.keys() != shapes.keys():
                 raise ValueError(
                     f"expected the inputs {', '.join(names)}. Received: {', '.join(map(str, x)) or 'none'}"
                 )
@@ -243,7 +258,7 @@ class Model(nn.Module):
         else:
             values = {names[0]: x}  # type: ignore[dict-item]  # one tensor
         for name, value in values.items():
-            self._check_input(value, self.input_shapes[name])
+            self._check_input(value, shapes[name])
         return values
 
     def _check_input(self, x: Any, shape: Shape) -> None:
