@@ -36,20 +36,28 @@ def from_torchvision(model: nn.Module, include_top: bool = True) -> VGG16 | VGG1
 
     features = getattr(model, "features", None)
     if not isinstance(features, nn.Module):
-        raise ValueError(f"expected torchvision's or timm's VGG16 or VGG19. Received: {type(model).__name__}, which has no features")
-    tensors = vgg_tensors({key: tensor.clone() for key, tensor in model.state_dict().items()}, base_only=not include_top)
+        raise ValueError(
+            f"expected torchvision's or timm's VGG16 or VGG19. Received: {type(model).__name__}, which has no features"
+        )
+    tensors = vgg_tensors(
+        {key: tensor.clone() for key, tensor in model.state_dict().items()}, base_only=not include_top
+    )
     architecture = network_of_torch_file(TorchFile(tensors, {}), None, base_only=not include_top).architecture()
     has_top = "predictions.weight" in tensors
     if has_top:
         architecture["layers"][-1]["config"]["activation"] = "linear"
     own: Any = build(architecture, tensors)
     kernel = model.state_dict()[next(key for key in model.state_dict() if key.endswith("features.0.weight"))]
-    x = torch.randn(1, kernel.shape[1], *((224, 224) if has_top else (64, 64)), generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        1, kernel.shape[1], *((224, 224) if has_top else (64, 64)), generator=torch.Generator().manual_seed(0)
+    )
     with _evaluating(model):
         expected = (model if has_top else features)(x.to(kernel))
     error = relative_error(own(x.to(kernel.device)), expected)
     if not error <= torch.finfo(kernel.dtype).eps ** 0.5:
-        raise ValueError(f"{type(model).__name__}: it has a VGG's tensors and computes something else (relative error {error:.1e})")
+        raise ValueError(
+            f"{type(model).__name__}: it has a VGG's tensors and computes something else (relative error {error:.1e})"
+        )
     return own
 
 

@@ -13,7 +13,16 @@ from ..array import Array
 from ..layout import CONV2D_KERNEL, THEANO_KERNEL, Layout
 from .assemble import assemble
 from .network import Network
-from .vgg_architecture import CONVOLUTION_NAME, LAST_FILTERS, NETWORKS, TOP, filters_of, size_for, square_input, vgg_chain
+from .vgg_architecture import (
+    CONVOLUTION_NAME,
+    LAST_FILTERS,
+    NETWORKS,
+    TOP,
+    filters_of,
+    size_for,
+    square_input,
+    vgg_chain,
+)
 
 Pair = tuple[Array, Array]  # a kernel and its bias
 

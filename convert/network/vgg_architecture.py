@@ -69,7 +69,11 @@ def vgg_arguments(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
 def size_for(features: int) -> str:
     """Names the size of the images that give a flatten so many features: 25088 → 224×224."""
     side = math.isqrt(features // LAST_FILTERS)
-    return f"{side * 32}×{side * 32}" if side * side * LAST_FILTERS == features else f"a size that gives {features} features"
+    return (
+        f"{side * 32}×{side * 32}"
+        if side * side * LAST_FILTERS == features
+        else f"a size that gives {features} features"
+    )
 
 
 def square_input(name: str, features: int) -> tuple[int, int]:

@@ -125,12 +125,16 @@ def _state_dict(found: Any) -> dict[str, TensorEntry]:
     if not isinstance(found, dict):
         raise ValueError(_NO_DICT)
     if others := [key for key, value in found.items() if not (isinstance(key, str) and isinstance(value, TensorEntry))]:
-        raise ValueError(f"{_NO_DICT}, nor has one as {', '.join(_MODEL_IN_CHECKPOINT)} ({str(others[0])[:50]!r} is no tensor)")
+        raise ValueError(
+            f"{_NO_DICT}, nor has one as {', '.join(_MODEL_IN_CHECKPOINT)} ({str(others[0])[:50]!r} is no tensor)"
+        )
     return found
 
 
 def _unrun(value: Unrun) -> ValueError:
-    return ValueError(f"a pickle that names {value.name}, which isn't run; torch.save(model.state_dict(), path) names nothing")
+    return ValueError(
+        f"a pickle that names {value.name}, which isn't run; torch.save(model.state_dict(), path) names nothing"
+    )
 
 
 def _interpret(stream: io.BytesIO, storages: dict[str, StorageEntry]) -> Any:
@@ -143,7 +147,9 @@ def _interpret(stream: io.BytesIO, storages: dict[str, StorageEntry]) -> Any:
                 raise ValueError(f"a pickle of protocol {argument}; torch.save writes protocol 2")
             case "PROTO" | "STOP":
                 pass
-            case "BINUNICODE" | "SHORT_BINSTRING" | "BINSTRING" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+            case (
+                "BINUNICODE" | "SHORT_BINSTRING" | "BINSTRING" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT"
+            ):
                 stack.append(argument)
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append(_CONSTANTS[opcode.name])
@@ -194,7 +200,7 @@ def _describe_storage(saved: object) -> StorageEntry:
     raise ValueError("a pickle with a storage that torch.save doesn't write")
 
 
-def _describe(called: object, arguments: object) -> dict[str, Any] | TensorEntry | Unrun:
+def _describe(called: Any, arguments: Any) -> dict[str, Any] | TensorEntry | Unrun:
     """Describes what a call in a pickle would make: a dict, a tensor, or a parameter, which is read as its tensor."""
     match called, arguments:
         case Unrun(), _:
@@ -206,7 +212,7 @@ def _describe(called: object, arguments: object) -> dict[str, Any] | TensorEntry
         ):
             return dict(pairs)  # as Python 2 pickles it
         case (str(name), (StorageEntry() as storage, int(offset), tuple(size), tuple(stride), *others)) if (
-            (name == _TENSOR and len(others) >= 2 or name == _OLD_TENSOR and not others)
+            ((name == _TENSOR and len(others) >= 2) or (name == _OLD_TENSOR and not others))
             and len(size) == len(stride)
             and all(type(number) is int for number in (offset, *size, *stride))
             and not any(others[2:])  # which says that the numbers are to be negated

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..network.from_file import Source
+from ..network.naming_schemes import to_scheme
 from ..network.network import Network
 from ..read.file_kind import files_of
-from ..network.naming_schemes import to_scheme
 
 # The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
 _NAMES = {
