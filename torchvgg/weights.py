@@ -78,11 +78,15 @@ def assign(model: Model, tensors: Mapping[str, Tensor]) -> None:
         ValueError: a tensor is missing, left over, or of another shape.
     """
     expected = model.state_dict()
+    unknown = tensors.keys() - expected.keys()
     if missing := expected.keys() - tensors.keys():
-        top = any(key.startswith("predictions.") for key in missing)
-        advice = "; the file has no top: use include_top=False, or a file with one" if top else ""
+        advice = ""
+        if any(key.startswith("predictions.") for key in missing):
+            advice = "; the file has no top: use include_top=False, or a file with one"
+            if unknown:
+                advice = f"; the file has other layers, {_grouped(unknown)}: load_model takes a whole model"
         raise ValueError(f"missing for {model.name}: {_grouped(missing)}{advice}")
-    if unknown := tensors.keys() - expected.keys():
+    if unknown:
         raise ValueError(f"{model.name} has no place for {_grouped(unknown)}")
     for key, tensor in tensors.items():
         if tensor.shape != expected[key].shape:
