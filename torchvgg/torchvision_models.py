@@ -14,11 +14,11 @@ from .vgg19 import VGG19
 
 @torch.no_grad()
 def from_torchvision(model: nn.Module, include_top: bool = True) -> VGG16 | VGG19:
-    """Returns a VGG16 or VGG19 with the weights of torchvision's or timm's, copied; it gives what that gives, logits.
+    """Returns a VGG16 or VGG19 with copies of the weights of torchvision's or timm's model, and with its outputs, logits.
 
-    It wants the images that the model wants. Those of torchvision's and timm's own ImageNet weights are RGB in [0, 1], minus
-    mean (0.485, 0.456, 0.406), divided by std (0.229, 0.224, 0.225): not `preprocess_input`'s. Other sizes than 224×224 don't go
-    in with the top, since Keras's VGG doesn't resize its maps. Both models compute a random image, to be compared.
+    It takes the same images. For torchvision's and timm's own ImageNet weights these are RGB in [0, 1], minus mean
+    (0.485, 0.456, 0.406), divided by std (0.229, 0.224, 0.225), not those of `preprocess_input`. With the top they are 224×224:
+    Keras's VGG doesn't resize its maps. The outputs of both models for a random image are compared.
 
     Args:
         model: torchvision's or timm's `vgg16` or `vgg19`, for any number of classes.
@@ -28,7 +28,7 @@ def from_torchvision(model: nn.Module, include_top: bool = True) -> VGG16 | VGG1
         The model, in `eval()`, in float32, on the device of `model`.
 
     Raises:
-        ValueError: it is another model, or has another head, or computes something else.
+        ValueError: it is another model, or has another head, or the outputs differ.
     """
     from .convert.check import relative_error
     from .convert.network.from_tensors import network_of_torch_file, vgg_tensors
@@ -47,10 +47,8 @@ def from_torchvision(model: nn.Module, include_top: bool = True) -> VGG16 | VGG1
     if has_top:
         architecture["layers"][-1]["config"]["activation"] = "linear"
     own: Any = build(architecture, tensors)
-    kernel = model.state_dict()[next(key for key in model.state_dict() if key.endswith("features.0.weight"))]
-    x = torch.randn(
-        1, kernel.shape[1], *((224, 224) if has_top else (64, 64)), generator=torch.Generator().manual_seed(0)
-    )
+    kernel, size = tensors["block1_conv1.weight"], 224 if has_top else 64
+    x = torch.randn(1, kernel.shape[1], size, size, generator=torch.Generator().manual_seed(0))
     with _evaluating(model):
         expected = (model if has_top else features)(x.to(kernel))
     error = relative_error(own(x.to(kernel.device)), expected)

@@ -121,9 +121,7 @@ def resolve_input_shape(
         raise refused("three numbers, (channels, height, width)")
     channels, height, width = input_shape
     is_height = channels is None or (_is_whole(channels) and channels >= VGG.min_size)
-    if (
-        is_height and _is_whole(width) and width < VGG.min_size
-    ):  # Keras's (height, width, channels): no width is so small
+    if is_height and _is_whole(width) and width < VGG.min_size:  # (height, width, channels), since no width is so small
         channels, height, width = width, channels, height
     if not _is_whole(channels) or channels < 1 or not all(n is None or _is_whole(n) for n in (height, width)):
         raise refused("(channels, height, width) in whole numbers, with None for an open height or width")

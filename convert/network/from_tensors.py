@@ -202,7 +202,9 @@ def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, 
     kernels = [tensor for key, tensor in tensors.items() if CONVOLUTION_NAME.match(key) and tensor.dim() == 4]
     if len(kernels) not in NETWORKS:
         shown = ", ".join(list(tensors)[:3]) or "no tensors"
-        raise ValueError(f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight and so on. Received: {shown}")
+        raise ValueError(
+            f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight or features.0.weight and so on. Received: {shown}"
+        )
     height, width = input_shape or (None, None)
     classes = None
     if "predictions.weight" in tensors:
