@@ -74,8 +74,8 @@ def dense(model: Model) -> FullyConvolutional:
     """
     if not isinstance(model, Model):
         raise ValueError(
-            f"dense: expected a model from VGG16, VGG19 or load_model. Received: {type(model).__name__}; "
-            "an optimized model is made from the twin, optimize_for_inference(dense(model))"
+            "dense: expected a model from VGG16, VGG19 or load_model, before `optimize_for_inference`. "
+            f"Received: {type(model).__name__}"
         )
     channels, height, width = _shape_of_images(model)
     shapes = model.input_shapes | model._output_shapes()
@@ -86,7 +86,8 @@ def dense(model: Model) -> FullyConvolutional:
     window: tuple[int, int] | None = None  # of the last maps, once they were flattened or pooled
     kernel: tuple[int, int] = (1, 1)  # of the next dense layer: flattened features are a window of maps
     for node in model.nodes:
-        layer, before = model.get_submodule(node.layer), shapes[node.inputs[0]]
+        layer: Any = model.get_submodule(node.layer)
+        before = shapes[node.inputs[0]]
         if window is None and type(layer) in (reshaping.Flatten, *POOLINGS):
             window = kernel = before[2], before[3]  # type: ignore[assignment]  # fixed, as the image is
         if type(layer) in POOLINGS:
@@ -95,8 +96,8 @@ def dense(model: Model) -> FullyConvolutional:
         elif window and type(layer) in (core.Dense, nn.Linear):
             head[node.name] = _convolution(layer, kernel, memo)
             kernel = (1, 1)
-        elif type(layer) is reshaping.Flatten:
-            continue
+        elif type(layer) is reshaping.Flatten and layer.order == "channels_first":
+            continue  # the convolution after it takes maps
         elif not _is_same_on_windows(layer, in_head=window is not None, is_flattened=kernel != (1, 1)):
             raise ValueError(
                 f"dense: {node.name} ({type(layer).__name__}) isn't the same on each window of a larger image; expected "
@@ -104,7 +105,7 @@ def dense(model: Model) -> FullyConvolutional:
             )
         else:
             (base if window is None else head)[node.name] = copy.deepcopy(layer, memo)
-    if not head or kernel != (1, 1):
+    if not window or not head or kernel != (1, 1):
         raise ValueError(f"dense: expected a model that ends in dense layers. Received: one that ends in {node.name}")
     twin = FullyConvolutional(base | head, (channels, None, None), model.name)
     twin.min_size = height, width
@@ -116,14 +117,18 @@ def dense(model: Model) -> FullyConvolutional:
 def _shape_of_images(model: Model) -> tuple[int, int, int]:
     """Returns the `(C, H, W)` of the images of a chain. Raises a ValueError if that is open, or the model isn't a chain."""
     names = [*model.input_shapes, *(node.name for node in model.nodes)]
-    is_chain = len(set(node.layer for node in model.nodes)) == len(model.nodes) == len(names) - 1
+    is_chain = len({node.layer for node in model.nodes}) == len(model.nodes) == len(names) - 1
     if not is_chain or any(node.inputs != (before,) for before, node in zip(names, model.nodes, strict=False)):
-        raise ValueError(f"dense: expected a chain of layers. Received: {model.name}, a graph with branches or more inputs")
+        raise ValueError(
+            f"dense: expected a chain of layers. Received: {model.name}, a graph with branches or more inputs"
+        )
     if model.outputs != names[-1]:
         raise ValueError(f"dense: expected a model with one output, the last layer's. Received: {model.outputs}")
     shape = model.input_shapes[names[0]][1:]
     if len(shape) != 3 or None in shape:
-        raise ValueError(f"dense: expected a model of images of one size. Received: one with inputs of {model.input_shape}")
+        raise ValueError(
+            f"dense: expected a model of images of one size. Received: one with inputs of {model.input_shape}"
+        )
     return shape  # type: ignore[return-value]
 
 
@@ -144,7 +149,7 @@ def _is_same_on_windows(layer: nn.Module, in_head: bool, is_flattened: bool) -> 
 
     `is_flattened` says that the layer's features are a window of maps, whose channels are mixed with its places.
     """
-    kinds = ELEMENTWISE if is_flattened else (*ELEMENTWISE, *CHANNELWISE) if in_head else (*ELEMENTWISE, *CHANNELWISE, *LOCAL)
+    kinds = (*ELEMENTWISE, *(() if is_flattened else CHANNELWISE), *(() if in_head else LOCAL))
     activation = getattr(layer, "activation", linear)
     known = activation in (linear, relu_in_place, *ACTIVATIONS.values()) or type(activation) in ELEMENTWISE
     is_over_channels = getattr(layer, "axis", -1) in (-1, [-1], (-1,))
