@@ -93,7 +93,7 @@ def dense(model: Model) -> FullyConvolutional:
         if type(layer) in POOLINGS:
             head[node.name] = POOLINGS[type(layer)](kernel, 1)
             kernel = (1, 1)
-        elif window and type(layer) in (core.Dense, nn.Linear):
+        elif window and type(layer) in (core.Dense, nn.Linear) and _is_known(layer):
             head[node.name] = _convolution(layer, kernel, memo)
             kernel = (1, 1)
         elif type(layer) is reshaping.Flatten and layer.order == "channels_first":
@@ -150,9 +150,13 @@ def _is_same_on_windows(layer: nn.Module, in_head: bool, is_flattened: bool) -> 
     `is_flattened` says that the layer's features are a window of maps, whose channels are mixed with its places.
     """
     kinds = (*ELEMENTWISE, *(() if is_flattened else CHANNELWISE), *(() if in_head else LOCAL))
-    activation = getattr(layer, "activation", linear)
-    known = activation in (linear, relu_in_place, *ACTIVATIONS.values()) or type(activation) in ELEMENTWISE
     is_over_channels = getattr(layer, "axis", -1) in (-1, [-1], (-1,))
     is_over_places = isinstance(layer, preprocessing.Normalization) and layer.mean.dim() > 1
-    mixes = is_flattened and activation in _MIXING
-    return type(layer) in kinds and known and is_over_channels and not is_over_places and not mixes
+    mixes = is_flattened and getattr(layer, "activation", None) in _MIXING
+    return type(layer) in kinds and _is_known(layer) and is_over_channels and not is_over_places and not mixes
+
+
+def _is_known(layer: nn.Module) -> bool:
+    """Tells whether a layer's activation, if it has one, computes each number, or the channels of each place, by itself."""
+    activation = getattr(layer, "activation", linear)
+    return activation in (linear, relu_in_place, *ACTIVATIONS.values()) or type(activation) in ELEMENTWISE
