@@ -138,7 +138,7 @@ def test_the_fast_path(way: bool) -> None:
     model = alive(VGG16(weights=None, classes=300, classifier_activation=None, input_shape=(3, 64, 32)))
     twin = dense(model)
     fast, exact = optimize_for_inference(twin, native=way), copy.deepcopy(twin).double()
-    assert [isinstance(layer, FastDense) for layer in list(fast.layers)[-3:]] == [True] * 3  # type: ignore[arg-type]
+    assert [isinstance(layer, FastDense) for layer in list(fast.layers)[-3:]] == [True] * 3
     for height, width in ((64, 32), (100, 129)):
         x = images(2, 3, height, width)
         expected = exact.extract(x.double(), ["fc1", "fc2", "predictions"])

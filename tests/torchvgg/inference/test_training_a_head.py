@@ -37,7 +37,7 @@ def head() -> nn.Sequential:
 def gradients(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     """Of a step's last layers."""
     nn.functional.cross_entropy(model(x), torch.arange(len(x)) % 4).backward()
-    return [parameter.grad for parameter in model[1].parameters() if parameter.grad is not None]  # type: ignore[index]
+    return [parameter.grad for parameter in model[1].parameters() if parameter.grad is not None]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -74,7 +74,7 @@ def test_what_else_people_do_with_the_whole() -> None:
     model = nn.Sequential(optimize_for_inference(base, native=False), head())
     assert list(model.state_dict()) == [f"1.{key}" for key in head().state_dict()]
     assert [name for name, _ in model.named_parameters()] == [f"1.{name}" for name, _ in head().named_parameters()]
-    assert model.to("cpu").float().to(memory_format=torch.channels_last) is model  # type: ignore[call-overload]
+    assert model.to("cpu").float().to(memory_format=torch.channels_last) is model
     for change in (model.double, model.bfloat16, lambda: model.to("meta")):
         with pytest.raises(RuntimeError, match="an optimized model can't be changed; move or cast the model itself"):
             change()
