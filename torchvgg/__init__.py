@@ -4,7 +4,7 @@
 Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `own_modules` loads weights into any module,
 `torchvision_models` takes torchvision's and timm's. `imagenet` has ImageNet's preprocessing
 and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `image_files` reads image files,
-`predicting` names what is on them, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
+`predicting` names what is on them, `dense_evaluation` scores every place of a large image, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
 options, `commands` runs them; `optional_imports` names missing optional packages. `convert` converts weights.
 
 The names in `__all__` are imported when first used, so that `import torchvgg` costs little.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import vgg16, vgg19
+    from .dense_evaluation import dense
     from .extraction import extract_features
     from .gradcam import grad_cam
     from .image_files import load_image
@@ -31,6 +32,7 @@ __all__ = [
     "VGG16",
     "VGG19",
     "decode_predictions",
+    "dense",
     "extract_features",
     "from_torchvision",
     "grad_cam",
@@ -47,6 +49,7 @@ _HOME = {
     "VGG16": "vgg16",
     "VGG19": "vgg19",
     "decode_predictions": "imagenet",
+    "dense": "dense_evaluation",
     "extract_features": "extraction",
     "from_torchvision": "torchvision_models",
     "grad_cam": "gradcam",

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .dense_evaluation import FullyConvolutional
 from .layers.activations import Activation, Softmax
 from .layers.convolutional import Conv2D
 from .layers.core import Dense
@@ -19,7 +20,8 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
     become 0.
 
     Args:
-        model: a model with an output `(N, classes)`.
+        model: a model with an output `(N, classes)`, or the twin that `dense` makes of one: the score is then the mean over
+            the places.
         x: images as the model takes them, `(N, C, H, W)`.
         classes: the class of each image, `(N,)`; by default the likeliest.
         layer: the layer whose maps are used; by default the last convolution before the head.
@@ -30,7 +32,10 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
     Raises:
         ValueError: the model has no classes, the layer has no maps, a class is out of range, or `x` isn't a valid input.
     """
-    layer = layer or last_convolution(model, before=HEAD)
+    is_dense, head = False, HEAD
+    if isinstance(model, FullyConvolutional):
+        is_dense, head = True, len(model.head_layers)
+    layer = layer or last_convolution(model, before=head)
     model._check_names([layer])
     if len(model.input_shapes) > 1 or model.outputs != model.nodes[-1].name:
         raise ValueError(f"expected a model of images with one output. Received: {model.name}, a graph with more")
@@ -40,12 +45,14 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
         values = model._named_inputs(x.clone().detach().requires_grad_())
         for node, inputs in model._calls(values):  # `extract` would put flattened features into Keras's order
             outputs[node.name], before = values[node.name], inputs[0]
-        maps, scores = outputs[layer], _scores(model.get_submodule(node.layer), before, values[node.name])
+        maps, output = outputs[layer], outputs[node.name]
         if maps.dim() != 4 or layer in list(outputs)[-HEAD:]:
             raise ValueError(f"layer: expected one with maps, (N, C, H, W), before the head. Received: {layer!r}")
-        if scores.dim() != 2:
+        if output.dim() != (4 if is_dense else 2):
             shape = model.output_shape
             raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
+        scores = _scores(model.get_submodule(node.layer), before, output)
+        scores = scores.mean((2, 3)) if is_dense else scores
         classes = scores.argmax(1) if classes is None else classes.to(scores.device)
         last = scores.shape[1] - 1
         if classes.shape != (len(x),) or not ((classes >= 0) & (classes <= last)).all():
@@ -68,4 +75,6 @@ def _scores(last: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Returns the scores before the softmax, whose gradient would mix the classes, from the last layer's input and output."""
     if isinstance(last, Dense):
         return F.linear(x, last.weight, last.bias)
+    if isinstance(last, Conv2D):  # of a twin, without padding
+        return F.conv2d(x, last.weight, last.bias)
     return x if isinstance(last, Softmax | Activation) else y

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .layers.reshaping import in_keras_order, order_after
+from .layers.shared import pair
 from .summary import in_keras_order as layers_in_keras_order
 from .summary import summary_table
 
@@ -42,7 +43,7 @@ class Model(nn.Module):
         outputs: the name of the node that is the output, or lists or mappings of such.
     """
 
-    min_size = 1  # the smallest height and width of an image
+    min_size: int | tuple[int, int] = 1  # the smallest height and width of an image
 
     def __init__(
         self,
@@ -207,7 +208,8 @@ class Model(nn.Module):
 
     def _output_shapes(self) -> dict[str, Shape]:
         """Runs the layers on the meta device at two sizes; a size of a layer's output that differs is open, None."""
-        small, large = (self._shapes_at(batch, size) for batch, size in ((2, 224), (3, 448)))
+        size = max(224, *pair(self.min_size))
+        small, large = self._shapes_at(2, size), self._shapes_at(3, 2 * size)
         return {
             name: tuple(a if a == b else None for a, b in zip(small[name], large[name], strict=True)) for name in small
         }
@@ -268,12 +270,12 @@ class Model(nn.Module):
             received = x.layout if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"expected a dense torch.Tensor. Received: {received}")
         is_image = len(shape) == 4
-        smallest = self.min_size if is_image else 1
+        least = (1, *pair(self.min_size)) if is_image else [1] * (len(shape) - 1)
         if x.dim() != len(shape) or not all(
             size >= smallest if fixed is None else size == fixed
-            for size, fixed in zip(x.shape[1:], shape[1:], strict=True)
+            for size, fixed, smallest in zip(x.shape[1:], shape[1:], least, strict=True)
         ):
-            expected = ", ".join(f"{size or f'{smallest} or more'}" for size in shape[1:])
+            expected = ", ".join(str(size or f"{few} or more") for size, few in zip(shape[1:], least, strict=True))
             advice = ", which lacks the batch axis: x.unsqueeze(0)" if x.dim() == len(shape) - 1 else ""
             if is_image and x.dim() == 4 and x.shape[3] == shape[1]:
                 advice = ", which looks channels-last: x.permute(0, 3, 1, 2)"

@@ -35,7 +35,12 @@ def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> li
             f"expected a model that ends in classes, (N, classes). Received: one that ends in {model.output_shape}; "
             "`extract` writes features"
         )
-    scores = model(x)[0].float().tolist()
+    return named(model(x)[0], names)
+
+
+def named(output: Tensor, names: Sequence[str] | None = None) -> list[Score]:
+    """Names the scores of every class, `(classes,)`, as `scores_of` does. Raises a ValueError if the number of names is wrong."""
+    scores = output.float().tolist()
     classes: Sequence[tuple[str | None, str]] = labels()
     if names is not None or len(scores) != len(classes):
         names = [f"class {number}" for number in range(len(scores))] if names is None else names
