@@ -114,6 +114,8 @@ def convert(
             assumed = "" if source == "demo" or is_published else opened.assumed
             if assumed and suffix_of(target) == ".safetensors" and layout == "torchvgg":  # which keeps it as a fact
                 warnings.warn(f"{path}: {assumed}", stacklevel=2)
+            if opened.warning:
+                warnings.warn(f"{path}: {opened.warning}", stacklevel=2)
             if not allow_nonfinite:
                 opened = opened.refusing_nonfinite()
             network, error, worst = write_checked(opened, target, layout, dtype, build)

@@ -11,8 +11,8 @@ import torch
 
 from .errors import printable
 from .network.from_tensors import TorchArray
+from .network.naming_schemes import to_scheme
 from .network.network import Network
-from .write.naming_schemes import to_scheme
 
 Shape = tuple[int, ...]
 

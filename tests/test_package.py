@@ -154,6 +154,7 @@ ROOMS = {
         "weights",
         "vgg",
         "vgg16 vgg19",
+        "dense_evaluation",
         "image_files predicting gradcam plots",
         "loading",
         "inference",

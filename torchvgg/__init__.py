@@ -1,9 +1,10 @@
 """Keras's VGG16 and VGG19 in PyTorch: the same layers, the same names, the same numbers.
 
 `vgg16` and `vgg19` are the networks, built by `vgg` out of `layers` and `activations`; each is a `model`, whose `summary` is
-Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `own_modules` loads weights into any module. `imagenet` has ImageNet's preprocessing
+Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `own_modules` loads weights into any module,
+`torchvision_models` takes torchvision's and timm's. `imagenet` has ImageNet's preprocessing
 and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `image_files` reads image files,
-`predicting` names what is on them, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
+`predicting` names what is on them, `dense_evaluation` scores every place of a large image, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
 options, `commands` runs them; `optional_imports` names missing optional packages, and makes bars of tqdm. `convert` converts weights.
 
 The names in `__all__` are imported when first used, so that `import torchvgg` costs little.
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import vgg16, vgg19
+    from .dense_evaluation import dense
     from .extraction import extract_features
     from .gradcam import grad_cam
     from .image_files import load_image
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .own_modules import load_keras_weights
     from .plots import plot_cam, plot_maps
     from .predicting import class_index
+    from .torchvision_models import from_torchvision
     from .vgg16 import VGG16
     from .vgg19 import VGG19
 
@@ -32,7 +35,9 @@ __all__ = [
     "VGG19",
     "class_index",
     "decode_predictions",
+    "dense",
     "extract_features",
+    "from_torchvision",
     "grad_cam",
     "load_image",
     "load_keras_weights",
@@ -50,7 +55,9 @@ _HOME = {
     "VGG19": "vgg19",
     "class_index": "predicting",
     "decode_predictions": "imagenet",
+    "dense": "dense_evaluation",
     "extract_features": "extraction",
+    "from_torchvision": "torchvision_models",
     "grad_cam": "gradcam",
     "load_image": "image_files",
     "load_keras_weights": "own_modules",

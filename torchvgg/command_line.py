@@ -49,6 +49,7 @@ examples:
   torchvgg show cat.jpg --layer block3_conv3 -o maps.png
   torchvgg show cat.jpg --cam -o cam.png               for the likeliest class
   torchvgg show cat.jpg --cam tabby -o tabby.png       for another class, by name or number
+  torchvgg show cat.jpg --class tabby -o scores.png    the class's score at each place
   torchvgg show cat.jpg --layer block5_conv3 --cmap gray --dpi 300 -o print.pdf
 
 In Python: torchvgg.plot_maps, torchvgg.plot_cam.
@@ -107,7 +108,9 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print what was done as one JSON object")
     add("--force", action="store_true", help="overwrite OUTPUT")
 
-    description = "Draw the feature maps of a layer, or where the network looks for a class (Grad-CAM)."
+    description = (
+        "Draw the feature maps of a layer, where the network looks for a class (Grad-CAM), or where it sees one."
+    )
     add = add_command("show", "draw feature maps or Grad-CAM", description, SHOW)
     add("image", metavar="IMAGE", help="a file")
     add("-o", dest="output", type=Path, required=True, help="the picture to write, as a .png for example")
@@ -116,6 +119,8 @@ def parser() -> argparse.ArgumentParser:
     add("--maps", metavar="N", type=partial(_at_least, 1), default=64, help="number of maps at most (64)")
     cam = "draw where the network looks for a class, by name or number; by default the likeliest"
     add("--cam", metavar="CLASS", nargs="?", const="", help=cam)
+    at_places = "draw the class's score at each place of the image at twice the model's size (dense evaluation)"
+    add("--class", dest="class_name", metavar="CLASS", nargs="?", const="", help=at_places)
     add("--labels", metavar="FILE", type=Path, help="names of the classes, one per line")
     add("--cmap", metavar="NAME", help="colour map of matplotlib (viridis for maps, turbo for --cam)")
     add("--dpi", metavar="N", type=partial(_at_least, 1), default=150, help="dots per inch (150)")

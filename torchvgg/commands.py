@@ -5,19 +5,24 @@ import csv
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
+from .dense_evaluation import FullyConvolutional, dense
 from .extraction.feature_files import FORMATS
 from .extraction.features import extract_features, packages_of
 from .gradcam import HEAD, grad_cam, last_convolution
 from .image_files import find_images, load_for, read_pixels
+from .layers.shared import pair
 from .loading import PUBLISHED, open_model
+from .model import Model
 from .optional_imports import require
 from .plots import picture_suffixes, plot_cam, plot_maps, save_picture
-from .predicting import Score, by_name, gives_probabilities, likeliest, scores_of
+from .predicting import Score, both_classes, by_name, gives_probabilities, likeliest, named, scores_of
 from .weights import TOP
 
 warnings.filterwarnings("ignore", module="PIL")  # load_image raises what matters
@@ -143,10 +148,16 @@ def show(options: argparse.Namespace) -> None:
         raise ValueError(f"output: {options.output} is the image itself; name another file")
     require("matplotlib", "PIL")
     check_output(options.output, picture_suffixes(), options.force)
-    model = open_model(options.weights, include_top=options.cam is not None or options.layer in IN_TOP)
+    of_class = options.class_name is not None
+    if of_class and (options.cam is not None or options.layer):
+        raise ValueError("--class draws the class's own scores; drop --cam and --layer")
+    model = open_model(options.weights, include_top=of_class or options.cam is not None or options.layer in IN_TOP)
+    title = printable(Path(options.image).name)
+    if of_class:
+        _draw_scores(model, options, title)
+        return
     x = load_for(model, options.image, options.preprocess, options.exif)
     image = read_pixels(options.image, None, exif=options.exif)
-    title = printable(Path(options.image).name)
     layer = options.layer or last_convolution(model, before=0 if options.cam is None else HEAD)
     if options.cam is None:
         with torch.no_grad():
@@ -162,6 +173,43 @@ def show(options: argparse.Namespace) -> None:
     shown = f"{score:.1%}" if gives_probabilities(model) else f"{score:.3f}"
     figure = plot_cam(cam, image, f"{title}: {name} ({shown}), {layer}", options.cmap or "turbo")
     save_picture(figure, options.output, options.dpi)
+
+
+def _draw_scores(model: Model, options: argparse.Namespace, title: str) -> None:
+    """Draws a class's scores over the image, each where its window has its middle."""
+    twin = dense(model)
+    image = read_pixels(options.image, None, exif=options.exif)
+    height, width = _dense_size(twin, image.shape)
+    with torch.no_grad():
+        (maps,) = twin(load_for(twin, options.image, options.preprocess, options.exif, (height, width)))
+    maps = both_classes(twin, maps)
+    scores = named(maps.mean((1, 2)), _read_lines(options.labels))
+    number, name, _, score = by_name(scores, options.class_name) if options.class_name else likeliest(scores, 1)[0]
+    places = maps[number]
+    title = f"{title}: {name}, {score:.3g} on average, {places.max():.3g} at most"
+    label = "score"
+    if not gives_probabilities(twin):
+        label = "score, from the least to the largest"
+        places = (places - places.min()) / (places.max() - places.min()).clamp_min(torch.finfo(places.dtype).tiny)
+    rows, columns = twin.window
+    borders = (
+        (columns - 1) // 2,
+        columns // 2,
+        (rows - 1) // 2,
+        rows // 2,
+    )  # a window around these would leave the image
+    places = F.pad(places[None], borders, mode="replicate")[0]
+    save_picture(plot_cam(places, image, title, options.cmap or "turbo", label), options.output, options.dpi)
+
+
+def _dense_size(twin: FullyConvolutional, shape: Sequence[int]) -> list[int]:
+    """Returns the `(height, width)`, in whole places, at which an image `(H, W, C)` is twice as large as the model's or larger.
+
+    It has the image's proportions, up to 1:4.
+    """
+    pairs = list(zip(shape[:2], pair(twin.min_size), strict=True))
+    factor = 2 * max(own / size for size, own in pairs)
+    return [32 * round(min(factor * size, 8 * own) / 32) for size, own in pairs]
 
 
 def _read_lines(path: Path | None) -> list[str] | None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .dense_evaluation import FullyConvolutional
 from .layers.activations import Activation, Softmax
 from .layers.convolutional import Conv2D
 from .layers.core import Dense
@@ -20,7 +21,8 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Tensor | None = None, layer: 
     become 0.
 
     Args:
-        model: a model with an output `(N, classes)`; or any module, such as `nn.Sequential(VGG16(include_top=False), head)`.
+        model: a model with an output `(N, classes)`; or any module, such as `nn.Sequential(VGG16(include_top=False), head)`; or
+            the twin that `dense` makes of a model: the score is then the mean over the places.
         x: images as the model takes them, `(N, C, H, W)`.
         classes: the class of each image, `(N,)`; by default the likeliest. A single output after a sigmoid scores class 1,
             and its negative class 0.
@@ -35,9 +37,6 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Tensor | None = None, layer: 
     """
     with torch.inference_mode(False), torch.enable_grad():
         maps, scores = _run_model(model, x, layer) if isinstance(model, Model) else _run_module(model, x, layer)
-        if scores.dim() != 2:
-            shape = ("N", *scores.shape[1:])
-            raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
         classes = scores.argmax(1) if classes is None else classes.to(scores.device)
         last = scores.shape[1] - 1
         if classes.shape != (len(x),) or not ((classes >= 0) & (classes <= last)).all():
@@ -50,7 +49,10 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Tensor | None = None, layer: 
 
 def _run_model(model: Model, x: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
     """Returns the maps of a layer, and the scores before the softmax."""
-    layer = layer or last_convolution(model, before=HEAD)
+    is_dense, head = False, HEAD
+    if isinstance(model, FullyConvolutional):
+        is_dense, head = True, len(model.head_layers)
+    layer = layer or last_convolution(model, before=head)
     model._check_names([layer])
     if len(model.input_shapes) > 1 or model.outputs != model.nodes[-1].name:
         raise ValueError(f"expected a model of images with one output. Received: {model.name}, a graph with more")
@@ -61,7 +63,9 @@ def _run_model(model: Model, x: Tensor, layer: str | None) -> tuple[Tensor, Tens
         outputs[node.name], before = values[node.name], inputs[0]
     if outputs[layer].dim() != 4 or layer in list(outputs)[-HEAD:]:
         raise _no_maps(layer)
-    return outputs[layer], _scores(model.get_submodule(node.layer), before, values[node.name])
+    _check_classes(output := outputs[node.name], 4 if is_dense else 2)
+    scores = _scores(model.get_submodule(node.layer), before, output)
+    return outputs[layer], scores.mean((2, 3)) if is_dense else scores
 
 
 def _run_module(model: nn.Module, x: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
@@ -85,7 +89,14 @@ def _run_module(model: nn.Module, x: Tensor, layer: str | None) -> tuple[Tensor,
     maps = [output for module, _, output in calls[:-1] if module is leaves[found[0]]]
     if len(maps) != 1 or maps[0].dim() != 4:
         raise _no_maps(found[0])
+    _check_classes(calls[-1][-1], 2)
     return maps[0], _scores(*calls[-1])
+
+
+def _check_classes(output: Tensor, axes: int) -> None:
+    if output.dim() != axes:
+        shape = ("N", *output.shape[1:])
+        raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
 
 
 def _no_maps(layer: str) -> ValueError:
@@ -104,7 +115,9 @@ def _scores(last: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Returns the scores before the softmax, whose gradient would mix the classes, from the last layer's input and output."""
     if isinstance(last, Dense):
         x = F.linear(x, last.weight, last.bias)
+    elif isinstance(last, Conv2D):  # of a twin, without padding
+        x = F.conv2d(x, last.weight, last.bias)
     elif not isinstance(last, Softmax | Activation | nn.Softmax | nn.LogSoftmax | nn.Sigmoid):
         return y
-    is_binary = x.dim() == 2 and x.shape[1] == 1 and has_activation(last, "sigmoid")
+    is_binary = x.dim() > 1 and x.shape[1] == 1 and has_activation(last, "sigmoid")
     return torch.cat((-x, x), 1) if is_binary else x

@@ -88,12 +88,18 @@ def read_pixels(
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def load_for(model: Model, path: str | os.PathLike[str], how: str | None = None, exif: bool = False) -> Tensor:
-    """Loads an image for a model: in its size and channels, preprocessed, `(1, C, H, W)`.
+def load_for(
+    model: Model,
+    path: str | os.PathLike[str],
+    how: str | None = None,
+    exif: bool = False,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Loads an image for a model: in its size, or another `(height, width)`, and its channels, preprocessed, `(1, C, H, W)`.
 
     `how` is as for `preprocess`, by default `preprocessing_of(model)`; errors are those of `load_image`.
     """
-    x = load_image(path, image_size(model), color_mode=color_mode(model), exif=exif)
+    x = load_image(path, size or image_size(model), color_mode=color_mode(model), exif=exif)
     return preprocess(x, how or preprocessing_of(model))
 
 

@@ -84,6 +84,7 @@ def plot_cam(
     image: Tensor | np.ndarray | None = None,
     title: str | None = None,
     cmap: str = "turbo",
+    label: str = "share of the largest contribution",
 ) -> Figure:
     """Draws the map of a class, as `grad_cam` returns it, over the photograph, beside the photograph itself.
 
@@ -92,6 +93,7 @@ def plot_cam(
         image: the photograph, as for `plot_maps`; without it the map is drawn alone.
         title: the title of the figure.
         cmap: the name of a colour map of matplotlib.
+        label: what the colours mean, beside the colour bar.
 
     Returns:
         A matplotlib `Figure`, as `plot_maps`.
@@ -110,7 +112,7 @@ def plot_cam(
 
         (large,) = F.interpolate(values[None, None], pixels.shape[:2], mode="bicubic")[0].clamp(0, 1).numpy()
         panels[-1].imshow((1 - _OVERLAY) * pixels / 255 + _OVERLAY * colormaps[cmap](large)[..., :3])
-    _add_colour_bar(figure, panels[-1], cmap, {0: "0", 0.5: "0.5", 1: "1"}, "share of the largest contribution")
+    _add_colour_bar(figure, panels[-1], cmap, {0: "0", 0.5: "0.5", 1: "1"}, label)
     return figure
 
 

@@ -37,9 +37,18 @@ def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> li
             f"expected a model that ends in classes, (N, classes). Received: one that ends in {model.output_shape}; "
             "`extract` writes features"
         )
-    scores = model(x)[0].float().tolist()
-    if len(scores) == 1 and has_activation(_last(model), "sigmoid"):
-        scores = [1 - scores[0], *scores]
+    return named(both_classes(model, model(x)[0]), names)
+
+
+def both_classes(model: Model, output: Tensor) -> Tensor:
+    """Puts the scores of class 0 before those of a single output after a sigmoid, `(1, …)`; others, `(classes, …)`, stay."""
+    is_binary = len(output) == 1 and has_activation(_last(model), "sigmoid")
+    return torch.cat((1 - output, output)) if is_binary else output
+
+
+def named(output: Tensor, names: Sequence[str] | None = None) -> list[Score]:
+    """Names the scores of every class, `(classes,)`, as `scores_of` does. Raises a ValueError if the number of names is wrong."""
+    scores = output.float().tolist()
     classes: Sequence[tuple[str | None, str]] = labels()
     if names is not None or len(scores) != len(classes):
         names = [f"class {number}" for number in range(len(scores))] if names is None else names

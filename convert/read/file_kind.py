@@ -18,13 +18,11 @@ RETRIEVED_AGAIN = "download the file itself"
 ARCHITECTURE = rb"(\xef\xbb\xbf)?\s*(\{|((---|#)[^\n]*\n\s*)*(backend|class_name|config|keras_version):)"
 _NAME_A_MODEL = "name the file of a model"
 _FROM_ARRAYS = "build the model in Keras, model.set_weights(arrays), and model.save('x.keras')"
-_BEFORE_1_6 = "it is read after torch.save(torch.load(path, weights_only=True), path)"
 
 # By what a file begins with: what it is, and the way.
 _UNREAD: tuple[tuple[bytes, str, str], ...] = (
     (rb"$", "", "an empty file"),
-    (rb"\x80[\x00-\x05]\x8a\x0al\xfc\x9cF\xf9", "a file of PyTorch before 1.6", _BEFORE_1_6),
-    (rb"\x80[\x00-\x05]", "a pickle, or a file of PyTorch before 1.6", f"of a Keras model: {SAVED_AGAIN}; of PyTorch's: {_BEFORE_1_6}"),
+    (rb"\x80[\x00-\x05]", "a pickle", f"of a Keras model: {SAVED_AGAIN}"),
     (rb"....TFL3", "a TensorFlow Lite model (.tflite)", f"it is a product of the model: {SAVED_AGAIN}"),
     (rb"\x08\x01\x12", "saved_model.pb alone", "take the folder that it lies in, with variables/"),
     (rb"\x93NUMPY", "NumPy arrays (.npy) without their layers", _FROM_ARRAYS),
@@ -53,10 +51,11 @@ class FileKind(Enum):
     ONNX = "an ONNX file"
     SAFETENSORS = "PyTorch tensors as .safetensors"
     TORCH_ARCHIVE = "PyTorch tensors as torch.save writes them, a zip"
+    OLD_TORCH_FILE = "PyTorch tensors as torch.save wrote them before 1.6, pickles and numbers"
 
     @property
     def is_keras(self) -> bool:
-        return self not in (FileKind.SAFETENSORS, FileKind.TORCH_ARCHIVE)
+        return self not in (FileKind.SAFETENSORS, FileKind.TORCH_ARCHIVE, FileKind.OLD_TORCH_FILE)
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -80,6 +79,8 @@ def file_kind(path: Path) -> FileKind:
         return FileKind.HDF5
     if head[:4] == ZIP_MAGIC:
         return _zip_kind(path)
+    if re.match(rb"\x80.\x8a\x0al\xfc\x9cF\xf9", head, re.DOTALL):  # a number that PyTorch wrote first
+        return FileKind.OLD_TORCH_FILE
     if re.match(rb"\x08[\x03-\x14][\x12\x1a\x22\x2a\x3a]", head):  # its version, then its producer or graph
         return FileKind.ONNX
     what, way = _unread(head)

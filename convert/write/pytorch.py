@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..network.from_file import Source
+from ..network.naming_schemes import to_scheme
 from ..network.network import Network
 from ..read.file_kind import files_of
 from ..version import installed_version
-from .naming_schemes import to_scheme
 
 # The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
 _NAMES = {
@@ -114,6 +114,8 @@ def metadata(network: Network, source: Source, naming_scheme: str) -> dict[str, 
     }
     if source.published_md5:
         found["source_md5"] = source.published_md5
+    if source.warning:
+        found["preprocessing"] = "unknown"
     if naming_scheme == "torchvgg":
         return found | {"architecture": json.dumps(network.architecture())}
     return found | {"layout": naming_scheme}

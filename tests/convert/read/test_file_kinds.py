@@ -67,10 +67,6 @@ KINDS: dict[str, tuple[Callable[[Path, keras.Model], object], str]] = {
         "an architecture without weights",
     ),
     "model.pkl": (lambda path, model: path.write_bytes(pickle.dumps(model)), rf"a pickle.* of a Keras model: {AGAIN}"),
-    "old.pt": (
-        lambda path, model: torch.save({"a": torch.ones(1)}, path, _use_new_zipfile_serialization=False),
-        r"a file of PyTorch before 1.6, .*torch.save\(torch.load\(path, weights_only=True\), path\)",
-    ),
     "arrays.npz": (lambda path, model: np.savez(path, *model.get_weights()), r"NumPy arrays \(.npz\).*set_weights"),
     "array.npy": (lambda path, model: np.save(path, model.get_weights()[0]), r"NumPy arrays \(.npy\).*set_weights"),
     "model.tflite": (linked("model.tflite"), rf"a TensorFlow Lite model .*{AGAIN}"),
