@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .extraction.decoding import Decoded, Decoder, escaped, explained_worker_death, progress_bar
+from .extraction.decoding import Decoded, Decoder, escaped, explained_worker_death
 from .extraction.extractor import Extractor, check_half, features_of, rows_here
 from .extraction.feature_files import Rows, to_rows
 from .image_files import PREPROCESSINGS, Pipeline, image_shape, pipeline_for
 from .labelled_images import Class, label_images, sample_evenly
 from .model import Model
+from .optional_imports import progress_bar, require
 from .predicting import check_classes, class_names, gives_probabilities
 
 Images = str | os.PathLike[str] | Mapping[str, str | int]
@@ -176,6 +177,7 @@ def _evaluate(
     for name, value in (("batch_size", batch_size), ("sample", sample)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected a number from 1 up. Received: {value}")
+    require("PIL", "tqdm", *(["pyarrow", "ray"] if ray else []))
     check_half(half, ray)
     outputs = model.output_shape[1]
     classes = class_names(max(outputs, 2), labels)
@@ -219,7 +221,7 @@ def _rows(
             yield map(to_rows, dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
         return
     work = [(decoder, batch) for decoder in decoders for batch in batches]
-    bar = progress_bar(sum(len(batch) for _, batch in work), 0, progress)
+    bar = progress_bar(sum(len(batch) for _, batch in work), 0, " images", progress)
     with explained_worker_death("run the same command again"), bar:
         yield rows_here(work, _decode, extractor(), workers, bar)
 

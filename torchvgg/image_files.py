@@ -13,7 +13,7 @@ from torch import Tensor
 from .imagenet import preprocess_input, warn
 from .layers.preprocessing import CenterCrop, Normalization, PreprocessInput, Rescaling, Resizing
 from .model import Model
-from .optional_imports import extra
+from .optional_imports import require
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in folders
 PREPROCESSINGS = ("vgg", "unit", "signed", "torchvision", "none")
@@ -115,8 +115,9 @@ def read_pixels(
     color_mode: str = "rgb",
 ) -> np.ndarray:
     """Reads an image like `load_image`, but as `(H, W, C)` in the file's own type, mostly uint8."""
-    with extra("images"):
-        from PIL import Image, ImageOps, UnidentifiedImageError
+    require("PIL")
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     if color_mode not in _PILLOW_MODES:
         raise ValueError(f"color_mode: expected one of {', '.join(_PILLOW_MODES)}. Received: {color_mode!r}")
     _check_reading(size, crop, interpolation)

@@ -7,8 +7,6 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
@@ -16,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..network.from_file import Source
+from ..network.naming_schemes import to_scheme
 from ..network.network import Network
 from ..read.file_kind import files_of
-from .naming_schemes import to_scheme
+from ..version import installed_version
 
 # The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
 _NAMES = {
@@ -111,12 +110,12 @@ def metadata(network: Network, source: Source, naming_scheme: str) -> dict[str, 
         "source": os.fsencode(source.path.name).decode("utf-8", "replace"),
         "source_size": str(sum(file.stat().st_size for file in files_of(source.path))),
         "keras_version": source.keras_version,
-        "torchvgg_version": "unknown",
+        "torchvgg_version": installed_version(),
     }
-    with suppress(PackageNotFoundError):  # of a checkout that isn't installed
-        found["torchvgg_version"] = version("torchvgg")
     if source.published_md5:
         found["source_md5"] = source.published_md5
+    if source.warning:
+        found["preprocessing"] = "unknown"
     if naming_scheme == "torchvgg":
         return found | {"architecture": json.dumps(network.architecture())}
     return found | {"layout": naming_scheme}

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader
 
 from ..image_files import Pipeline
-from ..optional_imports import extra
 
 Batch = TypeVar("Batch")
 
@@ -67,15 +66,6 @@ def decode_batches(
         collate_fn=decoder,  # type: ignore[arg-type]  # arrays go through a pipe; tensors would need shared memory, which is small in containers
         worker_init_fn=_exit_with_parent,
     )
-
-
-def progress_bar(total: int, done: int, progress: bool) -> Any:
-    """Makes a bar on standard error, shown with `progress` if that is a terminal."""
-    with extra("images"):
-        from tqdm import tqdm
-    return tqdm(
-        total=total, initial=done, unit=" images", disable=None if progress else True
-    )  # None: if it's a terminal
 
 
 @contextmanager

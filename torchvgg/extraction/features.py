@@ -12,7 +12,8 @@ import torch
 
 from ..image_files import find_images, pipeline_for
 from ..model import Model
-from .decoding import Decoder, escaped, explained_worker_death, progress_bar
+from ..optional_imports import progress_bar, require
+from .decoding import Decoder, escaped, explained_worker_death
 from .extractor import Extractor, check_half, features_of, rows_here
 from .feature_files import open_parts
 
@@ -71,7 +72,7 @@ def extract_features(
         workers: processes that decode; by default one per core, at most 8; 0 decodes in this process.
         ray: True to run on a local Ray cluster, or a cluster's address. Files need the same paths on all nodes.
         force: overwrite `output`.
-        progress: show a bar on standard error if that is a terminal.
+        progress: show a bar on standard error if that is a terminal, or in a notebook.
 
     Raises:
         ValueError: an argument is invalid, or there is no GPU for `half`.
@@ -80,6 +81,7 @@ def extract_features(
         RuntimeError: a process that decodes was killed, or Ray failed.
     """
     started = time.perf_counter()
+    require(*packages_of(output, ray))
     if batch_size < 1:
         raise ValueError(f"batch_size: expected a number from 1 up. Received: {batch_size}")
     check_half(half, ray)
@@ -106,11 +108,17 @@ def extract_features(
             with rows_on_ray(batches, decoder, extractor, ray, half, progress) as rows:
                 rows.write_parquet(str(parts.folder.absolute()))
         elif batches:
-            with explained_worker_death(), progress_bar(len(names), done, progress) as bar:
-                for rows in rows_here(batches, decoder, extractor(), workers, bar):
+            compute = extractor()
+            with explained_worker_death(), progress_bar(len(names), done, " images", progress) as bar:
+                for rows in rows_here(batches, decoder, compute, workers, bar):
                     parts.add(rows)
         bad = parts.join(list(names))
     return Extraction(len(names), bad, done, features.output_shape[1] or 0, time.perf_counter() - started)
+
+
+def packages_of(output: str | os.PathLike[str], ray: str | bool) -> list[str]:
+    """Lists the optional packages that an extraction needs."""
+    return ["PIL", "tqdm", *(["pyarrow"] if Path(output).suffix == ".parquet" else []), *(["ray"] if ray else [])]
 
 
 def _fingerprint(model: Model) -> int:

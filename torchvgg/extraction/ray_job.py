@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..optional_imports import extra
+from ..optional_imports import require
 from .feature_files import to_table
 
 if TYPE_CHECKING:
@@ -64,9 +64,10 @@ def rows_on_ray(
         OSError: there is no cluster at the address.
         RuntimeError: Ray failed.
     """
-    with extra("ray"):
-        import ray
-        from ray.data import ActorPoolStrategy, DataContext
+    require("ray", "pyarrow")
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if not ray.is_initialized():
         if address is not True:

@@ -325,7 +325,7 @@ def test_other_settings_do_not_go_on(model: Any, photos: Path, tmp_path: Path) -
         extract_features(other_weights, str(photos), output)
     done = extract_features(model, str(photos), output, pooling="max", force=True)
     assert done.done_before == 0
-    with pytest.raises(FileExistsError, match=r"f\.npz exists and is kept; --force overwrites it"):
+    with pytest.raises(FileExistsError, match=r"f\.npz exists and is kept; force=True, or --force, overwrites it"):
         extract_features(model, str(photos), output)
 
 
