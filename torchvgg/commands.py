@@ -221,8 +221,10 @@ def _dense_size(twin: FullyConvolutional, shape: Sequence[int]) -> list[int]:
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    from .convert.errors import printable
+
     settings = {name: getattr(options, name) for name in ("sample", "batch_size", "half", "workers", "ray")}
-    settings |= _choices(options) | {"labels": _read_lines(options.labels), "progress": True}
+    settings |= _choices(options) | {"labels": _read_lines(options.labels), "progress": not options.quiet}
     images = read_csv(options.labels_csv, options.folder) if options.labels_csv else options.folder
     if options.preprocessing == "each":
         if settings.pop("ray"):
@@ -239,7 +241,7 @@ def evaluate(options: argparse.Namespace) -> None:
         print(json.dumps(printed))
     elif results[0].bad < results[0].images:
         print(*lines, sep="\n")
-    errors = [f"{bad.image}: {bad.error}" for bad in results[0].errors[:1]]
+    errors = [printable(f"{bad.image}: {bad.error}") for bad in results[0].errors[:1]]
     _report_bad(results[0].bad, results[0].images, f"for example {''.join(errors)}")
 
 

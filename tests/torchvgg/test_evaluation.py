@@ -167,7 +167,7 @@ def test_what_is_printed(trained: Any, folder: Path, capsys: pytest.CaptureFixtu
     )
     assert (
         second
-        == f"1 of 81 images are bad; for example {folder}/cat/bad.png: can't be read as an image (it isn't one that Pillow knows)"
+        == f"1 of 81 images is bad; for example {folder}/cat/bad.png: can't be read as an image (it isn't one that Pillow knows)"
     )
     assert known["pipeline"]["resize"] == list(SIZE)
     assert known["images_per_second"] > 0
@@ -359,7 +359,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "half": (["{folder}", "--half"], "half: there is no GPU here"),
     "each on Ray": (["{folder}", "--preprocess", "each", "--ray"], "each: a sample is evaluated on this machine; drop --ray"),
     "another size": (["{folder}", "--crop", "20"], "expected to give the model's size, 28×32. Received: 20×20"),
-    "all bad": (["{bad}", "--labels-csv", "{bad}/labels.csv"], "none of the 1 images is good; for example"),
+    "all bad": (["{bad}", "--labels-csv", "{bad}/labels.csv"], "the image is bad; for example"),
 }  # fmt: skip
 
 
