@@ -1,7 +1,8 @@
 """Keras's VGG16 and VGG19 in PyTorch: the same layers, the same names, the same numbers.
 
 `vgg16` and `vgg19` are the networks, built by `vgg` out of `layers` and `activations`; each is a `model`, whose `summary` is
-Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `own_modules` loads weights into any module. `imagenet` has ImageNet's preprocessing
+Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `saving` writes them, which `describing` describes in Keras's layers (`pytorch_layers`
+has those of PyTorch's own), `own_modules` loads weights into any module. `imagenet` has ImageNet's preprocessing
 and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `image_files` reads image files,
 `predicting` names what is on them, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
 options, `commands` runs them; `optional_imports` names missing optional packages. `convert` converts weights.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .inference import optimize_for_inference
     from .loading import load_model
     from .own_modules import load_keras_weights
+    from .saving import save_model
     from .vgg16 import VGG16
     from .vgg19 import VGG19
 
@@ -36,6 +38,7 @@ __all__ = [
     "load_model",
     "optimize_for_inference",
     "preprocess_input",
+    "save_model",
     "vgg16",
     "vgg19",
 ]
@@ -51,6 +54,7 @@ _HOME = {
     "load_model": "loading",
     "optimize_for_inference": "inference",
     "preprocess_input": "imagenet",
+    "save_model": "saving",
 }
 
 

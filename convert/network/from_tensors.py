@@ -21,6 +21,8 @@ from .network import Layer, Network
 from .unfolding import MOST_CALLS
 from .vgg_architecture import CONVOLUTION_NAME, NETWORKS, square_input, vgg_chain
 
+PLACE = re.compile(r"(\w+(/\w+)*)?", re.ASCII)  # a group of a `.weights.h5`
+
 
 @dataclass(frozen=True)
 class TorchArray:
@@ -161,8 +163,8 @@ def _read_layer(entry: Any) -> Described:
         case {"class_name": str(class_name), "name": str(name), "config": dict(config)} if class_name in KINDS:
             trainable = entry.get("trainable", True)
             path, place = entry.get("path", [name]), entry.get("place", "")
-            is_placed = isinstance(path, list) and path and all(isinstance(part, str) and part for part in path)
-            is_placed = is_placed and isinstance(place, str) and re.fullmatch(r"(\w+(/\w+)*)?", place, re.ASCII)
+            is_placed = isinstance(path, list) and bool(path) and all(isinstance(part, str) and part for part in path)
+            is_placed = is_placed and isinstance(place, str) and bool(PLACE.fullmatch(place))
             if is_placed and isinstance(trainable, bool) and config.keys() <= KINDS[class_name].settings.keys():
                 return Described(class_name, name, config, trainable, path=tuple(path), place=place)
     raise _not_ours(f"a layer. Received: {entry!r:.100}")
