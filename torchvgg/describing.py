@@ -135,12 +135,12 @@ class Description:
         numbers: list[int] = []
         steps = steps_of(place.name, module)
         for class_name, config in steps:
-            own = place
+            step = place
             if len(numbers) < len(steps) - 1:  # the last has the tensors
                 title = f"{place.title}_{class_name.lower()}"
-                own = place._replace(path=(*place.path[:-1], title), title=title)
-            self._keep_tensors(own, module, tensors_of(module) if own is place else {})
-            numbers.append(self._add(class_name, config, own, _is_trainable(place.name, module), inputs))
+                step = place._replace(path=(*place.path[:-1], title), title=title)
+            self._keep_tensors(step, module, tensors_of(module) if step is place else {})
+            numbers.append(self._add(class_name, config, step, _is_trainable(place.name, module), inputs))
             inputs = [numbers[-1]]
         if numbers:
             self.leaves.append(Leaf(place.name, module, numbers))
