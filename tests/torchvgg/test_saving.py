@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -421,4 +420,3 @@ def test_every_layer_remembers_its_arguments() -> None:
         "padding": "same",
     }
     assert layers.ELU(0.5).keras_arguments == {"alpha": 0.5}
-    assert np.array_equal([*layers.Flatten().keras_arguments], [])
