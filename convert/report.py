@@ -13,6 +13,7 @@ from .errors import printable
 from .network.from_tensors import TorchArray
 from .network.naming_schemes import to_scheme
 from .network.network import Network
+from .write.keras import keras_name
 
 Shape = tuple[int, ...]
 
@@ -56,11 +57,11 @@ class Report:
         weights = dict(network.weights())
         tensors = {key: torch.empty(weight.shape, device="meta") for key, weight in weights.items()}
         written = to_scheme(tensors, network, layout)
+        in_keras = [f"{layer.name}/{keras_name(layer, weight)}" for layer in network.layers for weight in layer.weights]
+        names = in_keras if is_keras else list(written)
         layers, rows = [], []
-        for (key, weight), (name, tensor) in zip(weights.items(), written.items(), strict=True):
+        for weight, name, tensor in zip(weights.values(), names, written.values(), strict=True):
             array = weight.array
-            if is_keras:
-                name = key.replace(".weight", "/kernel").replace(".bias", "/bias")
             layers.append({"name": name, "keras_shape": list(array.shape), "shape": list(tensor.shape)})
             before = weight.shape if isinstance(array, TorchArray) else array.shape
             rows.append((array.name, before, name, array.shape if is_keras else tuple(tensor.shape)))

@@ -95,12 +95,13 @@ def _write_named(own: dict[str, list[Layer]], file: h5py.File, dtype: str) -> No
         names = []
         for layer in layers:
             for weight in layer.weights:  # none in a pooling layer
-                names.append(f"{'/'.join(layer.path[1:]) or name}/{_keras_name(layer, weight)}:0")
+                names.append(f"{'/'.join(layer.path[1:]) or name}/{keras_name(layer, weight)}:0")
                 group[names[-1]] = _numbers(weight, dtype)
         group.attrs["weight_names"] = np.array(names, "S")
 
 
-def _keras_name(layer: Layer, weight: Weight) -> str:
+def keras_name(layer: Layer, weight: Weight) -> str:
+    """Returns the name that Keras gives to an array of a layer."""
     own = {"PReLU": {"weight": "alpha"}, "Embedding": {"weight": "embeddings"}}.get(layer.class_name, ARRAYS)
     if "Normalization" in layer.class_name:
         own = ARRAYS | {"weight": "gamma", "bias": "beta"}
