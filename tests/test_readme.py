@@ -64,6 +64,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photo().save(folder / "cat.jpg")
     write_photos(folder / "photos", 15)
     (folder / "photos" / "notes.jpg").write_text("no image")
+    for name in ("cat", "coffee", "rocket"):
+        write_photos(folder / "val" / name, 2)
+    for index, path in enumerate(write_photos(folder / "animals", 12)):  # those of one source are in one folder
+        (kind := folder / "animals" / f"kind {index % 4}").mkdir(exist_ok=True)
+        path.rename(kind / path.name)
     keras_model(classes=3, input_shape=(48, 48, 3)).save(folder / "my_model.keras")
     convert("demo", folder / "home" / "vgg16.safetensors", check=False)
     return folder
@@ -177,6 +182,7 @@ def test_the_numbers_in_the_text(world: Path, namespaces: dict[str, dict[str, An
     assert run_python(namespaces, "import numpy as np", "vectors").shape == (15, 512)
     assert run_python(namespaces, "import torch", "vector").shape == (1, 512)
     assert run_python(namespaces, "import torch", "maps")["block4_conv3"].shape == (1, 512, 40, 60)
+    assert run_python(namespaces, "import torch", "scores").shape == (1, 1000, 6, 10)
     losses = run_python(namespaces, "import torch", "losses")
     assert losses[-1] < 0.8 * losses[0]
 

@@ -7,8 +7,6 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
@@ -16,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..network.from_file import Source
+from ..network.naming_schemes import to_scheme
 from ..network.network import Network
 from ..read.file_kind import files_of
-from .naming_schemes import to_scheme
+from ..version import installed_version
 
 # The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
 TYPE_NAMES = {
@@ -108,9 +107,7 @@ def _write_numbers(network: Network, forms: Mapping[str, Tensor], stream: IO[byt
 
 def metadata(network: Network, source: Source | None, naming_scheme: str = "torchvgg") -> dict[str, str]:
     """Returns the metadata of a `.safetensors`: where its tensors come from, and what `load_model` builds the model of."""
-    found = {"format": "pt", "torchvgg_version": "unknown"}
-    with suppress(PackageNotFoundError):  # of a checkout that isn't installed
-        found["torchvgg_version"] = version("torchvgg")
+    found = {"format": "pt", "torchvgg_version": installed_version()}
     if source:
         found |= {
             "source": os.fsencode(source.path.name).decode("utf-8", "replace"),
@@ -119,6 +116,8 @@ def metadata(network: Network, source: Source | None, naming_scheme: str = "torc
         }
     if source and source.published_md5:
         found["source_md5"] = source.published_md5
+    if source and source.warning:
+        found["preprocessing"] = "unknown"
     if naming_scheme == "torchvgg":
         return found | {"architecture": json.dumps(network.architecture())}
     return found | {"layout": naming_scheme}

@@ -1,7 +1,6 @@
 """The way back to Keras, and other projects' names."""
 
 import json
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torchvgg.convert import convert
 from ...helpers.command_line import run
 from ...helpers.heads import HEADS, with_random_weights
 from ...helpers.keras_models import NETWORKS, images, keras_model, relative_error, write_twin
+from ...helpers.torchvision_models import torchvision_twin
 
 OURS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}
 SHAPES = json.loads(
@@ -139,22 +139,6 @@ def test_places_that_are_not_ours_are_refused(key: str, value: Any, tmp_path: Pa
         load_model(tmp_path / "a.safetensors")
 
 
-def torchvision_twin(network: str, classes: int) -> nn.Module:
-    """torchvision's model, to the letter of its `state_dict`."""
-    features: list[nn.Module] = []
-    channels = 3
-    deep = 3 if network == "vgg16" else 4
-    for count, filters in ((2, 64), (2, 128), (deep, 256), (deep, 512), (deep, 512)):
-        for _ in range(count):
-            features += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()]
-            channels = filters
-        features.append(nn.MaxPool2d(2))
-    classifier = [nn.Linear(25088, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()]
-    classifier.append(nn.Linear(4096, classes))
-    parts = {"features": nn.Sequential(*features), "flatten": nn.Flatten(), "classifier": nn.Sequential(*classifier)}
-    return nn.Sequential(OrderedDict(parts)).eval()
-
-
 @pytest.fixture(scope="module")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("full") / "vgg16.weights.h5"
@@ -173,7 +157,7 @@ def test_other_projects_load_it(scheme: str, full_size: Path, tmp_path: Path) ->
     with safe_open(output, "pt") as file:
         assert file.metadata()["layout"] == scheme
     if scheme == "torchvision":
-        other = torchvision_twin("vgg16", 1000)
+        other = torchvision_twin("vgg16", 1000).eval()
         other.load_state_dict(tensors)
         ours = VGG16(weights=full_size, classifier_activation=None)
         x = images(1, 3, 224, 224)
