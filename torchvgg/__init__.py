@@ -1,7 +1,8 @@
 """Keras's VGG16 and VGG19 in PyTorch: the same layers, the same names, the same numbers.
 
 `vgg16` and `vgg19` are the networks, built by `vgg` out of `layers` and `activations`; each is a `model`, whose `summary` is
-Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `own_modules` loads weights into any module,
+Keras's. `weights` finds and assigns their weights, `loading` builds models from files, `saving` writes them, which `describing` describes in Keras's layers (`pytorch_layers`
+has those of PyTorch's own), `own_modules` loads weights into any module,
 `torchvision_models` takes torchvision's and timm's. `imagenet` has ImageNet's preprocessing
 and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `evaluation` measures accuracy on
 `labelled_images`. `image_files` reads image files,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .own_modules import load_keras_weights
     from .plots import plot_cam, plot_maps
     from .predicting import class_index
+    from .saving import save_model
     from .torchvision_models import from_torchvision
     from .vgg16 import VGG16
     from .vgg19 import VGG19
@@ -50,6 +52,7 @@ __all__ = [
     "plot_cam",
     "plot_maps",
     "preprocess_input",
+    "save_model",
     "vgg16",
     "vgg19",
 ]
@@ -72,6 +75,7 @@ _HOME = {
     "plot_cam": "plots",
     "plot_maps": "plots",
     "preprocess_input": "imagenet",
+    "save_model": "saving",
 }
 
 

@@ -31,6 +31,15 @@ class Node(NamedTuple):
     last: tuple[str, ...] = ()
 
 
+class InKeras(NamedTuple):
+    """What a file says of a layer: its class, its name, its path through nested models, and its group in a `.weights.h5`."""
+
+    class_name: str
+    name: str
+    path: tuple[str, ...]
+    group: str
+
+
 class Model(nn.Module):
     """Keras's layers as direct children, each called with the outputs of others: by default that of the one before.
 
@@ -57,6 +66,9 @@ class Model(nn.Module):
         self.name = name
         shapes = input_shape if isinstance(input_shape, Mapping) else {INPUT: input_shape}
         self._input_shapes: dict[str, Shape] = {own: (None, *shape) for own, shape in shapes.items()}
+        # For `save_model`: the model's class in Keras, "" if it isn't known, and what the file that it comes from says of its layers.
+        self.keras_class = "Functional"
+        self.in_keras: dict[str, InKeras] = {}
         self._nodes: list[Node] | None = None
         self._outputs: Any = None
         names: dict[str, str] = {}

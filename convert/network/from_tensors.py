@@ -1,5 +1,6 @@
 """PyTorch tensors → a `Network`: those of a file that `convert` wrote, or of any VGG's `state_dict`."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ OTHER_PREPROCESSING = (
     "(0.485, 0.456, 0.406), divided by std (0.229, 0.224, 0.225), `--preprocess torchvision`, and not preprocess_input; "
     "weights that `--layout` wrote want preprocess_input"
 )
+PLACE = re.compile(r"(\w+(/\w+)*)?", re.ASCII)  # a group of a `.weights.h5`
 
 
 @dataclass(frozen=True)
@@ -153,11 +155,14 @@ def read_architecture(architecture: Mapping[str, Any]) -> Graph:
                 raise _not_ours("outputs out of the nodes")
         case _:
             raise _not_ours("a name, an input_shape and layers")
+    class_name = architecture.get("class_name", "")
+    if class_name not in ("", "Sequential", "Functional"):
+        raise _not_ours("a Sequential or a Functional")
     own_names = [str(entry.get("name")) for entry in entries]
     unique = uniquely_named(graph.layers)
     if wrong := [a for a, b in zip(own_names, unique, strict=True) if a != b.name or not a]:
         raise _not_ours(f"other names than {', '.join(map(repr, wrong))}")
-    return graph
+    return graph._replace(class_name=class_name)
 
 
 def _channels_last(shape: Any) -> tuple[int | None, ...]:
@@ -189,8 +194,11 @@ def _read_layer(entry: Any) -> Described:
     match entry:
         case {"class_name": str(class_name), "name": str(name), "config": dict(config)} if class_name in KINDS:
             trainable = entry.get("trainable", True)
-            if isinstance(trainable, bool) and config.keys() <= KINDS[class_name].settings.keys():
-                return Described(class_name, name, config, trainable)
+            path, place = entry.get("path", [name]), entry.get("place", "")
+            is_placed = isinstance(path, list) and bool(path) and all(isinstance(part, str) and part for part in path)
+            is_placed = is_placed and isinstance(place, str) and bool(PLACE.fullmatch(place))
+            if is_placed and isinstance(trainable, bool) and config.keys() <= KINDS[class_name].settings.keys():
+                return Described(class_name, name, config, trainable, path=tuple(path), place=place)
     raise _not_ours(f"a layer. Received: {entry!r:.100}")
 
 

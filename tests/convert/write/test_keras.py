@@ -102,15 +102,41 @@ def test_theanos_files_go_home_in_keras_own_layout(tmp_path: Path) -> None:
         assert np.array_equal(array, same)
 
 
-def test_a_head_of_ones_own_stays_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_head_in_a_file_of_an_earlier_version_stays_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It doesn't say where the layers lie in Keras."""
     theirs = with_random_weights(HEADS["vgg19_at_full_width"]())
     theirs.save(tmp_path / "model.keras")
     convert(tmp_path / "model.keras", check=False)
+    forget_places(tmp_path / "model.safetensors")
     assert run(tmp_path / "model.safetensors", "-o", tmp_path / "back.h5") == 1
     error = capsys.readouterr().err
     assert "the way back, takes Keras's own VGG16 and VGG19, and layer 'dense" in error
+    assert "goes back from a file that says where its layers lie in Keras: convert its own again" in error
     assert run(tmp_path / "model.safetensors", "-o", tmp_path / "back.h5", "--base-only") == 0
     keras.applications.VGG19(weights=tmp_path / "back.h5", include_top=False)
+
+
+def forget_places(path: Path) -> None:
+    """Writes a file as torchvgg did before it noted where layers lie in Keras."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    architecture = json.loads(metadata["architecture"])
+    del architecture["class_name"]
+    for layer in architecture["layers"]:
+        layer.pop("path", None), layer.pop("place", None)
+    save_file(load_file(path), path, metadata | {"architecture": json.dumps(architecture)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("path", []), ("path", ["a", 1]), ("path", "a"), ("place", "../a"), ("place", "/a"), ("place", 1)],
+)
+def test_places_that_are_not_ours_are_refused(key: str, value: Any, tmp_path: Path) -> None:
+    layer = {"class_name": "Flatten", "name": "a", "config": {}, key: value}
+    architecture = {"name": "a", "class_name": "Sequential", "input_shape": [3, 32, 32], "layers": [layer]}
+    save_file({}, tmp_path / "a.safetensors", {"architecture": json.dumps(architecture)})
+    with pytest.raises(ValueError, match="an architecture that `convert` didn't write: expected a layer"):
+        load_model(tmp_path / "a.safetensors")
 
 
 @pytest.fixture(scope="module")
