@@ -18,7 +18,7 @@ from ..layers.core import Dense
 from ..layers.pooling import MaxPooling2D
 from ..layers.shared import channels_first, channels_last
 from .native import Kernels
-from .winograd import FEW, NUMBERS, Map, Operators, padded_shape, transform_kernel
+from .winograd import FEW, NUMBERS, Map, Operators, padded_shape, transform_kernel, zeros
 
 Engine = Kernels | Operators  # with the same functions
 Memory = dict[
@@ -54,7 +54,7 @@ def _map_of(features: Features, memory: Memory) -> Map:
     source = features.source if isinstance(features, Promise) else None
     free = [each for each in maps if each is not source]
     if not free:
-        free = [Map(torch.zeros(padded_shape(n, height, width, channels), **NUMBERS), height, width)]
+        free = [Map(zeros(*padded_shape(n, height, width, channels)), height, width)]
         maps += free
     if isinstance(features, Promise):
         features.layer.compute(features, free[0].image)

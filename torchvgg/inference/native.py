@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .winograd import AT, BT, FEW, TILE, Map
+from .winograd import AT, BT, FEW, TILE, Map, Workspace, zeros
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-shared", "-fPIC", "-fopenmp")
@@ -98,6 +98,7 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self._columns: int = self._library.columns()
+        self._workspace = Workspace()
         common = (POINTER(View), c_void_p, c_void_p, POINTER(View), c_int)  # x, weights, bias, y, ReLU
         self._library.convolve.argtypes = (*common, c_int, c_void_p, c_int64, c_int, c_int)
         self._library.convolve_few.argtypes = self._library.dense.argtypes = (*common, c_int)
@@ -114,7 +115,7 @@ class Kernels:
         if lack := -matrices.shape[-1] % self._columns:
             matrices = F.pad(matrices, (0, lack))
         panels = matrices.unflatten(-1, (-1, self._columns)).transpose(-3, -2)
-        return panels.clone(memory_format=torch.contiguous_format)
+        return zeros(*panels.shape).copy_(panels)
 
     def pack_dense(self, weight: Tensor) -> Tensor:
         """Packs a weight, `(K, D)`, for `dense`, or a kernel, `(K, C, 3, 3)`, for `convolve_few`."""
@@ -127,7 +128,7 @@ class Kernels:
         tiles = n * (height // TILE) * (width // TILE)
         alone = channels * filters <= 128 * 128  # each thread takes tiles of its own: U stays in every core's cache
         chunk = max(1, min(48, -(-tiles // threads)) if alone else min(196, tiles))
-        scratch = bias.new_empty(chunk * 36 * (channels + filters) * (threads if alone else 1))
+        scratch = self._workspace.take("scratch", chunk * 36 * (channels + filters) * (threads if alone else 1))
         settings = (relu, pool, scratch.data_ptr(), chunk, alone)
         self._call(self._library.convolve, x.padded, u, bias, y, *settings)
 
