@@ -98,6 +98,7 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self._columns: int = self._library.columns()
+        self._rows: int = self._library.rows()
         self._workspace = Workspace()
         common = (POINTER(View), c_void_p, c_void_p, POINTER(View), c_int)  # x, weights, bias, y, ReLU
         self._library.convolve.argtypes = (*common, c_int, c_void_p, c_int64, c_int, c_int)
@@ -126,8 +127,9 @@ class Kernels:
         n, height, width, channels = x.padded.shape
         filters, threads = len(bias), torch.get_num_threads()
         tiles = n * (height // TILE) * (width // TILE)
-        alone = channels * filters <= 128 * 128  # each thread takes tiles of its own: U stays in every core's cache
-        chunk = max(1, min(48, -(-tiles // threads)) if alone else min(196, tiles))
+        # Each thread takes a few tiles of its own, which stay in its cache, unless U is so large that reading it takes longer.
+        alone = channels * filters <= 256 * 256
+        chunk = max(1, min(self._rows, -(-tiles // threads)) if alone else min(196, tiles))
         scratch = self._workspace.take("scratch", chunk * 36 * (channels + filters) * (threads if alone else 1))
         settings = (relu, pool, scratch.data_ptr(), chunk, alone)
         self._call(self._library.convolve, x.padded, u, bias, y, *settings)

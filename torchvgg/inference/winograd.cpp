@@ -154,6 +154,7 @@ static Range share(int64_t count, int rank, int team) { return {count * rank / t
 extern "C" {
 
 int columns() { return COLUMNS; }
+int rows() { return ROWS; }
 
 // x: padded map. u: (36, K / COLUMNS, C, COLUMNS). scratch: chunk x 36 x (C + K) numbers, for each thread if `alone`.
 void convolve(const View& x, const float* u, const float* bias, const View& y, int relu, int pool, float* scratch, int64_t chunk,
