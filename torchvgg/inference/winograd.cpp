@@ -157,7 +157,7 @@ int columns() { return COLUMNS; }
 int rows() { return ROWS; }
 
 // x: padded map. u: (36, K / COLUMNS, C, COLUMNS). scratch: chunk x 36 x (C + K) numbers, for each thread if `alone`.
-void convolve(const View& x, const float* u, const float* bias, const View& y, int relu, int pool, float* scratch, int64_t chunk,
+void convolve(const View& x, const float* u, const float* bias, const View& y, int relu, int pool, const View& scratch, int64_t chunk,
               int alone, int threads) {
   Output out(y, bias, relu, pool);
   int TH = x.shape[1] / 4, TW = x.shape[2] / 4, C = x.shape[3], K = y.shape[3];
@@ -169,7 +169,7 @@ void convolve(const View& x, const float* u, const float* bias, const View& y, i
     // Small layers: each thread takes chunks of its own, which stay in its cache. Large ones, whose U doesn't fit in it: all
     // threads work on one chunk, each with its part of U.
     int team = alone ? 1 : all, rank = alone ? 0 : me;
-    float* v = scratch + (alone ? (int64_t)me * chunk * 36 * (C + K) : 0);
+    float* v = scratch.data + (alone ? (int64_t)me * chunk * 36 * (C + K) : 0);
     float* m = v + (int64_t)chunk * 36 * C;
     for (int64_t i = alone ? me : 0; i < chunks; i += alone ? all : 1) {
       int64_t first = tiles * i / chunks, count = tiles * (i + 1) / chunks - first;

@@ -116,7 +116,7 @@ def test_no_pool_loses_nan(way: bool) -> None:
         x[0, 5].view(-1)[place] = torch.nan
         padded = winograd.Map(torch.zeros(winograd.padded_shape(1, 8, 8, 32)), 8, 8)
         padded.image.copy_(x.permute(0, 2, 3, 1))
-        engine.convolve(padded, u, bias, True, True, y)
+        engine.convolve(padded, u, bias, True, True, y)()
         expected = F.max_pool2d(F.conv2d(x, kernel, padding=1).relu(), 2)
         assert expected.isnan().any()
         assert y.permute(0, 3, 1, 2)[expected.isnan()].isnan().all()
