@@ -55,6 +55,10 @@ static inline __attribute__((always_inline)) void combine(const float (&matrix)[
 static void transform_input(const float* x, int64_t row, int C, float* v, int64_t stride) {
   for (int c = 0; c < C; c += LANES) {
     Vector columns[6][6], patch[6], out[6];
+#pragma GCC unroll 4
+    for (int j = 6; j < 10; j++)  // what the next patch adds
+#pragma GCC unroll 6
+      for (int i = 0; i < 6; i++) __builtin_prefetch(x + i * row + (int64_t)j * C + c);
 #pragma GCC unroll 6
     for (int j = 0; j < 6; j++) {
 #pragma GCC unroll 6
@@ -118,8 +122,11 @@ static void transform_output(const float* m, int64_t stride, int K, const Output
 template <int R>
 static void block(const float* a, int64_t sa, const float* b, int depth, float* c, int64_t sc) {
   Vector left[R] = {}, right[R] = {};
+  const float* next = b + std::min(depth, 512) * COLUMNS;  // the next panel, for the second cache
   for (int d = 0; d < depth; d++, b += COLUMNS) {
     Vector b0 = at(b), b1 = at(b + LANES);
+    if (R > 1)
+      for (int l = 0; l < COLUMNS; l += 16) __builtin_prefetch(next + d * COLUMNS + l, 0, 2);
 #pragma GCC unroll 14
     for (int r = 0; r < R; r++) {
       float x = a[r * sa + d];
