@@ -100,7 +100,7 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self._columns: int = self._library.columns()
-        self._rows: int = self._library.rows()
+        self._tiles: int = self._library.tiles()
         self._workspace = Workspace()
         common = (POINTER(View), c_void_p, c_void_p, POINTER(View), c_int)  # x, weights, bias, y, ReLU
         self._library.convolve.argtypes = (*common, c_int, POINTER(View), c_int64, c_int, c_int)
@@ -129,9 +129,10 @@ class Kernels:
         n, height, width, channels = x.padded.shape
         filters, threads = len(bias), torch.get_num_threads()
         tiles = n * (height // TILE) * (width // TILE)
-        # Each thread takes a few tiles of its own, which stay in its cache, unless U is so large that reading it takes longer.
-        alone = channels * filters <= 256 * 256
-        chunk = max(1, min(self._rows, -(-tiles // threads)) if alone else min(196, tiles))
+        # Each thread takes a few tiles of its own at a time: they stay in its cache. But U is read again for each few, so where it
+        # is large or tiles are few, all threads take the same tiles and a part of U each.
+        alone = channels * filters <= (256 * 256 if tiles >= threads * self._tiles else 128 * 128)
+        chunk = max(1, min(self._tiles, -(-tiles // threads)) if alone else min(196, tiles))
         scratch = self._workspace.take("scratch", threads if alone else 1, chunk, 36, channels + filters)
         settings = (relu, pool, View.of(scratch), chunk, alone)
         return self._call(self._library.convolve, x.padded, u, bias, y, *settings)

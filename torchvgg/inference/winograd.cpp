@@ -161,7 +161,7 @@ static Range share(int64_t count, int rank, int team) { return {count * rank / t
 extern "C" {
 
 int columns() { return COLUMNS; }
-int rows() { return ROWS; }
+int tiles() { return (12 + ROWS - 1) / ROWS * ROWS; }  // whole blocks of rows
 
 // x: padded map. u: (36, K / COLUMNS, C, COLUMNS). scratch: chunk x 36 x (C + K) numbers, for each thread if `alone`.
 void convolve(const View& x, const float* u, const float* bias, const View& y, int relu, int pool, const View& scratch, int64_t chunk,
@@ -173,8 +173,7 @@ void convolve(const View& x, const float* u, const float* bias, const View& y, i
 #pragma omp parallel num_threads(threads)
   {
     int all = omp_get_num_threads(), me = omp_get_thread_num();
-    // Small layers: each thread takes chunks of its own, which stay in its cache. Large ones, whose U doesn't fit in it: all
-    // threads work on one chunk, each with its part of U.
+    // Each thread takes chunks of its own, or all threads work on one chunk, each with its part of U.
     int team = alone ? 1 : all, rank = alone ? 0 : me;
     float* v = scratch.data + (alone ? (int64_t)me * chunk * 36 * (C + K) : 0);
     float* m = v + (int64_t)chunk * 36 * C;
