@@ -3,7 +3,8 @@
 `read` opens a file, `network` makes a network of it, `write` writes that, `check` compares the result with the source.
 `published` finds or fetches (`download`) Keras's files, `demo` makes one; `report` says what was done. `vgg_blocks` is the
 table of VGG16 and VGG19, `layout` has each change of an array's axes, `array` the interface of an array, `options` the values
-of options. `atomic_files` (whole files or none, locks), `errors` and `command_line_errors` serve all of torchvgg. The package
+of options. `atomic_files` (whole files or none, locks), `errors`, `command_line_errors` and `progress` serve all of torchvgg, and
+`version` is its own. The package
 is `torchvgg.convert`; in a checkout `python -m convert` runs it.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import SUFFIXES, check_form, check_options, suffix_of
+from .options import KERAS_SUFFIXES, SUFFIXES, check_form, check_options, suffix_of
 
 if TYPE_CHECKING:
     from .report import Report
@@ -113,11 +114,15 @@ def convert(
             assumed = "" if source == "demo" or is_published else opened.assumed
             if assumed and suffix_of(target) == ".safetensors" and layout == "torchvgg":  # which keeps it as a fact
                 warnings.warn(f"{path}: {assumed}", stacklevel=2)
+            if opened.warning:
+                warnings.warn(f"{path}: {opened.warning}", stacklevel=2)
             if not allow_nonfinite:
                 opened = opened.refusing_nonfinite()
             network, error, worst = write_checked(opened, target, layout, dtype, build)
             return Report.of(
                 network,
+                layout,
+                suffix_of(target) in KERAS_SUFFIXES,
                 source=str(source),
                 output=None if output is None and source == "demo" else str(target),
                 format=opened.format,

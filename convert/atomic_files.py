@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from .errors import final_names
 from .options import suffix_of
 
 _CLAIM = "claim"  # the file in a scratch folder that its owner has locked
@@ -22,7 +23,7 @@ def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
 
     Raises:
         ValueError: the name ends in none of the suffixes, if there are any.
-        OSError: the path is a folder, or a link to itself, or exists.
+        OSError: the path is a folder, or a link to itself, or exists, or its folder can't be written to.
     """
     check_suffix(path, suffixes)
     if Path(os.path.realpath(path)).is_symlink():
@@ -30,7 +31,12 @@ def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
     if path.exists() and not force:
-        raise FileExistsError(f"{path} exists and is kept; --force overwrites it")
+        raise FileExistsError(f"{path} exists and is kept; force=True, or --force, overwrites it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, not a folder; name another output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} is a folder that you can't write to; name another output")
 
 
 def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
@@ -48,10 +54,15 @@ def writing(target: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(target.parent, f".{target.name[:100]}-") as folder:
-        unfinished = folder / f"unfinished{suffix_of(target)}"
-        yield unfinished
-        unfinished.replace(target)
+    try:
+        with scratch_folder(target.parent, f".{target.name[:100]}-") as folder:
+            unfinished = folder / f"unfinished{suffix_of(target)}"
+            yield unfinished
+            unfinished.replace(target)
+    except OSError as error:
+        if error.errno is None or final_names(str(error.filename)) == str(error.filename):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from None
 
 
 @contextmanager

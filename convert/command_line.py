@@ -1,24 +1,24 @@
 """The command line of the conversion: `python -m convert` in a checkout, `torchvgg-convert` once installed."""
 
 import argparse
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import convert
 from .atomic_files import check_suffix
-from .command_line_errors import Parser, status_of
+from .command_line_errors import Parser, Version, status_of
 from .options import ACTIVATIONS, DTYPES, NAMING_SCHEMES, SUFFIXES
+from .progress import note
 
 DESCRIPTION = "Convert Keras models and weights of a VGG16 or VGG19 to PyTorch, or back, and check the result."
 EXAMPLES = """\
 examples:
-  python -m convert demo                     try everything on random weights, without a network
-  python -m convert                          the published VGG16, to where weights="imagenet" looks for it
-  python -m convert my_model.keras           a model of your own, its head included; load_model opens the result
-  python -m convert my.weights.h5 -o my.pt   weights of your own
-  python -m convert trained.safetensors -o vgg16.weights.h5   back to Keras
+  torchvgg-convert demo                      try everything on random weights, without a network
+  torchvgg-convert                           the published VGG16, to where weights="imagenet" looks for it
+  torchvgg-convert my_model.keras            a model of your own, its head included; load_model opens the result
+  torchvgg-convert my.weights.h5 -o my.pt    weights of your own
+  torchvgg-convert trained.safetensors -o vgg16.weights.h5    back to Keras
 """
 
 
@@ -49,6 +49,13 @@ def _output(text: str) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="torchvgg-convert", description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument("--version", action=Version, help="print the version")
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a conversion, those of `torchvgg-convert` and of `torchvgg convert`."""
     add = parser.add_argument
     add(
         "source",
@@ -88,19 +95,22 @@ def parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="overwrite OUTPUT")
     add("--json", action="store_true", help="print the report as one JSON object")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    options = vars(parser().parse_args(arguments))
+    return run(parser().parse_args(arguments))
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Converts as the options of `add_options` say; returns the exit status."""
+    options = {key: value for key, value in vars(namespace).items() if key != "command"}
     as_json, quiet = options.pop("json"), options.pop("quiet")
 
-    def run() -> None:
-        if quiet:
-            warnings.simplefilter("ignore")
+    def action() -> None:
+        note(f"converting {options['source']} …")
         report = convert(**options)
         if not quiet:
             print(report.to_json() if as_json else report.to_text())
 
-    return status_of(run, options["source"])
+    return status_of(action, options["source"], quiet)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from .errors import message_of, one_line
+from .progress import silenced
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,18 +26,33 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
-def status_of(action: Callable[[], object], source: object) -> int:
+class Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(nargs=0, default=argparse.SUPPRESS, **keywords)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from .version import installed_version
+
+        print(f"torchvgg {installed_version()}")
+        parser.exit()
+
+
+def status_of(action: Callable[[], object], source: object, quiet: bool = False) -> int:
     """Runs a command and returns its exit status. An error is one line on standard error.
 
-    `source` is what the command reads, to be named where memory runs out.
+    `source` is what the command reads, to be named where memory runs out. If `quiet`, no warnings or progress are shown.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets question marks
     try:
-        with _cleaning_up_on_sigterm(), warnings.catch_warnings():
+        with _cleaning_up_on_sigterm(), warnings.catch_warnings(), silenced(quiet):
             warnings.showwarning = lambda message, *_, **__: print(
                 f"warning: {one_line(str(message))}", file=sys.stderr
             )
+            if quiet:
+                warnings.simplefilter("ignore")
             action()
             sys.stdout.flush()
     except BrokenPipeError:  # the reader has gone, as with `| head`

@@ -1,13 +1,13 @@
 """Downloads: resumed if they were interrupted, checked by their MD5, one process at a time."""
 
 import errno
-import sys
 import urllib.error
 import urllib.request
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from .atomic_files import locked, md5
+from .progress import DownloadProgress
 
 
 def download(url: str, target: Path, expected_md5: str) -> None:
@@ -35,7 +35,7 @@ def download(url: str, target: Path, expected_md5: str) -> None:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = f"{'make room, or ' if full else ''}set TORCHVGG_HOME to another folder, or {by_hand}"
-        raise OSError(f"{partial}: {error.strerror or error}; {advice}") from None
+        raise OSError(f"{target}: {error.strerror or error}; {advice}") from None
     raise OSError(f"{url}: expected MD5 {expected_md5}. Received: {received}, deleted; run it again, or {by_hand}")
 
 
@@ -54,17 +54,10 @@ def _fetch(url: str, partial: Path) -> None:
             done = 0  # the server sends all of it
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
-        with open(partial, "ab" if done else "wb") as stream:
+        with open(partial, "ab" if done else "wb") as stream, DownloadProgress(partial.stem, total) as progress:
             while block := response.read(1 << 18):
                 stream.write(block)
                 done += len(block)
-                _show_progress(partial.stem, done, total)
+                progress.update(done)
     if total is not None and done < total:
         raise EOFError(f"the connection ended after {done:,} of {total:,} bytes")
-
-
-def _show_progress(label: str, done: int, total: int | None) -> None:
-    """Shows how much has come, on standard error if that is a terminal."""
-    if sys.stderr.isatty():
-        share = f"{done / total:4.0%} of {total / 1e6:.0f} MB" if total else f"{done / 1e6:.0f} MB"
-        print(f"\r{label}  {share}", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """Error messages in one line that a terminal can show, with the file that they are about."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,14 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Puts a message into one printable line, without its middle where it is too long."""
-    line = printable(" ".join(text.split()))
+    """Puts a message into one printable line, without its middle where it is too long; of an unfinished file by its last name."""
+    line = final_names(printable(" ".join(text.split())))
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+
+
+def final_names(text: str) -> str:
+    """Replaces the names of unfinished files, as `atomic_files.writing` makes them, by the names that they will have."""
+    return re.sub(r"\.([^/]{1,100})-[0-9a-f]{16}/unfinished[.\w]*|\.([^/]{1,100})-[0-9a-f]{16}(?!\w)", r"\1\2", text)
 
 
 def message_of(error: Exception) -> str:

@@ -24,6 +24,7 @@ def test_all_tables_in_miniature(capfd: pytest.CaptureFixture[str]) -> None:
         "bfloat16, batch 1",
         "bfloat16, batch 3",
         "training, batch 8",
+        "training a head, 32 images",
     ]
     assert {"operators", "onnxruntime", "plain"} <= tables["inference, batch 3"].keys() | result["left_out"].keys()
     rows = [row for table in tables.values() for row in table.values()]

@@ -154,15 +154,17 @@ ROOMS = {
         "weights",
         "vgg",
         "vgg16 vgg19",
+        "dense_evaluation",
         "image_files predicting gradcam plots",
         "loading",
         "inference",
         "extraction",
+        "labelled_images evaluation",
         "commands",
         "*",
     ),
     CONVERT: (
-        "vgg_blocks errors array layout options atomic_files download published",
+        "vgg_blocks errors array layout options version progress atomic_files download published",
         "read",
         "network",
         "check",
@@ -217,9 +219,11 @@ def test_help_needs_no_torch() -> None:
     code = "import sys, convert.command_line as m\ntry: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     printed = python(code)
     assert printed.endswith("False")
-    assert "python -m convert demo" in printed
+    assert "torchvgg-convert demo" in printed
 
 
 def test_every_name_is_offered() -> None:
     names = python("import torchvgg; print([getattr(torchvgg, n).__name__ for n in torchvgg.__all__], dir(torchvgg))")
-    assert "'load_image', 'load_keras_weights', 'load_model', 'optimize_for_inference', 'preprocess_input'" in names
+    assert (
+        "'load_image', 'load_keras_weights', 'load_model', 'optimize_for_inference', 'plot_cam', 'plot_maps'" in names
+    )

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import torchvgg.command_line
-from torchvgg import layers
+from torchvgg import layers, load_model
 from torchvgg.convert import command_line as conversion
 from torchvgg.convert import convert
 
@@ -64,6 +64,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photo().save(folder / "cat.jpg")
     write_photos(folder / "photos", 15)
     (folder / "photos" / "notes.jpg").write_text("no image")
+    for name in ("cat", "coffee", "rocket"):
+        write_photos(folder / "val" / name, 2)
+    for index, path in enumerate(write_photos(folder / "animals", 12)):  # those of one source are in one folder
+        (kind := folder / "animals" / f"kind {index % 4}").mkdir(exist_ok=True)
+        path.rename(kind / path.name)
     keras_model(classes=3, input_shape=(48, 48, 3)).save(folder / "my_model.keras")
     convert("demo", folder / "home" / "vgg16.safetensors", check=False)
     return folder
@@ -177,8 +182,17 @@ def test_the_numbers_in_the_text(world: Path, namespaces: dict[str, dict[str, An
     assert run_python(namespaces, "import numpy as np", "vectors").shape == (15, 512)
     assert run_python(namespaces, "import torch", "vector").shape == (1, 512)
     assert run_python(namespaces, "import torch", "maps")["block4_conv3"].shape == (1, 512, 40, 60)
+    assert run_python(namespaces, "import torch", "scores").shape == (1, 1000, 6, 10)
     losses = run_python(namespaces, "import torch", "losses")
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_what_was_trained_goes_to_keras(world: Path, namespaces: dict[str, dict[str, Any]]) -> None:
+    """The recipe's model of Keras gives the numbers of the model that was trained here."""
+    faces = next(space["faces"] for space in namespaces.values() if "faces" in space and "keras" in space)
+    x = torch.rand(2, 3, 64, 64) * 255
+    with torch.no_grad():
+        assert relative_error(faces(x.permute(0, 2, 3, 1), training=False), load_model("faces.safetensors")(x)) <= 1e-5
 
 
 def test_bfloat16(world: Path) -> None:

@@ -1,21 +1,30 @@
 """The commands of `torchvgg`: each calls the library and prints the result."""
 
 import argparse
+import csv
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
+from . import evaluation
+from .dense_evaluation import FullyConvolutional, dense
 from .extraction.feature_files import FORMATS
-from .extraction.features import extract_features
+from .extraction.features import extract_features, packages_of
 from .gradcam import HEAD, grad_cam, last_convolution
-from .image_files import find_images, image_size, load_for, read_pixels
+from .image_files import Pipeline, find_images, load_for, pipeline_for, read_pixels
+from .labelled_images import read_csv
+from .layers.shared import pair
 from .loading import PUBLISHED, open_model
-from .plots import draw_cam, draw_maps
-from .predicting import Score, by_name, gives_probabilities, likeliest, scores_of
+from .model import Model
+from .optional_imports import require
+from .plots import picture_suffixes, plot_cam, plot_maps, save_picture
+from .predicting import Score, both_classes, by_name, gives_probabilities, likeliest, named, scores_of
 from .weights import TOP
 
 warnings.filterwarnings("ignore", module="PIL")  # load_image raises what matters
@@ -37,37 +46,63 @@ def summary(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
+    from .convert.atomic_files import check_output
     from .convert.errors import message_of, printable
 
+    if options.output:
+        check_output(options.output, [".json", ".csv"], options.force)
+    require("PIL")
     images, names = find_images(options.images), _read_lines(options.labels)
     model = open_model(options.weights)
+    pipeline = pipeline_for(model, **_choices(options))
     results: list[dict[str, Any]] = []
     errors = []
+    is_printed = not (options.json or options.output)
     for path in images:
         try:
-            x = load_for(model, path, options.preprocess, options.exif)
+            x = pipeline.load(path)
         except (ValueError, OSError) as error:
             errors.append(message_of(error))
             results.append({"image": path, "error": errors[-1]})
-            if not options.json and len(images) > 1:
+            if is_printed and len(images) > 1:
                 print(printable(path), f"  {errors[-1]}", sep="\n")
             continue
         scores = likeliest(scores_of(model, x, names), options.top)
-        if options.json:
-            results.append({"image": path, "predictions": [score._asdict() for score in scores]})
-        else:
+        results.append({"image": path, "predictions": [score._asdict() for score in scores]})
+        if is_printed:
             print(printable(path), *(_row(score, gives_probabilities(model)) for score in scores), sep="\n")
+    if options.output:
+        _write_predictions(results, options.output)
+        if not (options.quiet or options.json):
+            print(f"{_counted(len(images), 'image')}, {len(errors):,} of them bad → {printable(str(options.output))}")
     if options.json:
         print(json.dumps(results))
     if errors and len(images) == 1:
         raise ValueError(errors[0])
-    _report_bad(len(errors), len(images), "see the error printed for each")
+    where = f"{options.output} has the error" if options.output else "see the error printed"
+    _report_bad(len(errors), len(images), f"{where} for each")
+
+
+def _write_predictions(results: list[dict[str, Any]], output: Path) -> None:
+    """Writes what `--json` prints, or a row for each image and class, the likeliest first."""
+    from .convert.atomic_files import writing
+
+    with writing(output) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as stream:
+        if output.suffix == ".json":
+            json.dump(results, stream)
+            return
+        rows = csv.DictWriter(stream, ("image", *Score._fields, "error"))
+        rows.writeheader()
+        for result in results:
+            others = {key: value for key, value in result.items() if key != "predictions"}
+            rows.writerows(others | score for score in result.get("predictions", [{}]))
 
 
 def extract(options: argparse.Namespace) -> None:
     from .convert.atomic_files import check_output
 
     check_output(options.output, list(FORMATS), options.force)
+    require(*packages_of(options.output, options.ray))
     images = find_images(options.images)
     model = open_model(options.weights, include_top=options.layer in IN_TOP)
     done = extract_features(
@@ -77,50 +112,142 @@ def extract(options: argparse.Namespace) -> None:
         layer=options.layer,
         pooling=None if options.pooling == "none" else options.pooling,
         batch_size=options.batch_size,
-        preprocessing=options.preprocess,
-        exif=options.exif,
+        **_choices(options),
         half=options.half,
         workers=options.workers,
         ray=options.ray,
         force=options.force,
-        progress=True,
+        progress=not options.quiet,
     )
     new = done.images - done.done_before
-    print(f"{done.images:,} images, {done.bad:,} of them bad, {done.size:,} numbers each → {options.output}")
-    before = f", {done.done_before:,} were done before" if done.done_before else ""
-    print(f"{new:,} in {done.seconds:.1f} s, {new / done.seconds:.1f} images/s{before}")
-    _report_bad(done.bad, done.images, f"{options.output} has an error for each")
+    if options.json:
+        print(json.dumps({"output": str(options.output)} | done._asdict()))
+    elif not options.quiet:
+        images_done = _counted(done.images, "image")
+        print(f"{images_done}, {done.bad:,} of them bad, {done.size:,} numbers each → {options.output}")
+        before = f", {done.done_before:,} were done before" if done.done_before else ""
+        print(f"{new:,} in {done.seconds:.1f} s, {new / done.seconds:.1f} images/s{before}")
+    _report_bad(done.bad, done.images, f"{options.output} has the error for each")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
 def _report_bad(bad: int, images: int, where: str) -> None:
     """Prints how many images were bad on standard error. Raises a ValueError if all were."""
     if bad == images:
-        raise ValueError(f"none of the {images:,} images is good; {where}")
+        raise ValueError(f"{f'none of the {images:,} images is good' if images > 1 else 'the image is bad'}; {where}")
     if bad:
-        print(f"{bad:,} of {images:,} images are bad; {where}", file=sys.stderr)
+        print(f"{bad:,} of {images:,} images {'is' if bad == 1 else 'are'} bad; {where}", file=sys.stderr)
 
 
 def show(options: argparse.Namespace) -> None:
     from .convert.atomic_files import check_output
+    from .convert.errors import printable
 
     if options.output.exists() and options.output.samefile(options.image):
         raise ValueError(f"output: {options.output} is the image itself; name another file")
-    check_output(options.output, [options.output.suffix], options.force)  # matplotlib knows what it can write
-    model = open_model(options.weights, include_top=options.cam is not None or options.layer in IN_TOP)
-    x = load_for(model, options.image, options.preprocess, options.exif)
-    image = read_pixels(options.image, image_size(model), exif=options.exif)
+    require("matplotlib", "PIL")
+    check_output(options.output, picture_suffixes(), options.force)
+    of_class = options.class_name is not None
+    if of_class and (options.cam is not None or options.layer):
+        raise ValueError("--class draws the class's own scores; drop --cam and --layer")
+    if of_class and (options.resize or options.crop or options.keep_aspect_ratio):
+        raise ValueError("--class chooses the image's size itself; drop --resize, --crop and --keep-aspect-ratio")
+    model = open_model(options.weights, include_top=of_class or options.cam is not None or options.layer in IN_TOP)
+    title = printable(Path(options.image).name)
+    if of_class:
+        _draw_scores(model, options, title)
+        return
+    pipeline = pipeline_for(model, **_choices(options))
+    x, is_whole = pipeline.load(options.image), not (pipeline.crop or pipeline.keep_aspect_ratio)
+    drawn = pipeline._replace(
+        color_mode="rgb", resize=None if is_whole else pipeline.resize
+    )  # what the model sees, but sharp
+    image = drawn.read(options.image)
     layer = options.layer or last_convolution(model, before=0 if options.cam is None else HEAD)
     if options.cam is None:
         with torch.no_grad():
             maps = model.extract(x, [layer])[layer]
         if maps.dim() != 4:
             raise ValueError(f"{layer}: its output is {tuple(maps.shape)}, no maps; name a layer before the head")
-        draw_maps(image, maps[0], layer, options.output, options.maps)
+        figure = plot_maps(maps, image, f"{title}, {layer}", options.cmap or "viridis", options.maps)
+        save_picture(figure, options.output, options.dpi)
         return
     scores = scores_of(model, x, _read_lines(options.labels))
     number, name, _, score = by_name(scores, options.cam) if options.cam else likeliest(scores, 1)[0]
     (cam,) = grad_cam(model, x, torch.tensor([number]), layer)
-    draw_cam(image, cam, f"{name} ({score:.1%}), {layer}", options.output)
+    shown = f"{score:.1%}" if gives_probabilities(model) else f"{score:.3f}"
+    figure = plot_cam(cam, image, f"{title}: {name} ({shown}), {layer}", options.cmap or "turbo")
+    save_picture(figure, options.output, options.dpi)
+
+
+def _draw_scores(model: Model, options: argparse.Namespace, title: str) -> None:
+    """Draws a class's scores over the image, each where its window has its middle."""
+    twin = dense(model)
+    image = read_pixels(options.image, None, exif=options.exif)
+    height, width = _dense_size(twin, image.shape)
+    with torch.no_grad():
+        (maps,) = twin(load_for(twin, options.image, **_choices(options), resize=(height, width)))
+    maps = both_classes(twin, maps)
+    scores = named(maps.mean((1, 2)), _read_lines(options.labels))
+    number, name, _, score = by_name(scores, options.class_name) if options.class_name else likeliest(scores, 1)[0]
+    places = maps[number]
+    title = f"{title}: {name}, {score:.3g} on average, {places.max():.3g} at most"
+    label = "score"
+    if not gives_probabilities(twin):
+        label = "score, from the least to the largest"
+        places = (places - places.min()) / (places.max() - places.min()).clamp_min(torch.finfo(places.dtype).tiny)
+    rows, columns = twin.window
+    borders = (
+        (columns - 1) // 2,
+        columns // 2,
+        (rows - 1) // 2,
+        rows // 2,
+    )  # a window around these would leave the image
+    places = F.pad(places[None], borders, mode="replicate")[0]
+    save_picture(plot_cam(places, image, title, options.cmap or "turbo", label), options.output, options.dpi)
+
+
+def _dense_size(twin: FullyConvolutional, shape: Sequence[int]) -> list[int]:
+    """Returns the `(height, width)`, in whole places, at which an image `(H, W, C)` is twice as large as the model's or larger.
+
+    It has the image's proportions, up to 1:4.
+    """
+    pairs = list(zip(shape[:2], pair(twin.min_size), strict=True))
+    factor = 2 * max(own / size for size, own in pairs)
+    return [32 * round(min(factor * size, 8 * own) / 32) for size, own in pairs]
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from .convert.errors import printable
+
+    settings = {name: getattr(options, name) for name in ("sample", "batch_size", "half", "workers", "ray")}
+    settings |= _choices(options) | {"labels": _read_lines(options.labels), "progress": not options.quiet}
+    images = read_csv(options.labels_csv, options.folder) if options.labels_csv else options.folder
+    if options.preprocessing == "each":
+        if settings.pop("ray"):
+            raise ValueError("each: a sample is evaluated on this machine; drop --ray")
+        del settings["preprocessing"]
+        settings["sample"] = options.sample or 200
+        results = evaluation.evaluate_each(open_model(options.weights), images, **settings)
+        printed: Any = [evaluation.as_json(each) for each in results]
+        lines = evaluation.table(results)
+    else:
+        results = [evaluation.evaluate(open_model(options.weights), images, **settings)]
+        printed, lines = evaluation.as_json(results[0]), evaluation.report(results[0])
+    if options.json:
+        print(json.dumps(printed))
+    elif results[0].bad < results[0].images:
+        print(*lines, sep="\n")
+    errors = [printable(f"{bad.image}: {bad.error}") for bad in results[0].errors[:1]]
+    _report_bad(results[0].bad, results[0].images, f"for example {''.join(errors)}")
+
+
+def _choices(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `pipeline_for` among the options that were given."""
+    return {name: value for name, value in vars(options).items() if name in Pipeline._fields and value}
 
 
 def _read_lines(path: Path | None) -> list[str] | None:

@@ -4,25 +4,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .dense_evaluation import FullyConvolutional
 from .layers.activations import Activation, Softmax
 from .layers.convolutional import Conv2D
 from .layers.core import Dense
 from .model import Model
+from .predicting import has_activation
 
 HEAD = 2  # layers at the end without maps to show: the last one and the one that it scores
 
 
-def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str | None = None) -> Tensor:
+def grad_cam(model: nn.Module, x: Tensor, classes: Tensor | None = None, layer: str | None = None) -> Tensor:
     """Computes how much each place of the images contributes to the score of a class.
 
     The maps of a layer are summed, each weighted by the mean gradient of the class's score before the softmax; negative sums
     become 0.
 
     Args:
-        model: a model with an output `(N, classes)`.
+        model: a model with an output `(N, classes)`; or any module, such as `nn.Sequential(VGG16(include_top=False), head)`; or
+            the twin that `dense` makes of a model: the score is then the mean over the places.
         x: images as the model takes them, `(N, C, H, W)`.
-        classes: the class of each image, `(N,)`; by default the likeliest.
-        layer: the layer whose maps are used; by default the last convolution before the head.
+        classes: the class of each image, `(N,)`; by default the likeliest. A single output after a sigmoid scores class 1,
+            and its negative class 0.
+        layer: the layer whose maps are used, `block5_conv3`, or in other modules also `0.block5_conv3`; by default the last
+            convolution before the head.
 
     Returns:
         `(N, h, w)`, of the layer's height and width; each image's largest value is 1 (or all are 0).
@@ -30,22 +35,8 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
     Raises:
         ValueError: the model has no classes, the layer has no maps, a class is out of range, or `x` isn't a valid input.
     """
-    layer = layer or last_convolution(model, before=HEAD)
-    model._check_names([layer])
-    if len(model.input_shapes) > 1 or model.outputs != model.nodes[-1].name:
-        raise ValueError(f"expected a model of images with one output. Received: {model.name}, a graph with more")
-    model._named_inputs(x)
-    outputs: dict[str, Tensor] = {}
     with torch.inference_mode(False), torch.enable_grad():
-        values = model._named_inputs(x.clone().detach().requires_grad_())
-        for node, inputs in model._calls(values):  # `extract` would put flattened features into Keras's order
-            outputs[node.name], before = values[node.name], inputs[0]
-        maps, scores = outputs[layer], _scores(model.get_submodule(node.layer), before, values[node.name])
-        if maps.dim() != 4 or layer in list(outputs)[-HEAD:]:
-            raise ValueError(f"layer: expected one with maps, (N, C, H, W), before the head. Received: {layer!r}")
-        if scores.dim() != 2:
-            shape = model.output_shape
-            raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
+        maps, scores = _run_model(model, x, layer) if isinstance(model, Model) else _run_module(model, x, layer)
         classes = scores.argmax(1) if classes is None else classes.to(scores.device)
         last = scores.shape[1] - 1
         if classes.shape != (len(x),) or not ((classes >= 0) & (classes <= last)).all():
@@ -54,6 +45,62 @@ def grad_cam(model: Model, x: Tensor, classes: Tensor | None = None, layer: str 
         (gradient,) = torch.autograd.grad(chosen, maps)
     cam = F.relu((gradient.mean((2, 3), keepdim=True) * maps.detach()).sum(1))  # (N, h, w)
     return cam / cam.amax((1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
+
+
+def _run_model(model: Model, x: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
+    """Returns the maps of a layer, and the scores before the softmax."""
+    is_dense, head = False, HEAD
+    if isinstance(model, FullyConvolutional):
+        is_dense, head = True, len(model.head_layers)
+    layer = layer or last_convolution(model, before=head)
+    model._check_names([layer])
+    if len(model.input_shapes) > 1 or model.outputs != model.nodes[-1].name:
+        raise ValueError(f"expected a model of images with one output. Received: {model.name}, a graph with more")
+    model._named_inputs(x)
+    outputs: dict[str, Tensor] = {}
+    values = model._named_inputs(x.clone().detach().requires_grad_())
+    for node, inputs in model._calls(values):  # `extract` would put flattened features into Keras's order
+        outputs[node.name], before = values[node.name], inputs[0]
+    if outputs[layer].dim() != 4 or layer in list(outputs)[-HEAD:]:
+        raise _no_maps(layer)
+    _check_classes(output := outputs[node.name], 4 if is_dense else 2)
+    scores = _scores(model.get_submodule(node.layer), before, output)
+    return outputs[layer], scores.mean((2, 3)) if is_dense else scores
+
+
+def _run_module(model: nn.Module, x: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
+    """Returns what `_run_model` does, of any module: hooks see what each of its layers returns."""
+    leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
+    found = [name for name in leaves if layer in (name, name.rpartition(".")[2])]
+    if layer is None:
+        found = [name for name, module in leaves.items() if isinstance(module, nn.Conv2d)][-1:]
+    if len(found) != 1:
+        raise ValueError(f"layer: expected one out of {', '.join(leaves)}. Received: {layer!r}")
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    handles = [
+        leaf.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs[0], output)))
+        for leaf in leaves.values()
+    ]
+    try:
+        model(x.clone().detach().requires_grad_())
+    finally:
+        for handle in handles:
+            handle.remove()
+    maps = [output for module, _, output in calls[:-1] if module is leaves[found[0]]]
+    if len(maps) != 1 or maps[0].dim() != 4:
+        raise _no_maps(found[0])
+    _check_classes(calls[-1][-1], 2)
+    return maps[0], _scores(*calls[-1])
+
+
+def _check_classes(output: Tensor, axes: int) -> None:
+    if output.dim() != axes:
+        shape = ("N", *output.shape[1:])
+        raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
+
+
+def _no_maps(layer: str) -> ValueError:
+    return ValueError(f"layer: expected one with maps, (N, C, H, W), before the head. Received: {layer!r}")
 
 
 def last_convolution(model: Model, before: int = 0) -> str:
@@ -67,5 +114,10 @@ def last_convolution(model: Model, before: int = 0) -> str:
 def _scores(last: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Returns the scores before the softmax, whose gradient would mix the classes, from the last layer's input and output."""
     if isinstance(last, Dense):
-        return F.linear(x, last.weight, last.bias)
-    return x if isinstance(last, Softmax | Activation) else y
+        x = F.linear(x, last.weight, last.bias)
+    elif isinstance(last, Conv2D):  # of a twin, without padding
+        x = F.conv2d(x, last.weight, last.bias)
+    elif not isinstance(last, Softmax | Activation | nn.Softmax | nn.LogSoftmax | nn.Sigmoid):
+        return y
+    is_binary = x.dim() > 1 and x.shape[1] == 1 and has_activation(last, "sigmoid")
+    return torch.cat((-x, x), 1) if is_binary else x

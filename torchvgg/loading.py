@@ -1,4 +1,4 @@
-"""Building models from files: `load_model` from any, `open_model` also published ones, `build` from what a file holds."""
+"""Building models from files: `load_model` from any, `build` from what a file holds."""
 
 import os
 from collections.abc import Mapping
@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from . import layers
+from .activations import Activation, get_activation
 from .layers.shared import Shapes
-from .model import Model
+from .model import InKeras, Model
 from .vgg16 import VGG16
 from .vgg19 import VGG19
-from .weights import assign, read_model
+from .weights import assign, find_weights, read_model
 
 PUBLISHED: dict[str, type[VGG16 | VGG19]] = {"vgg16": VGG16, "vgg19": VGG19}
+AS_SAVED = "as saved"
 
 
 def from_config(class_name: str, config: Mapping[str, Any], shapes: Shapes) -> nn.Module:
@@ -75,10 +77,37 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
         for parameter, tensor in group.items()
     }
     assign(model, own)
-    for layer, module in zip(architecture["layers"], model.children(), strict=True):
+    model.keras_class = architecture.get("class_name", "Functional" if found else "")
+    for layer, (child, module) in zip(architecture["layers"], model.named_children(), strict=True):
+        path = tuple(layer.get("path", [layer["name"]]))
+        model.in_keras[child] = InKeras(layer["class_name"], layer["name"], path, layer.get("place", ""))
         if not layer.get("trainable", True):
             module.requires_grad_(False)
     return model.eval()
+
+
+def with_activation(architecture: Mapping[str, Any], activation: Activation) -> dict[str, Any]:
+    """Returns an architecture that ends in another activation than its softmax or sigmoid. Raises a ValueError if it has none."""
+    get_activation(activation)
+    own = "linear" if activation is None else activation
+    ends = ("softmax", "sigmoid")
+    entries = list(architecture["layers"])
+    calls = {name: layer for name, layer, _ in architecture.get("nodes", [])}
+    output = architecture.get("outputs", entries[-1]["name"] if entries else "")
+    name = calls.get(output, output) if isinstance(output, str) else ""
+    for number, entry in enumerate(entries):
+        config = entry["config"]
+        is_end = config.get("activation") in ends or entry["class_name"] == "Softmax"
+        if entry["name"] == name and is_end and list(calls.values()).count(name) <= 1:
+            if entry["class_name"] == "Softmax":
+                entry, config = {**entry, "class_name": "Activation"}, {}
+            entries[number] = {**entry, "config": {**config, "activation": own}}
+            return {**architecture, "layers": entries}
+    last = entries[-1] if entries else {"name": architecture["name"], "class_name": "Model"}
+    raise ValueError(
+        "classifier_activation: expected a model with one output, that of a softmax or sigmoid. Received: one that ends in "
+        f"{last['name']!r} ({last['class_name']}); leave the argument out"
+    )
 
 
 def load_model(
@@ -86,51 +115,52 @@ def load_model(
     *,
     architecture: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     custom_objects: Mapping[str, Any] | None = None,
+    classifier_activation: Activation = AS_SAVED,
 ) -> Model:
-    """Loads the model of a Keras file or folder, an ONNX file of a chain, or a `.safetensors` that `convert` wrote, ready to use.
+    """Loads the model of a Keras file or folder, an ONNX file of a chain, or a `.safetensors` of torchvgg's, ready to use.
 
     Args:
-        path: the file or folder.
+        path: the file or folder; or "vgg16" or "vgg19" for the published model.
         architecture: the model that weights saved alone are for: a file of `model.to_json()` or `to_yaml()`, another Keras file of
             the model, or the dict of `to_json` or `get_config`. Layers whose names differ are matched by their order, as in Keras.
         custom_objects: for Lambdas and custom layers of a Keras file, whose code is never run, by the name of the layer or of
             its class: a module, or a function or class that makes one of the layer's configuration, as keyword arguments; or
             what a Lambda does, "preprocess_input", "l2_normalize", "resize:H,W" or "identity". A module takes and returns
             channels-first tensors; the layer's arrays, if it has any, become its `state_dict`, in this order and as they are.
+        classifier_activation: what takes the place of the softmax or sigmoid at the model's end: None for logits, or another
+            of Keras's. By default the model is as it was saved.
 
     Returns:
         A VGG16 or VGG19 if that is what the file holds, else a `Model` with the file's layers, in `eval()`.
 
     Raises:
-        ValueError: the file is damaged, or has no architecture and none is given.
-        OSError: it can't be read.
+        ValueError: the file is damaged, or has no architecture and none is given; or the model doesn't end in the softmax or
+            sigmoid that `classifier_activation` is to replace.
+        OSError: it can't be read, or the published weights can't be downloaded.
         ImportError: the architecture is YAML, and PyYAML isn't installed.
     """
+    from .convert.read.file_kind import exists
+
+    if path in PUBLISHED:
+        path = find_weights("imagenet", str(path), include_top=True)
+    elif not exists(path):
+        raise FileNotFoundError(f"{path}: no such file; expected one, or {' or '.join(PUBLISHED)}")
     tensors, described = read_model(Path(path), architecture, custom_objects)
     if described is None:
         raise ValueError(
-            f"{path}: tensors without an architecture; expected a Keras file or a .safetensors that `convert` wrote. "
+            f"{path}: tensors without an architecture; expected a Keras file or a .safetensors of torchvgg's. "
             "Weights alone go into a model, VGG16(weights=path), or through `convert` into a .safetensors"
         )
     try:
+        if classifier_activation != AS_SAVED:
+            described = with_activation(described, classifier_activation)
         return build(described, tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def open_model(weights: str | os.PathLike[str] = "vgg16", include_top: bool = True) -> Model:
-    """Opens a file, as `load_model` does, or a published model by its name, "vgg16" or "vgg19", in `eval()`.
-
-    `include_top` is a published model's; without the top, images of any size go in.
-
-    Raises:
-        ValueError: as `load_model`.
-        OSError: the file is missing or can't be read, or the weights can't be downloaded.
-    """
-    from .convert.read.file_kind import exists
-
-    if weights in PUBLISHED:
-        return PUBLISHED[str(weights)](include_top=include_top).eval()
-    if not exists(weights):
-        raise FileNotFoundError(f"{weights}: no such file; expected one, or {' or '.join(PUBLISHED)}")
+    """Loads a model as `load_model` does; a published one without its top, if that isn't wanted, for images of any size."""
+    if weights in PUBLISHED and not include_top:
+        return PUBLISHED[str(weights)](include_top=False).eval()
     return load_model(weights)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .layers.reshaping import in_keras_order, order_after
+from .layers.shared import pair
 from .summary import in_keras_order as layers_in_keras_order
 from .summary import summary_table
 
@@ -30,6 +31,15 @@ class Node(NamedTuple):
     last: tuple[str, ...] = ()
 
 
+class InKeras(NamedTuple):
+    """What a file says of a layer: its class, its name, its path through nested models, and its group in a `.weights.h5`."""
+
+    class_name: str
+    name: str
+    path: tuple[str, ...]
+    group: str
+
+
 class Model(nn.Module):
     """Keras's layers as direct children, each called with the outputs of others: by default that of the one before.
 
@@ -42,7 +52,7 @@ class Model(nn.Module):
         outputs: the name of the node that is the output, or lists or mappings of such.
     """
 
-    min_size = 1  # the smallest height and width of an image
+    min_size: int | tuple[int, int] = 1  # the smallest height and width of an image
 
     def __init__(
         self,
@@ -55,7 +65,10 @@ class Model(nn.Module):
         super().__init__()
         self.name = name
         shapes = input_shape if isinstance(input_shape, Mapping) else {INPUT: input_shape}
-        self.input_shapes: dict[str, Shape] = {own: (None, *shape) for own, shape in shapes.items()}
+        self._input_shapes: dict[str, Shape] = {own: (None, *shape) for own, shape in shapes.items()}
+        # For `save_model`: the model's class in Keras, "" if it isn't known, and what the file that it comes from says of its layers.
+        self.keras_class = "Functional"
+        self.in_keras: dict[str, InKeras] = {}
         self._nodes: list[Node] | None = None
         self._outputs: Any = None
         names: dict[str, str] = {}
@@ -66,6 +79,20 @@ class Model(nn.Module):
             self.add_module(names[own], layer)
         if nodes is not None:
             self._nodes, self._outputs = _renamed(nodes, outputs, names)
+
+    @property
+    def input_shapes(self) -> dict[str, Shape]:
+        """The shapes of the inputs by name, batch first; of images, with as many channels as the first layer takes now."""
+        shapes = dict(self._input_shapes)
+        for node in self.nodes:
+            name = node.inputs[0]
+            if len(shapes.get(name, ())) == 4:
+                layer = self._modules[node.layer]
+                while isinstance(layer, nn.Sequential) and len(layer):
+                    layer = layer[0]
+                channels = getattr(layer, "in_channels", None) or shapes[name][1]
+                shapes[name] = (None, channels, *shapes[name][2:])
+        return shapes
 
     @property
     def input_shape(self) -> Any:
@@ -193,7 +220,8 @@ class Model(nn.Module):
 
     def _output_shapes(self) -> dict[str, Shape]:
         """Runs the layers on the meta device at two sizes; a size of a layer's output that differs is open, None."""
-        small, large = (self._shapes_at(batch, size) for batch, size in ((2, 224), (3, 448)))
+        size = max(224, *pair(self.min_size))
+        small, large = self._shapes_at(2, size), self._shapes_at(3, 2 * size)
         return {
             name: tuple(a if a == b else None for a, b in zip(small[name], large[name], strict=True)) for name in small
         }
@@ -223,11 +251,12 @@ class Model(nn.Module):
 
     def _named_inputs(self, x: Inputs) -> dict[str, Tensor]:
         """Returns the inputs by their names. Raises a ValueError unless each is a tensor that the model takes."""
-        names = list(self.input_shapes)
+        shapes = self.input_shapes
+        names = list(shapes)
         if isinstance(x, Mapping) and len(x) == len(names) == 1:
             x = next(iter(x.values()))
         if isinstance(x, Mapping):
-            if x.keys() != self.input_shapes.keys():
+            if x.keys() != shapes.keys():
                 raise ValueError(
                     f"expected the inputs {', '.join(names)}. Received: {', '.join(map(str, x)) or 'none'}"
                 )
@@ -243,7 +272,7 @@ class Model(nn.Module):
         else:
             values = {names[0]: x}  # type: ignore[dict-item]  # one tensor
         for name, value in values.items():
-            self._check_input(value, self.input_shapes[name])
+            self._check_input(value, shapes[name])
         return values
 
     def _check_input(self, x: Any, shape: Shape) -> None:
@@ -253,12 +282,12 @@ class Model(nn.Module):
             received = x.layout if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"expected a dense torch.Tensor. Received: {received}")
         is_image = len(shape) == 4
-        smallest = self.min_size if is_image else 1
+        least = (1, *pair(self.min_size)) if is_image else [1] * (len(shape) - 1)
         if x.dim() != len(shape) or not all(
             size >= smallest if fixed is None else size == fixed
-            for size, fixed in zip(x.shape[1:], shape[1:], strict=True)
+            for size, fixed, smallest in zip(x.shape[1:], shape[1:], least, strict=True)
         ):
-            expected = ", ".join(f"{size or f'{smallest} or more'}" for size in shape[1:])
+            expected = ", ".join(str(size or f"{few} or more") for size, few in zip(shape[1:], least, strict=True))
             advice = ", which lacks the batch axis: x.unsqueeze(0)" if x.dim() == len(shape) - 1 else ""
             if is_image and x.dim() == 4 and x.shape[3] == shape[1]:
                 advice = ", which looks channels-last: x.permute(0, 3, 1, 2)"

@@ -1,10 +1,11 @@
 """Class scores by name: what a model predicts for an image, and how to pick a class."""
 
+import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .activations import get_activation
 from .imagenet import labels
@@ -25,24 +26,50 @@ class Score(NamedTuple):
 def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> list[Score]:
     """Computes the score of every class of an image `(1, C, H, W)`, in the order of the model's output `(N, classes)`.
 
-    By default, 1000 classes have ImageNet's names, others "class 0" and so on.
+    By default, 1000 classes have ImageNet's names, others "class 0" and so on. A single output after a sigmoid is the
+    probability of class 1; class 0 has the rest.
 
     Raises:
         ValueError: the model's output has another shape, or the number of names is wrong.
     """
-    if len(model.output_shape) != 2:
-        raise ValueError(
-            f"expected a model that ends in classes, (N, classes). Received: one that ends in {model.output_shape}; "
-            "`extract` writes features"
-        )
-    scores = model(x)[0].float().tolist()
-    classes: Sequence[tuple[str | None, str]] = labels()
-    if names is not None or len(scores) != len(classes):
-        names = [f"class {number}" for number in range(len(scores))] if names is None else names
-        classes = [(None, name) for name in names]
-    if len(classes) != len(scores):
-        raise ValueError(f"labels: expected a name for each of the {len(scores)} classes. Received: {len(classes)}")
+    check_classes(model)
+    return named(both_classes(model, model(x)[0]), names)
+
+
+def both_classes(model: Model, output: Tensor) -> Tensor:
+    """Puts the scores of class 0 before those of a single output after a sigmoid, `(1, …)`; others, `(classes, …)`, stay."""
+    is_binary = len(output) == 1 and has_activation(_last(model), "sigmoid")
+    return torch.cat((1 - output, output)) if is_binary else output
+
+
+def named(output: Tensor, names: Sequence[str] | None = None) -> list[Score]:
+    """Names the scores of every class, `(classes,)`, as `scores_of` does. Raises a ValueError if the number of names is wrong."""
+    scores = output.float().tolist()
+    classes = class_names(len(scores), names)
     return [Score(i, name, wnid, score) for i, ((wnid, name), score) in enumerate(zip(classes, scores, strict=True))]
+
+
+def check_classes(model: Model) -> None:
+    """Raises a ValueError unless a model's output is `(N, classes)`."""
+    shape = model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
+        raise ValueError(
+            f"expected a model that ends in classes, (N, classes). Received: one that ends in {shape}; `extract` writes features"
+        )
+
+
+def class_names(number: int, names: Sequence[str] | None = None) -> Sequence[tuple[str | None, str]]:
+    """Returns the WordNet id, if it is ImageNet's, and the name of each of a model's classes.
+
+    Raises:
+        ValueError: the number of names is wrong.
+    """
+    if names is None and number == len(labels()):
+        return labels()
+    classes = [(None, name) for name in ([f"class {index}" for index in range(number)] if names is None else names)]
+    if len(classes) != number:
+        raise ValueError(f"labels: expected a name for each of the {number} classes. Received: {len(classes)}")
+    return classes
 
 
 def likeliest(scores: Sequence[Score], top: int) -> list[Score]:
@@ -50,21 +77,59 @@ def likeliest(scores: Sequence[Score], top: int) -> list[Score]:
     return sorted(scores, key=lambda score: -score.score)[:top]
 
 
+def class_index(wanted: str | int) -> int:
+    """Returns the number of an ImageNet class in the model's output: `class_index("tabby")` is 281.
+
+    Args:
+        wanted: its name as `decode_predictions` gives it, its WordNet id ("n02123045"), or its number.
+
+    Raises:
+        ValueError: there is no such class, or several have the name ("crane", "maillot"), as the message says.
+    """
+    return find_class(labels(), str(wanted))
+
+
 def by_name(scores: Sequence[Score], wanted: str) -> Score:
     """Finds a class by its name, WordNet id or number. Raises a ValueError unless there is exactly one."""
-    if wanted.isdecimal() and int(wanted) < len(scores):
-        return scores[int(wanted)]
-    found = [score for score in scores if wanted in (score.name, score.wnid)]
+    return scores[find_class([(score.wnid, score.name) for score in scores], wanted)]
+
+
+def find_class(classes: Sequence[tuple[str | None, str]], wanted: str) -> int:
+    """Returns the number of the class, out of `(WordNet id, name)` each, that has this name, id or number.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    if wanted.isdecimal() and int(wanted) < len(classes):
+        return int(wanted)
+    found = [number for number, names in enumerate(classes) if wanted in names]
     if not found:
-        raise ValueError(f"{wanted}: no such class; expected a name, or a number from 0 to {len(scores) - 1}")
+        expected = f"expected a name, or a number from 0 to {len(classes) - 1}"
+        raise ValueError(f"{wanted}: no such class; {_similar(wanted, [name for _, name in classes]) or expected}")
     if len(found) > 1:
-        numbers = ", ".join(str(score.number) for score in found)
-        raise ValueError(f"{wanted}: several classes have this name; give a number, {numbers}")
+        raise ValueError(f"{wanted}: several classes have this name; give a number, {', '.join(map(str, found))}")
     return found[0]
+
+
+def _similar(wanted: str, names: Sequence[str]) -> str:
+    """Asks whether names were meant that have the same words, or are spelled similarly; "" if none."""
+    lower = {name.lower(): name for name in names}
+    plain = "_".join(wanted.lower().split())
+    alike = [name for name in lower if f"_{plain}_" in f"_{name}_"] or difflib.get_close_matches(plain, lower)
+    shown = [repr(lower[name]) for name in alike][:4]
+    return f"did you mean {' or '.join(filter(None, [', '.join(shown[:-1]), shown[-1]]))}?" if shown else ""
 
 
 def gives_probabilities(model: Model) -> bool:
     """Tells whether a model ends in a softmax or a sigmoid."""
-    last = model.get_submodule(model.nodes[-1].layer)
-    activation = getattr(last, "activation", None)
-    return isinstance(last, Softmax) or activation in (get_activation("softmax"), get_activation("sigmoid"))
+    return any(has_activation(_last(model), activation) for activation in ("softmax", "sigmoid"))
+
+
+def has_activation(layer: nn.Module, activation: str) -> bool:
+    """Tells whether a layer is, or includes, "softmax" or "sigmoid"."""
+    is_layer = isinstance(layer, Softmax | nn.Softmax if activation == "softmax" else nn.Sigmoid)
+    return is_layer or getattr(layer, "activation", None) == get_activation(activation)
+
+
+def _last(model: Model) -> nn.Module:
+    return model.get_submodule(model.nodes[-1].layer)

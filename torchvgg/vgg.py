@@ -29,9 +29,13 @@ class VGG(Model):
         classes: int,
         classifier_activation: Activation,
         name: str,
+        adapt_input: bool,
     ) -> None:
+        for argument, value in (("include_top", include_top), ("adapt_input", adapt_input)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{argument}: expected True or False. Received: {value!r}")
         check_weights(weights, include_top, classes, classifier_activation)
-        shape = resolve_input_shape(input_shape, include_top, weights == "imagenet")
+        shape = resolve_input_shape(input_shape, include_top, weights == "imagenet", adapt_input)
         pool = global_pooling(pooling)
         # Weights that are about to be replaced are neither allocated nor initialised.
         with nullcontext() if weights is None else torch.device("meta"):
@@ -39,7 +43,7 @@ class VGG(Model):
             layers |= classifier(shape, classes, classifier_activation) if include_top else pool
         super().__init__(layers, shape, name)
         if weights is not None:
-            load_weights(self, self.network, weights)
+            load_weights(self, self.network, weights, adapt_input)
 
 
 def convolutional_base(network: str, input_shape: Shape) -> dict[str, nn.Module]:
@@ -103,7 +107,9 @@ def _is_whole(number: Any) -> bool:
     return isinstance(number, Integral) and not isinstance(number, bool)
 
 
-def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> tuple[int, int | None, int | None]:
+def resolve_input_shape(
+    input_shape: Any, include_top: bool, imagenet: bool, adapt_input: bool = False
+) -> tuple[int, int | None, int | None]:
     """Resolves `input_shape`, None or in Keras's order too, to `(C, H, W)`. Raises a ValueError if Keras refuses it."""
     if input_shape is None:
         return (3, 224, 224) if include_top else (3, None, None)
@@ -114,7 +120,8 @@ def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> 
     if not isinstance(input_shape, tuple | list) or len(input_shape) != 3:
         raise refused("three numbers, (channels, height, width)")
     channels, height, width = input_shape
-    if width in (1, 3) and channels not in (1, 3):  # Keras's (height, width, channels)
+    is_height = channels is None or (_is_whole(channels) and channels >= VGG.min_size)
+    if is_height and _is_whole(width) and width < VGG.min_size:  # (height, width, channels), since no width is so small
         channels, height, width = width, channels, height
     if not _is_whole(channels) or channels < 1 or not all(n is None or _is_whole(n) for n in (height, width)):
         raise refused("(channels, height, width) in whole numbers, with None for an open height or width")
@@ -124,8 +131,8 @@ def resolve_input_shape(input_shape: Any, include_top: bool, imagenet: bool) -> 
         raise refused(
             "a fixed height and width with include_top=True, since a dense layer takes one number of features"
         )
-    if imagenet and channels != 3:
-        raise refused("3 channels with weights='imagenet'")
+    if imagenet and channels != 3 and not adapt_input:
+        raise refused("3 channels with weights='imagenet', or adapt_input=True")
     if imagenet and include_top and (height, width) != (224, 224):
-        raise refused("(3, 224, 224) with weights='imagenet' and include_top=True")
+        raise refused(f"({channels}, 224, 224) with weights='imagenet' and include_top=True")
     return channels, height, width

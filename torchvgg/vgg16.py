@@ -18,13 +18,18 @@ class VGG16(VGG):
     Args:
         include_top: include the three dense layers. They fix the size of the images; without them any size goes in.
         weights: "imagenet" (Keras's published weights, downloaded and converted once), None (Keras's random
-            initialisation), or the path of a file that `convert` wrote or of a Keras file.
+            initialisation), or the path of a file that `convert` wrote, of a Keras file, or of a `state_dict` of this model or of
+            torchvision's or timm's, whose own ImageNet weights want another preprocessing: a warning says which.
         input_shape: `(channels, height, width)` of an image, None for an open size; Keras's `(height, width, channels)`
-            is understood. By default `(3, 224, 224)` with the top, `(3, None, None)` without.
+            is understood where the last number is under 32. By default `(3, 224, 224)` with the top, `(3, None, None)` without.
         pooling: "avg" or "max" adds a global pooling at the end of a model without the top, None doesn't.
         classes: the number of classes, with the top.
         classifier_activation: the last layer's activation: "softmax", None for logits, or another of Keras's.
         name: the title of the summary.
+        adapt_input: with weights for three channels, take images of as many as `input_shape` says, as timm's `in_chans` does:
+            the first kernel is summed for grey images, else its channels (blue, green, red) are repeated and scaled by
+            3 / channels. Grey images in [0, 255], minus 114.799, the mean of `preprocess_input`'s three, give what the model for
+            three channels gives for three such channels. Without weights nothing is adapted.
 
     Raises:
         ValueError: Keras refuses an argument, or the weights don't fit.
@@ -42,5 +47,6 @@ class VGG16(VGG):
         classes: int = 1000,
         classifier_activation: Activation = "softmax",
         name: str = "vgg16",
+        adapt_input: bool = False,
     ) -> None:
-        super().__init__(include_top, weights, input_shape, pooling, classes, classifier_activation, name)
+        super().__init__(include_top, weights, input_shape, pooling, classes, classifier_activation, name, adapt_input)

@@ -26,5 +26,6 @@ class VGG19(VGG):
         classes: int = 1000,
         classifier_activation: Activation = "softmax",
         name: str = "vgg19",
+        adapt_input: bool = False,
     ) -> None:
-        super().__init__(include_top, weights, input_shape, pooling, classes, classifier_activation, name)
+        super().__init__(include_top, weights, input_shape, pooling, classes, classifier_activation, name, adapt_input)

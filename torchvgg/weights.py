@@ -48,7 +48,7 @@ def read_model(
     """
     from .convert.errors import naming_file
     from .convert.network.from_file import open_source
-    from .convert.network.from_tensors import network_of_torch_file
+    from .convert.network.from_tensors import network_of_torch_file, preprocessing_of
     from .convert.read.file_kind import file_kind
     from .convert.read.torch_file import read_torch_file
 
@@ -61,6 +61,8 @@ def read_model(
     file = read_torch_file(path)
     if file.architecture is None:
         return file.tensors, None
+    if preprocessing := preprocessing_of(file):
+        warnings.warn(f"{path}: {preprocessing}", stacklevel=3)
     with naming_file(path):
         return file.tensors, network_of_torch_file(file, None, base_only=False).architecture()
 
@@ -76,11 +78,15 @@ def assign(model: Model, tensors: Mapping[str, Tensor]) -> None:
         ValueError: a tensor is missing, left over, or of another shape.
     """
     expected = model.state_dict()
+    unknown = tensors.keys() - expected.keys()
     if missing := expected.keys() - tensors.keys():
-        top = any(key.startswith("predictions.") for key in missing)
-        advice = "; the file has no top: use include_top=False, or a file with one" if top else ""
+        advice = ""
+        if any(key.startswith("predictions.") for key in missing):
+            advice = "; the file has no top: use include_top=False, or a file with one"
+            if unknown:
+                advice = f"; the file has other layers, {_grouped(unknown)}: load_model takes a whole model"
         raise ValueError(f"missing for {model.name}: {_grouped(missing)}{advice}")
-    if unknown := tensors.keys() - expected.keys():
+    if unknown:
         raise ValueError(f"{model.name} has no place for {_grouped(unknown)}")
     for key, tensor in tensors.items():
         if tensor.shape != expected[key].shape:
@@ -104,17 +110,26 @@ def _grouped(keys: Iterable[str]) -> str:
     return ", ".join(f"{layer}.{{{', '.join(names)}}}" for layer, names in groups.items())
 
 
-def load_weights(model: Model, network: str, weights: str | os.PathLike[str]) -> None:
+def load_weights(model: Model, network: str, weights: str | os.PathLike[str], adapt_input: bool) -> None:
     """Loads what the `weights` argument names. The tensors become the model's parameters, without a copy.
 
-    Of a Keras file only the order and shapes of its arrays count.
+    Of a Keras file only the order and shapes of its arrays count. Warns of a file with torchvision's or timm's names, since their
+    weights want another preprocessing.
+
+    Args:
+        model: a VGG.
+        network: "vgg16" or "vgg19".
+        weights: "imagenet", or the path of a file.
+        adapt_input: adapt the first kernel to the model's channels.
 
     Raises:
         ValueError: the file is damaged or of another kind, or a tensor is missing, left over, or of another shape. A top
             that the model lacks is no error.
         OSError: the weights can't be read or fetched.
     """
+    from .convert.errors import naming_file
     from .convert.network.from_file import open_source
+    from .convert.network.from_tensors import preprocessing_of, vgg_tensors
     from .convert.read.file_kind import file_kind
     from .convert.read.torch_file import read_torch_file
 
@@ -126,10 +141,49 @@ def load_weights(model: Model, network: str, weights: str | os.PathLike[str]) ->
         with open_source(path, image_size, base_only=not include_top, weights_only=True) as source:
             tensors = _tensors(source)
     else:
-        tensors = read_torch_file(path).tensors
+        file = read_torch_file(path)
+        with naming_file(path):
+            tensors = vgg_tensors(file.tensors, base_only=not include_top)
+            if preprocessing := preprocessing_of(file):
+                warnings.warn(f"{path}: {preprocessing}", stacklevel=4)  # of the line that calls VGG16
     if not include_top:
         tensors = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] not in TOP}
-    try:
+    with naming_file(path):
+        _fit_input(model, tensors, adapt_input)
         assign(model, tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+
+
+def _fit_input(model: Model, tensors: dict[str, Tensor], adapt_input: bool) -> None:
+    """Adapts the first kernel among the tensors to the model's channels, if it may. Raises a ValueError for another input."""
+    from .convert.network.vgg_architecture import CONVOLUTION_NAME, size_for
+
+    _, channels, height, width = model.input_shape
+    first = next(filter(CONVOLUTION_NAME.match, model.state_dict()))
+    kernel, dense = tensors.get(first), tensors.get("fc1.weight")
+    if kernel is not None and kernel.dim() == 4 and kernel.shape[1] != channels:
+        if not adapt_input:
+            raise ValueError(
+                f"input_shape: expected {kernel.shape[1]} channels, as these weights take, or adapt_input=True. Received: {channels}"
+            )
+        tensors[first] = adapt_kernel(kernel, channels)
+    features = model.get_submodule("fc1").in_features if "fc1" in dict(model.named_children()) else None
+    if features and dense is not None and dense.dim() == 2 and dense.shape[1] != features:
+        raise ValueError(
+            f"input_shape: the top of these weights takes images of {size_for(dense.shape[1])}; leave input_shape out, or the top, "
+            f"include_top=False. Received: {height}×{width}"
+        )
+
+
+def adapt_kernel(kernel: Tensor, channels: int) -> Tensor:
+    """Adapts the kernel of a first convolution, `(filters, 3, height, width)`, to another number of channels.
+
+    It is what timm does for its `in_chans`: for one channel it is summed, which gives what the channels give if they are all
+    alike; for others it is repeated in order, and scaled so that the sum over the channels stays about the same.
+    """
+    own = kernel.shape[1]
+    if not kernel.is_floating_point() or not own:
+        return kernel
+    kernel = kernel.to(torch.get_default_dtype())
+    if channels == 1:
+        return kernel.sum(1, keepdim=True)
+    return kernel.repeat(1, -(-channels // own), 1, 1)[:, :channels] * (own / channels)

@@ -95,8 +95,9 @@ def assemble(
             if not array.dtype.is_floating_point and spec.name != "count":
                 raise ValueError(f"{array.name[:100]}: expected floating-point numbers. Received: whole ones")
         weights = [Weight(spec.name, array, spec.layout) for spec, array in zip(specs, arrays, strict=True)]
-        layers.append(Layer(described.class_name, described.name, settings, weights, described.trainable))
-    return Network(graph.name, input_shapes(graph), layers, graph.nodes, graph.outputs, kernels)
+        own = (described.class_name, described.name, settings, weights, described.trainable)
+        layers.append(Layer(*own, described.path, described.place))
+    return Network(graph.name, input_shapes(graph), layers, graph.nodes, graph.outputs, kernels, graph.class_name)
 
 
 def _check_kind(described: Described, inputs: Sequence[Features]) -> None:

@@ -23,7 +23,7 @@ from ..read.torch_file import TorchFile, read_torch_file
 from .from_keras_model import network_of_keras_model
 from .from_keras_weights import vgg_of_arrays
 from .from_onnx import network_of_onnx_file
-from .from_tensors import network_of_torch_file
+from .from_tensors import network_of_torch_file, preprocessing_of
 from .kernel_parts import whole_kernels
 from .network import Network
 from .unfolding import CustomObjects
@@ -41,6 +41,7 @@ class Source(NamedTuple):
         path: the file.
         stamp: what changes when the file does.
         assumed: a sentence on what the file doesn't say; "" if it says everything.
+        warning: a sentence on the preprocessing, if the weights may be torchvision's or timm's own; else "".
         published_md5: of a file that Keras publishes, checked when it was found or fetched; else None.
     """
 
@@ -50,6 +51,7 @@ class Source(NamedTuple):
     path: Path
     stamp: list[tuple[int, ...]]
     assumed: str
+    warning: str = ""
     published_md5: str | None = None
 
     def refusing_nonfinite(self) -> Source:
@@ -106,7 +108,7 @@ def open_source(
             way = "--base-only, or include_top=False"
             network = _or_advice(partial(network_of_onnx_file, onnx_file), base_only, way)
             if weights_only and not base_only:
-                network = as_plain_vgg(network, "weights=")
+                network = as_plain_vgg(network, "weights=, unlike load_model,")
             network, assumed = _with_activation(network, activation, input_shape, is_in_file=True)
         yield Source(network, "ONNX", "unknown", path, stamp, assumed)
         return
@@ -116,7 +118,7 @@ def open_source(
             network = _or_advice(partial(_network_of_torch_file, file, input_shape), base_only, "--base-only")
             network, assumed = _with_activation(network, activation, input_shape, file.architecture is not None)
         keras_version = file.metadata.get("keras_version", "unknown")[:LONGEST_VERSION]
-        yield Source(network, path.suffix, keras_version, path, stamp, assumed)
+        yield Source(network, path.suffix, keras_version, path, stamp, assumed, preprocessing_of(file))
         return
     described = None if architecture is None else read_architecture(architecture)
     with open_keras_file(path) as keras_file:
@@ -126,7 +128,7 @@ def open_source(
             make = partial(_network_of_keras_file, keras_file, input_shape, custom_objects)
             network = _or_advice(make, base_only, "--base-only, or include_top=False")
             if weights_only and not base_only and keras_file.config is not None:
-                network = as_plain_vgg(network, "weights=")
+                network = as_plain_vgg(network, "weights=, unlike load_model,")
             network, assumed = _with_activation(network, activation, input_shape, keras_file.config is not None)
         yield Source(network, keras_file.format, keras_file.keras_version, path, stamp, assumed)
 
@@ -146,7 +148,10 @@ def _check_order(keras_file: KerasFile, base_only: bool) -> None:
         if match := re.fullmatch(r"(.*layers/(?:conv2d|dense))(?:_([1-9][0-9]*))?", layer.name):
             numbered[match[1]].add(int(match[2] or 0))
         elif not base_only and any(len(array.shape) == 4 for array in layer.arrays):
-            raise ValueError(f"{layer.name}: a kernel in a layer that Keras doesn't call conv2d")
+            advice = "other weights need their model's architecture, --architecture model.json"
+            raise ValueError(
+                f"the weights of no VGG16 or VGG19: {layer.name}, a kernel that isn't a conv2d's; {advice}"
+            )
     for place, numbers in numbered.items():
         if numbers != set(range(len(numbers))):
             received = ", ".join(map(str, sorted(numbers)))
@@ -177,7 +182,7 @@ def _or_advice(make: Callable[[bool], Network], base_only: bool, way: str) -> Ne
     try:
         return make(base_only)
     except ValueError as error:
-        if base_only:
+        if base_only or "--base-only" in str(error):
             raise
         try:
             name = make(True).name

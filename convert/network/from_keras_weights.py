@@ -13,7 +13,16 @@ from ..array import Array
 from ..layout import CONV2D_KERNEL, THEANO_KERNEL, Layout
 from .assemble import assemble
 from .network import Network
-from .vgg_architecture import CONVOLUTION_NAME, LAST_FILTERS, NETWORKS, TOP, filters_of, square_input, vgg_chain
+from .vgg_architecture import (
+    CONVOLUTION_NAME,
+    LAST_FILTERS,
+    NETWORKS,
+    TOP,
+    filters_of,
+    size_for,
+    square_input,
+    vgg_chain,
+)
 
 Pair = tuple[Array, Array]  # a kernel and its bias
 
@@ -55,8 +64,8 @@ def vgg_of_arrays(
     features = LAST_FILTERS * (height // 32) * (width // 32)
     if fc1.shape[0] != features:
         raise ValueError(
-            f"{fc1.name}: images of {height}×{width} give {features} features, the array takes {fc1.shape[0]}; "
-            "pass the right --input-shape H,W"
+            f"{fc1.name}: images of {height}×{width} give {features} features, the array takes {fc1.shape[0]}, "
+            f"as of {size_for(fc1.shape[0])}; pass the right --input-shape H,W, or input_shape"
         )
     return vgg_of_pairs(convolutions, kernels, dense, (height, width))
 
@@ -103,7 +112,8 @@ def _base(arrays: Sequence[Array], in_order: bool) -> list[Pair]:
             check_between(arrays, base, in_order and ordered == pairs)
             return base
     expected = "the 13 convolutions of VGG16 or the 16 of VGG19, one after the other"
-    raise ValueError(f"expected {expected}. Received: {len(ordered)}; {_shown(arrays)}")
+    received = f"{len(ordered)} convolutions with a bias; {_shown(arrays)}"
+    raise ValueError(f"the weights of no VGG16 or VGG19: expected {expected}. Received: {received}")
 
 
 def _owner(array: Array) -> str:

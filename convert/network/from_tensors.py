@@ -1,5 +1,6 @@
 """PyTorch tensors → a `Network`: those of a file that `convert` wrote, or of any VGG's `state_dict`."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,17 @@ from .from_keras_weights import check_between
 from .graph import Described, Graph, Node, chain, uniquely_named
 from .kinds import KINDS, Spec
 from .kinds.validators import whole
+from .naming_schemes import recognise
 from .network import Layer, Network
 from .unfolding import MOST_CALLS
 from .vgg_architecture import CONVOLUTION_NAME, NETWORKS, square_input, vgg_chain
+
+OTHER_PREPROCESSING = (
+    "if these are torchvision's or timm's own ImageNet weights, or fine-tuned from them, they want RGB in [0, 1], minus mean "
+    "(0.485, 0.456, 0.406), divided by std (0.229, 0.224, 0.225), `--preprocess torchvision`, and not preprocess_input; "
+    "weights that `--layout` wrote want preprocess_input"
+)
+PLACE = re.compile(r"(\w+(/\w+)*)?", re.ASCII)  # a group of a `.weights.h5`
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,37 @@ def network_of_torch_file(file: TorchFile, input_shape: tuple[int, int] | None, 
     """
     if file.architecture is not None:
         return network_of_tensors(read_architecture(file.architecture), file.tensors)
-    own = {key: tensor for key, tensor in file.tensors.items() if not base_only or CONVOLUTION_NAME.match(key)}
+    tensors = vgg_tensors(file.tensors, base_only)
+    own = {key: tensor for key, tensor in tensors.items() if not base_only or CONVOLUTION_NAME.match(key)}
     network = network_of_tensors(_chain_of_state_dict(own, input_shape), own)
     if base_only:
-        _check_base(file.tensors, network)
+        _check_base(tensors, network)
     return network
+
+
+def vgg_tensors(tensors: Mapping[str, Tensor], base_only: bool) -> dict[str, Tensor]:
+    """Returns the tensors of a VGG's `state_dict`, ours, torchvision's or timm's, under the names of ours.
+
+    Raises a ValueError for a head that isn't Keras's three dense layers, unless `base_only` leaves it out.
+    """
+    found = recognise(tensors)
+    if found.head and not base_only:
+        shown = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in list(found.head.items())[:4])
+        raise ValueError(
+            f"a VGG of torchvision's or timm's with another head than their three dense layers ({shown}), and how its layers "
+            "are connected isn't in a file of tensors; include_top=False, or --base-only, leaves it out"
+        )
+    return found.tensors
+
+
+def preprocessing_of(file: TorchFile) -> str:
+    """Returns a sentence on the preprocessing of a file whose weights may be torchvision's or timm's own, else ""."""
+    is_unknown = (
+        file.metadata.get("preprocessing") == "unknown"
+    )  # so says `convert`, of weights that it had from such a file
+    if file.architecture is None and "layout" not in file.metadata:
+        is_unknown |= recognise(file.tensors).naming_scheme != "torchvgg"
+    return OTHER_PREPROCESSING if is_unknown else ""
 
 
 def _check_base(tensors: Mapping[str, Tensor], network: Network) -> None:
@@ -120,11 +155,14 @@ def read_architecture(architecture: Mapping[str, Any]) -> Graph:
                 raise _not_ours("outputs out of the nodes")
         case _:
             raise _not_ours("a name, an input_shape and layers")
+    class_name = architecture.get("class_name", "")
+    if class_name not in ("", "Sequential", "Functional"):
+        raise _not_ours("a Sequential or a Functional")
     own_names = [str(entry.get("name")) for entry in entries]
     unique = uniquely_named(graph.layers)
     if wrong := [a for a, b in zip(own_names, unique, strict=True) if a != b.name or not a]:
         raise _not_ours(f"other names than {', '.join(map(repr, wrong))}")
-    return graph
+    return graph._replace(class_name=class_name)
 
 
 def _channels_last(shape: Any) -> tuple[int | None, ...]:
@@ -156,8 +194,11 @@ def _read_layer(entry: Any) -> Described:
     match entry:
         case {"class_name": str(class_name), "name": str(name), "config": dict(config)} if class_name in KINDS:
             trainable = entry.get("trainable", True)
-            if isinstance(trainable, bool) and config.keys() <= KINDS[class_name].settings.keys():
-                return Described(class_name, name, config, trainable)
+            path, place = entry.get("path", [name]), entry.get("place", "")
+            is_placed = isinstance(path, list) and bool(path) and all(isinstance(part, str) and part for part in path)
+            is_placed = is_placed and isinstance(place, str) and bool(PLACE.fullmatch(place))
+            if is_placed and isinstance(trainable, bool) and config.keys() <= KINDS[class_name].settings.keys():
+                return Described(class_name, name, config, trainable, path=tuple(path), place=place)
     raise _not_ours(f"a layer. Received: {entry!r:.100}")
 
 
@@ -169,7 +210,9 @@ def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, 
     kernels = [tensor for key, tensor in tensors.items() if CONVOLUTION_NAME.match(key) and tensor.dim() == 4]
     if len(kernels) not in NETWORKS:
         shown = ", ".join(list(tensors)[:3]) or "no tensors"
-        raise ValueError(f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight and so on. Received: {shown}")
+        raise ValueError(
+            f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight or features.0.weight and so on. Received: {shown}"
+        )
     height, width = input_shape or (None, None)
     classes = None
     if "predictions.weight" in tensors:

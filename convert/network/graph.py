@@ -61,6 +61,7 @@ class Graph(NamedTuple):
         layers: in the order of their first calls.
         nodes: the calls in order: each is fed by those before it.
         outputs: the name of the output, or lists or mappings of such, in Keras's structure.
+        class_name: Keras's, "Sequential" or "Functional", if it's known where the layers' groups lie in a `.weights.h5`; else "".
     """
 
     name: str
@@ -68,6 +69,7 @@ class Graph(NamedTuple):
     layers: list[Described]
     nodes: list[Node]
     outputs: Any
+    class_name: str = ""
 
 
 def chain(name: str, input_shape: Shape, layers: Sequence[Described]) -> Graph:

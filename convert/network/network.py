@@ -78,13 +78,20 @@ class Weight:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, all its settings, and its weights."""
+    """A layer, all its settings, and its weights; `path` and `place` are as in `Described`."""
 
     class_name: str
     name: str
     settings: Settings
     weights: list[Weight] = field(default_factory=list)
     trainable: bool = True
+    path: tuple[str, ...] = ()
+    place: str = ""
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether it lies in a model, or a wrapper, within the model."""
+        return len(self.path) > 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Network:
     """A graph of layers, as `Graph` has it, whose settings are known.
 
     `kernels` is the layout of its convolutions' kernels. `THEANO_KERNEL` goes with channels-first images, and so with a
-    flatten in PyTorch's order.
+    flatten in PyTorch's order. `class_name` is as in `Graph`.
     """
 
     name: str
@@ -101,6 +108,7 @@ class Network:
     nodes: list[Node]
     outputs: Any
     kernels: Layout = CONV2D_KERNEL
+    class_name: str = ""
 
     @property
     def is_chain(self) -> bool:
@@ -127,16 +135,19 @@ class Network:
         """Describes the model as plain data, from which it can be built again; shapes of inputs are channels-first.
 
         A chain has an `input_shape` and `layers`, whose order says all; another graph has `inputs`, `nodes` and `outputs` too.
+        For the way back to Keras, the model's class is there, if it is known, and the path and place of layers in nested models.
         """
         layers = [
             {"class_name": layer.class_name, "name": layer.name, "config": shortened(layer.class_name, layer.settings)}
             | ({} if layer.trainable else {"trainable": False})
+            | ({} if layer.path in ((), (layer.name,)) else {"path": list(layer.path)})
+            | ({"place": layer.place} if layer.is_nested else {})
             for layer in self.layers
         ]
+        named = {"name": self.name} | ({"class_name": self.class_name} if self.class_name else {})
         if self.is_chain:
-            return {"name": self.name, "input_shape": channels_first(self.input_shape), "layers": layers}
-        return {
-            "name": self.name,
+            return named | {"input_shape": channels_first(self.input_shape), "layers": layers}
+        return named | {
             "inputs": {name: channels_first(shape) for name, shape in self.inputs.items()},
             "layers": layers,
             "nodes": [[node.name, node.layer, list(node.inputs)] for node in self.nodes],

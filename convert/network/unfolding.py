@@ -3,30 +3,25 @@
 import copy
 import inspect
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from ..errors import LayerError
 from ..read.keras_file import GroupNames
-from .architecture_json import MODELS, Entry, Operand, counted, flattened, mapped
+from .architecture_json import MODELS, Entry, Operand, flattened, mapped
 from .call_order import calls_in_order, no_such_call
-from .graph import INPUT, Described, Graph, Node, uniquely_named
+from .calls import Call, Calls, Value
+from .graph import INPUT, Described, Graph
+from .keras_hub import HUB_MODELS
 from .kernel_parts import quantization
 from .kinds import KINDS
 from .kinds.regularization import Regularization
 from .operations import as_layer, is_operation, merge_of_keras_1, named_function
 from .tensorflow_nodes import as_function
-from .weights_groups import places_of
-
-ALIASES = {
-    **{f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)},  # TensorFlow 1's
-    # Keras 1's
-    **{"Convolution2D": "Conv2D", "AtrousConvolution2D": "Conv2D", "SeparableConvolution2D": "SeparableConv2D"},
-}
+from .weights_groups import ALIASES, places_of
 
 # Identities at inference: in training they vary the images, or add to the loss.
 AUGMENTATION = {
@@ -55,17 +50,6 @@ MOVING = (  # whole numbers stay whole, and masks masks
 MOST_OUTPUTS = 100  # of a layer that is refused: one that returns its states too, an operation that splits
 MOST_CALLS = 5000  # of layers and models, nested ones included
 
-Value = int | str  # the output of a call, by its number, or an input of the model, by its name
-
-
-class Call(NamedTuple):
-    """A call of a layer, before the layers have their final names."""
-
-    layer: Described
-    inputs: tuple[Value, ...]
-    is_operation: bool = False
-
-
 # By the name of a layer or a class: what it does, as `named_function` takes it; a PyTorch module; or what makes one.
 CustomObjects = Mapping[str, str | nn.Module | Callable[..., nn.Module]]
 
@@ -89,9 +73,12 @@ def read_graph(
     if unused := named - unfolding.used:
         raise ValueError(f"lambda: no layer is called {', '.join(map(repr, sorted(unused)))}")
     leaves = iter(outputs)
+    structure: Any = outputs[0] if len(outputs) == 1 else outputs
     if _is_functional(model):
-        return unfolding.graph(model.name, inputs, mapped(lambda _: next(leaves), _sorted(model.ends["output"])))
-    return unfolding.graph(model.name, inputs, outputs[0] if len(outputs) == 1 else outputs)
+        structure = mapped(lambda _: next(leaves), _sorted(model.ends["output"]))
+    is_placed = model.class_name not in HUB_MODELS and group_names is not GroupNames.PLACE
+    class_name = ALIASES.get(model.class_name, model.class_name) if is_placed else ""
+    return unfolding.graph(model.name, inputs, structure)._replace(class_name=class_name)
 
 
 def _sorted(structure: Any) -> Any:
@@ -126,16 +113,16 @@ def _is_functional(model: Entry) -> bool:
     return model.class_name != "Sequential" and bool(model.config) and bool(model.layers)
 
 
-class _Unfolding:
+class _Unfolding(Calls):
     """Collects the calls of a model's layers, and of those of the models in it, in order."""
 
     def __init__(self, keras_version: str, custom_objects: CustomObjects, group_names: GroupNames) -> None:
+        super().__init__()
         self.keras_version, self.custom_objects, self.group_names = keras_version, custom_objects, group_names
         self.is_old = is_before_3(keras_version)
         self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
         self.used: set[str] = set()
         self.types: dict[Value, str] = {}  # "int" or "bool", of what isn't floating-point
-        self.calls: list[Call] = []
         self.masks: dict[Value, Value] = {}  # by an output, the mask that is handed on with it, where no file has it
         self.count = 0
 
@@ -369,41 +356,8 @@ class _Unfolding:
             self._hand_on(inputs[0], value)
         return [value]
 
-    def add(self, layer: Described, inputs: Iterable[Value], is_operation: bool = False) -> Value:
-        self.calls.append(Call(layer, tuple(inputs), is_operation))
-        return len(self.calls) - 1
-
     def _producer(self, value: Value) -> Call | None:
         return self.calls[value] if isinstance(value, int) else None
-
-    def graph(self, name: str, inputs: dict[str, Any], outputs: Any) -> Graph:
-        """Makes the graph. Operations that were joined into others, and so feed nothing, are left out."""
-        used = {*flattened(outputs)}
-        for number, call in list(enumerate(self.calls))[::-1]:
-            if number in used or not call.is_operation:
-                used |= {*call.inputs, number}
-        kept = [number for number in range(len(self.calls)) if number in used]
-        by_path: dict[tuple[str, ...], Described] = {}
-        for number in kept:
-            layer = self.calls[number].layer
-            if layer.path not in by_path or layer.problem:  # one call that can't be converted is enough
-                by_path[layer.path] = layer
-        layers = uniquely_named(counted(list(by_path.values())))
-        names = dict(zip(by_path, (layer.name for layer in layers), strict=True))
-        taken = set(names.values())
-        of_value: dict[Value, str] = {own: own + "_" * (own in taken) for own in inputs}
-        counts: Counter[str] = Counter()
-        nodes = []
-        for number in kept:
-            layer, fed_by, _ = self.calls[number]
-            own = names[layer.path]
-            while counts[own] and f"{own}:{counts[own]}" in taken:  # a layer's own name
-                counts[own] += 1
-            of_value[number] = f"{own}:{counts[own]}" if counts[own] else own
-            counts[own] += 1
-            nodes.append(Node(of_value[number], own, tuple(of_value[value] for value in fed_by)))
-        shapes = {of_value[own]: shape for own, shape in inputs.items()}
-        return Graph(name, shapes, layers, nodes, mapped(of_value.__getitem__, outputs))
 
 
 def _without_mask(operands: Sequence[Operand], inputs: Sequence[Value]) -> tuple[list[Value], list[Any]]:

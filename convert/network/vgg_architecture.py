@@ -66,6 +66,16 @@ def vgg_arguments(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
     return (NETWORKS[convolutions], arguments) if layers == expected else None
 
 
+def size_for(features: int) -> str:
+    """Names the size of the images that give a flatten so many features: 25088 → 224×224."""
+    side = math.isqrt(features // LAST_FILTERS)
+    return (
+        f"{side * 32}×{side * 32}"
+        if side * side * LAST_FILTERS == features
+        else f"a size that gives {features} features"
+    )
+
+
 def square_input(name: str, features: int) -> tuple[int, int]:
     """Returns the size of the images of a flatten, taken to be square: 25088 = 512 × 7 × 7 features of 224 × 224 pixels.
 

@@ -121,7 +121,10 @@ def as_plain_vgg(network: Network, purpose: str) -> Network:
         raise ValueError(f"{purpose} takes Keras's own VGG16 and VGG19, and layer {name!r} {what}{advice}")
     if network.kernels is not CONV2D_KERNEL:
         return network_of_layers(chain, layers)
-    own = [replace(layer, name=plain.name, trainable=True) for layer, plain in zip(layers, chain.layers, strict=True)]
+    own = [
+        replace(layer, name=plain.name, trainable=True, path=(), place="")
+        for layer, plain in zip(layers, chain.layers, strict=True)
+    ]
     return Network(chain.name, {INPUT: network.input_shape}, own, chain.nodes, chain.outputs)
 
 

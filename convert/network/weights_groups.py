@@ -7,12 +7,19 @@ from collections.abc import Iterable, Iterator
 from ..read.keras_file import GroupNames
 from .architecture_json import Entry
 
+ALIASES = {  # classes of older versions, by the names that they have now
+    "Model": "Functional",
+    **{f"BatchNormalizationV{n}": "BatchNormalization" for n in (1, 2)},  # TensorFlow 1's
+    # Keras 1's
+    **{"Convolution2D": "Conv2D", "AtrousConvolution2D": "Conv2D", "SeparableConvolution2D": "SeparableConv2D"},
+}
+
 
 def places_of(model: Entry, group_names: GroupNames) -> dict[str, str]:
     """Maps each layer's name to its group within its model's."""
     if group_names is GroupNames.PLACE:
         return {entry.name: f"layer-{number}" for number, entry in enumerate(model.layers[::-1], 1)}
-    numbered = places(entry.class_name for entry in model.layers)
+    numbered = places(ALIASES.get(entry.class_name, entry.class_name) for entry in model.layers)
     return dict(zip((entry.name for entry in model.layers), numbered, strict=True))
 
 

@@ -16,24 +16,29 @@ RETRIEVED_AGAIN = "download the file itself"
 
 
 ARCHITECTURE = rb"(\xef\xbb\xbf)?\s*(\{|((---|#)[^\n]*\n\s*)*(backend|class_name|config|keras_version):)"
+_NAME_A_MODEL = "name the file of a model"
 _FROM_ARRAYS = "build the model in Keras, model.set_weights(arrays), and model.save('x.keras')"
-_BEFORE_1_6 = "it is read after torch.save(torch.load(path, weights_only=True), path)"
 
 # By what a file begins with: what it is, and the way.
 _UNREAD: tuple[tuple[bytes, str, str], ...] = (
     (rb"$", "", "an empty file"),
-    (rb"\x80[\x00-\x05]\x8a\x0al\xfc\x9cF\xf9", "a file of PyTorch before 1.6", _BEFORE_1_6),
-    (rb"\x80[\x00-\x05]", "a pickle, or a file of PyTorch before 1.6", f"of a Keras model: {SAVED_AGAIN}; of PyTorch's: {_BEFORE_1_6}"),
+    (rb"\x80[\x00-\x05]", "a pickle", f"of a Keras model: {SAVED_AGAIN}"),
     (rb"....TFL3", "a TensorFlow Lite model (.tflite)", f"it is a product of the model: {SAVED_AGAIN}"),
     (rb"\x08\x01\x12", "saved_model.pb alone", "take the folder that it lies in, with variables/"),
     (rb"\x93NUMPY", "NumPy arrays (.npy) without their layers", _FROM_ARRAYS),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc|Rar!|.{257}ustar", "a packed file", "unpack it, and take what is in it"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc|Rar!|.{257}ustar", "a packed file (gzip, bzip2, xz, 7z, rar or tar)", "unpack it, and take what is in it"),
     (rb"version https://git-lfs", "a pointer of Git LFS, not the file", f"git lfs pull, or {RETRIEVED_AGAIN}"),
-    (rb"\s*<(!DOCTYPE|html|\?xml)", "a web page, not the file", RETRIEVED_AGAIN),
+    (rb"(\xef\xbb\xbf)?\s*<(?i:!DOCTYPE|!--|html|head|\?xml)", "a web page, not the file", RETRIEVED_AGAIN),
+    (rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*", "an image", _NAME_A_MODEL),
+    (rb"%PDF", "a PDF", _NAME_A_MODEL),
+    (rb"PK\x05\x06", "an empty zip", RETRIEVED_AGAIN),
+    (rb"\0{512}", "zeros where a file begins, as an interrupted download leaves them", RETRIEVED_AGAIN),
     (rb'\s*\{(?=.*("modelTopology"|"weightsManifest"))', "a model of TensorFlow.js", SAVED_AGAIN),
     (rb'\s*\{(?=.*"weight_map")', "the index of weights in several files", "load them in Keras, and model.save_weights('x.weights.h5')"),
+    (rb"\s*\{(?!.*(class_name|config|layers))", "JSON or another text without a model", EXPECTED),
     (ARCHITECTURE, "an architecture without weights", "it goes beside them: load_model('x.weights.h5', architecture=path)"),
-    (rb"\x0a", "a frozen graph of TensorFlow (.pb), or another such file", SAVED_AGAIN),
+    (rb"[\t\n\f\r -~\x80-\xff]+$", "a text", EXPECTED),
+    (rb"\x0a", "a frozen graph of TensorFlow (.pb), a .caffemodel, or another such file", SAVED_AGAIN),
 )  # fmt: skip
 
 
@@ -46,10 +51,11 @@ class FileKind(Enum):
     ONNX = "an ONNX file"
     SAFETENSORS = "PyTorch tensors as .safetensors"
     TORCH_ARCHIVE = "PyTorch tensors as torch.save writes them, a zip"
+    OLD_TORCH_FILE = "PyTorch tensors as torch.save wrote them before 1.6, pickles and numbers"
 
     @property
     def is_keras(self) -> bool:
-        return self not in (FileKind.SAFETENSORS, FileKind.TORCH_ARCHIVE)
+        return self not in (FileKind.SAFETENSORS, FileKind.TORCH_ARCHIVE, FileKind.OLD_TORCH_FILE)
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -73,6 +79,8 @@ def file_kind(path: Path) -> FileKind:
         return FileKind.HDF5
     if head[:4] == ZIP_MAGIC:
         return _zip_kind(path)
+    if re.match(rb"\x80.\x8a\x0al\xfc\x9cF\xf9", head, re.DOTALL):  # a number that PyTorch wrote first
+        return FileKind.OLD_TORCH_FILE
     if re.match(rb"\x08[\x03-\x14][\x12\x1a\x22\x2a\x3a]", head):  # its version, then its producer or graph
         return FileKind.ONNX
     what, way = _unread(head)
@@ -126,6 +134,9 @@ def _zip_kind(path: Path) -> FileKind:
         (name for name in names if re.search(r"(^|/)(saved_model\.pb|[^/]+\.(h5|keras|index|onnx))$", name)), ""
     ):
         raise ValueError(f"{path}: a zip around {folder!r}; unpack it, and take that")
+    if not any(name.endswith("data.pkl") for name in names):
+        inside = ", ".join(f"{name!r:.100}" for name in names[:3])
+        raise ValueError(f"{path}: a zip without a model; {EXPECTED}. Received: one of {inside}")
     return FileKind.TORCH_ARCHIVE
 
 

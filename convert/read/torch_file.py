@@ -1,7 +1,7 @@
 """Tensors in a file of PyTorch's, and the architecture that a `.safetensors` of `convert`'s has beside them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from ..errors import naming_file
 from .archive import read_torch_archive
 from .file_kind import EXPECTED, FileKind, file_kind
 from .strict_json import LONGEST_JSON, parse_json
-from .torch_pickle import StorageEntry, TensorEntry, read_pickle
+from .torch_pickle import StorageEntry, TensorEntry, read_old_pickles, read_pickle
 
 
 class TorchFile(NamedTuple):
@@ -30,10 +30,16 @@ class TorchFile(NamedTuple):
 
 
 def read_torch_file(path: Path) -> TorchFile:
-    """Reads the tensors of a `.safetensors`, or of a dict that `torch.save` wrote. A ValueError tells of any other file."""
-    is_safetensors = file_kind(path) is FileKind.SAFETENSORS
+    """Reads the tensors of a `.safetensors`, or of a dict or a checkpoint that `torch.save` wrote, of a model's tensors alone.
+
+    A ValueError tells of any other file.
+    """
+    kind = file_kind(path)
     with naming_file(path):
-        found = _read_safetensors(path) if is_safetensors else TorchFile(_read_saved(path), {})
+        if kind is FileKind.SAFETENSORS:
+            found = _read_safetensors(path)
+        else:
+            found = TorchFile(_read_saved(path, is_old=kind is FileKind.OLD_TORCH_FILE), {})
         for name, tensor in found.tensors.items():
             # An expanded tensor has any size and a few bytes.
             is_whole = math.prod(tensor.shape) * tensor.element_size() <= tensor.untyped_storage().nbytes()
@@ -57,10 +63,13 @@ def _read_safetensors(path: Path) -> TorchFile:
     return found
 
 
-def _read_saved(path: Path) -> dict[str, Tensor]:
+def _read_saved(path: Path, is_old: bool) -> dict[str, Tensor]:
     try:
-        pickle, storages = read_torch_archive(path)
         content = np.memmap(path, "u1", "c")
+        if is_old:
+            entries, in_order, start = read_old_pickles(content[:LONGEST_JSON].tobytes())
+            return _map_tensors(entries, _old_storages(content, in_order, start))
+        pickle, storages = read_torch_archive(path)
         stored = {key: content[start : start + length] for key, (start, length) in storages.items()}
         return _map_tensors(read_pickle(pickle), stored)
     except ValueError as error:
@@ -68,6 +77,19 @@ def _read_saved(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{EXPECTED}. Received: {reason} (only tensors are read, as with weights_only=True)"
         ) from error
+
+
+def _old_storages(content: np.ndarray, storages: Iterable[StorageEntry], start: int) -> dict[str, np.ndarray]:
+    """Finds the bytes of each storage in a file from before PyTorch 1.6, where its length stands in front of it."""
+    stored = {}
+    for storage in storages:
+        first, end = start + 8, start + 8 + storage.length * storage.dtype.itemsize
+        stated = int.from_bytes(content[start:first].tobytes(), "little")
+        if not first <= end <= len(content) or stated != storage.length:
+            raise ValueError(f"{storage.length:,} numbers are declared, and another number of them is stored")
+        stored[storage.key] = content[first:end]
+        start = end
+    return stored
 
 
 def _map_tensors(entries: Mapping[str, TensorEntry], stored: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

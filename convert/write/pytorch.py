@@ -7,8 +7,6 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
@@ -16,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..network.from_file import Source
+from ..network.naming_schemes import to_scheme
 from ..network.network import Network
 from ..read.file_kind import files_of
-from .naming_schemes import to_scheme
+from ..version import installed_version
 
 # The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
-_NAMES = {
+TYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -34,8 +33,10 @@ _NAMES = {
 }
 
 
-def write_safetensors(network: Network, path: Path, naming_scheme: str, dtype: str, facts: Mapping[str, str]) -> None:
-    """Writes a `.safetensors` with `facts` as its metadata; integers stay integers, whatever the `dtype`.
+def write_safetensors(
+    network: Network, path: Path, naming_scheme: str, dtype: str | None, facts: Mapping[str, str]
+) -> None:
+    """Writes a `.safetensors` with `facts` as its metadata; integers stay integers, whatever the `dtype`, which None leaves as it is.
 
     The library's own `save_file` takes tensors in memory, all of them.
     """
@@ -51,7 +52,7 @@ def _header(forms: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
     start = 0
     for key, form in forms.items():
         end = start + form.nbytes
-        fields[key] = {"dtype": _NAMES[form.dtype], "shape": list(form.shape), "data_offsets": [start, end]}
+        fields[key] = {"dtype": TYPE_NAMES[form.dtype], "shape": list(form.shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -82,12 +83,12 @@ def tensors_on_disk(network: Network, path: Path, dtype: str) -> dict[str, Tenso
     return tensors
 
 
-def _forms(network: Network, dtype: str) -> dict[str, Tensor]:
+def _forms(network: Network, dtype: str | None) -> dict[str, Tensor]:
     """Returns the tensors on the meta device, in the order of the file: larger types first, so that all are aligned."""
     forms = {}
     for key, weight in network.weights():
         own = weight.array.dtype
-        wanted = getattr(torch, dtype) if own.is_floating_point else own
+        wanted = getattr(torch, dtype) if dtype and own.is_floating_point else own
         forms[key] = torch.empty(weight.shape, dtype=wanted, device="meta")
     return dict(sorted(forms.items(), key=lambda item: -item[1].element_size()))
 
@@ -104,19 +105,19 @@ def _write_numbers(network: Network, forms: Mapping[str, Tensor], stream: IO[byt
             stream.write(memory[: part.nbytes].numpy().data)
 
 
-def metadata(network: Network, source: Source, naming_scheme: str) -> dict[str, str]:
+def metadata(network: Network, source: Source | None, naming_scheme: str = "torchvgg") -> dict[str, str]:
     """Returns the metadata of a `.safetensors`: where its tensors come from, and what `load_model` builds the model of."""
-    found = {
-        "format": "pt",
-        "source": os.fsencode(source.path.name).decode("utf-8", "replace"),
-        "source_size": str(sum(file.stat().st_size for file in files_of(source.path))),
-        "keras_version": source.keras_version,
-        "torchvgg_version": "unknown",
-    }
-    with suppress(PackageNotFoundError):  # of a checkout that isn't installed
-        found["torchvgg_version"] = version("torchvgg")
-    if source.published_md5:
+    found = {"format": "pt", "torchvgg_version": installed_version()}
+    if source:
+        found |= {
+            "source": os.fsencode(source.path.name).decode("utf-8", "replace"),
+            "source_size": str(sum(file.stat().st_size for file in files_of(source.path))),
+            "keras_version": source.keras_version,
+        }
+    if source and source.published_md5:
         found["source_md5"] = source.published_md5
+    if source and source.warning:
+        found["preprocessing"] = "unknown"
     if naming_scheme == "torchvgg":
         return found | {"architecture": json.dumps(network.architecture())}
     return found | {"layout": naming_scheme}

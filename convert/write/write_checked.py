@@ -8,14 +8,13 @@ from ..atomic_files import writing
 from ..check import Build, check_conversion, check_work
 from ..errors import explaining_failed_write
 from ..network.from_file import Source
-from ..network.from_keras_weights import vgg_of_arrays
+from ..network.naming_schemes import check_scheme, from_scheme
 from ..network.network import Network
 from ..network.vgg_base import as_plain_vgg
 from ..options import KERAS_SUFFIXES, suffix_of
 from ..read.keras_file import open_keras_file
 from ..read.torch_file import read_torch_file
-from .keras import write_keras
-from .naming_schemes import check_scheme, from_scheme
+from .keras import arrays_of_file, for_keras, write_keras
 from .pytorch import metadata, tensors_on_disk, write_pickle, write_safetensors
 
 
@@ -36,7 +35,7 @@ def write_checked(
     network = source.network
     suffix = suffix_of(output)
     if suffix in KERAS_SUFFIXES:
-        network = as_plain_vgg(network, f"{suffix}, the way back,")
+        network = for_keras(network, suffix)
     elif naming_scheme != "torchvgg":
         network = as_plain_vgg(network, f"--layout {naming_scheme}")
         check_scheme(network, naming_scheme)
@@ -62,8 +61,6 @@ def write_checked(
 def _read_back(path: Path, suffix: str, network: Network, naming_scheme: str, dtype: str) -> dict[str, Tensor]:
     """Reads the tensors of the written file as any reader does, and returns them under our own names."""
     if suffix not in KERAS_SUFFIXES:
-        return from_scheme(read_torch_file(path).tensors, network, naming_scheme)
-    height, width, _ = network.input_shape
+        return from_scheme(read_torch_file(path).tensors, network.name, naming_scheme)
     with open_keras_file(path) as keras_file:
-        size = (height, width) if height and width else None
-        return tensors_on_disk(vgg_of_arrays(keras_file.arrays, size, base_only=False), path.with_name("back"), dtype)
+        return tensors_on_disk(arrays_of_file(network, keras_file, suffix), path.with_name("back"), dtype)

@@ -15,7 +15,7 @@ from . import __doc__ as description
 from . import conversion, extraction, inference, peers
 from .measuring import Scale, Table
 
-TABLES = ("conversion", "loading", "inference", "bfloat16", "training", "extraction")
+TABLES = ("conversion", "loading", "inference", "bfloat16", "training", "head", "extraction")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +71,8 @@ def measured(tables: Sequence[str], scale: Scale, batches: Sequence[int], only: 
             found |= {f"{kind}, batch {batch}": table for batch, table in by_batch.items()}
     if "training" in tables:
         found["training, batch 8"] = inference.training(scale)
+    if "head" in tables:
+        found["training a head, 32 images"] = inference.head(scale)
     return {"machine": machine(), "scale": scale._asdict(), "tables": found, "left_out": left_out}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchvgg import VGG16
+from torchvgg import VGG16, optimize_for_inference
 
 from .measuring import Scale, Table, in_turn, medians
 from .peers import installed
@@ -95,3 +95,40 @@ def _step(make: Any, scale: Scale, batch: int, memory_format: torch.memory_forma
         optimizer.zero_grad()
 
     return step
+
+
+def head(scale: Scale, images: int = 32, batch: int = 8) -> Table:
+    """An epoch of a new head on the same frozen base, whose features are averaged; and of the head on features kept from before."""
+    base = ours(scale, include_top=False).requires_grad_(False)
+    x = 60 * torch.randn(images, 3, scale.size, scale.size)
+    average = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    bases: dict[str, Any] = {"optimize_for_inference": optimize_for_inference(base)}
+    with contextlib.suppress(ImportError):
+        from torchvision.models import vgg16
+
+        for form in (torch.contiguous_format, torch.channels_last):
+            theirs = vgg16().features.eval().requires_grad_(False)
+            theirs.load_state_dict(dict(zip(theirs.state_dict(), base.state_dict().values(), strict=True)))
+            bases["torchvision" + ", channels-last" * (form is torch.channels_last)] = theirs.to(memory_format=form)
+    epochs = {name: _epoch(nn.Sequential(own, average), x, scale, batch) for name, own in bases.items()}
+    epochs["features kept from before"] = _epoch(
+        nn.Identity(), average(bases["optimize_for_inference"](x)), scale, batch
+    )
+    for epoch in epochs.values():
+        epoch()
+    return medians(in_turn(epochs, scale.rounds))
+
+
+def _epoch(base: nn.Module, x: Tensor, scale: Scale, batch: int) -> Callable[[], None]:
+    model = nn.Sequential(base, nn.BatchNorm1d(512), nn.Linear(512, scale.classes)).train()
+    base.eval()
+    optimizer = torch.optim.Adam(model[1:].parameters())
+    labels = torch.randint(scale.classes, (len(x),))
+
+    def epoch() -> None:
+        for images, answers in zip(x.split(batch), labels.split(batch), strict=True):
+            nn.functional.cross_entropy(model(images), answers).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return epoch

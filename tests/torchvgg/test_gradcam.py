@@ -6,9 +6,10 @@ from typing import Any
 import keras
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchvgg import VGG16, grad_cam, load_model
+from torchvgg.layers import Activation
 
 from ..helpers.heads import L, base, with_random_weights
 from ..helpers.keras_models import images, relative_error
@@ -74,6 +75,33 @@ def test_a_head_that_is_a_convolution(tmp_path: Path) -> None:
     model = load_model(tmp_path / "model.keras")
     x = images(1, 3, 64, 64)
     assert torch.equal(grad_cam(model, x), grad_cam(model, x, layer="block5_conv3"))
+
+
+@pytest.mark.parametrize("end", [(), (nn.Softmax(1),), (Activation("softmax"),)])
+def test_any_module(end: tuple[nn.Module, ...]) -> None:
+    """A base with a head of PyTorch's own: the same as of the model that has Keras's, by the layer's name or the module's."""
+    model = VGG16(weights=None, classes=3, input_shape=(3, 32, 32)).eval()
+    base = VGG16(weights=None, include_top=False)
+    base.load_state_dict({key: value for key, value in model.state_dict().items() if key.startswith("block")})
+    logits = nn.Linear(4096, 3)
+    logits.load_state_dict(model.predictions.state_dict())
+    module = nn.Sequential(base, nn.Flatten(), model.fc1, model.fc2, logits, *end).eval()
+    x = images(2, 3, 32, 32)
+    for own, theirs in ((None, None), ("block2_conv1", "block2_conv1"), ("block2_conv1", "0.block2_conv1")):
+        assert relative_error(grad_cam(module, x, layer=theirs), grad_cam(model, x, layer=own)) <= 1e-5
+    assert not any(layer._forward_hooks for layer in module.modules())
+    for layer, message in (
+        ("block9", r"layer: expected one out of 0.block1_conv1, .* Received: 'block9'"),
+        ("4", r"layer: expected one with maps, \(N, C, H, W\), before the head. Received: '4'"),
+        ("2", r"layer: expected one with maps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            grad_cam(module, x, layer=layer)
+    for headless in (base, nn.Sequential(base)):
+        with pytest.raises(
+            ValueError, match=r"expected a model that ends in classes, .*Received: one of|before the head"
+        ):
+            grad_cam(headless, x, layer="block4_conv1")
 
 
 @pytest.mark.parametrize(

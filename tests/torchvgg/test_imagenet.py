@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from torchvgg import decode_predictions, preprocess_input
+from torchvgg import decode_predictions, optimize_for_inference, preprocess_input
 from torchvgg.imagenet import labels
+from torchvgg.layers import PreprocessInput
+from torchvgg.model import Model
+
+from ..helpers.photos import photo
 
 CLASS_INDEX_MD5 = "c2c37ea517e94d9795004a39431a14cb"  # of Keras's imagenet_class_index.json
 
@@ -54,6 +60,93 @@ def test_preprocess_input_is_keras(dtype: str, shape: tuple[int, ...], data_form
 def test_preprocess_input_refuses(x: Any, data_format: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         preprocess_input(x, data_format=data_format)
+
+
+def pixels() -> torch.Tensor:
+    return torch.from_numpy(np.asarray(photo("coffee.png", (64, 48)))).permute(2, 0, 1).float()[None].repeat(3, 1, 1, 1)
+
+
+def with_edges_overshot() -> torch.Tensor:
+    """As bicubic resizing leaves them."""
+    return torch.nn.functional.interpolate(pixels() // 128 * 255, scale_factor=3.3, mode="bicubic")
+
+
+SCALED = r"Received: images in \[0, 1\], as torchvision's ToTensor\(\) makes them; call preprocess_input\(255 \* x\)"
+TWICE = "Received: images with negative values, as if they had been preprocessed already"
+RANGES: dict[str, tuple[Callable[[], Any], str | None]] = {
+    "ToTensor": (lambda: pixels() / 255, SCALED),
+    "half": (lambda: (pixels() / 255).half(), SCALED),
+    "of an array": (lambda: (pixels() / 255).numpy(), SCALED),
+    "one image": (lambda: pixels()[0] / 255, SCALED),
+    "of one pixel": (lambda: torch.full((3, 1, 1), 0.5), SCALED),
+    "with gradients": (lambda: (pixels() / 255).requires_grad_(), SCALED),
+    "preprocessed": (lambda: preprocess_input(pixels()), TWICE),
+    "preprocessed array": (lambda: preprocess_input(pixels().numpy()), TWICE),
+    "signed": (lambda: pixels() / 127.5 - 1, TWICE),
+    "standardized": (lambda: (pixels() / 255 - 0.45) / 0.23, TWICE),
+    "pixels": (pixels, None),
+    "edges overshot": (with_edges_overshot, None),
+    "black": (lambda: torch.zeros(2, 3, 8, 8), None),
+    "dark": (lambda: (pixels() > 200).float(), None),  # 0 and 1 of 255
+    "dark at first": (lambda: torch.cat([pixels().repeat(3, 1, 1, 1) / 255, pixels()]), None),
+    "integers": (lambda: pixels().byte() // 128, None),
+    "boolean": (lambda: pixels() > 200, None),
+    "none": (lambda: torch.zeros(0, 3, 8, 8), None),
+    "not numbers": (lambda: torch.full((1, 3, 8, 8), float("nan")), None),
+    "meta": (lambda: torch.empty(1, 3, 8, 8, device="meta"), None),
+}
+
+
+@pytest.mark.parametrize("case", RANGES)
+def test_images_in_another_range_are_told(case: str) -> None:
+    make, message = RANGES[case]
+    x = make()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        preprocess_input(x)
+    assert len(caught) == (message is not None)
+    if message:
+        with pytest.warns(UserWarning, match=message) as seen:
+            preprocess_input(x)
+        assert seen[0].filename == __file__
+
+
+def test_they_are_told_once_for_a_line_of_code() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            preprocess_input(torch.rand(1, 3, 8, 8))
+    assert len(caught) == 1
+    model = Model({"preprocess_input": PreprocessInput()}, (3, 8, 8), "model")
+    for own in (model, optimize_for_inference(model)):  # the line is the user's, however deep the layer
+        with pytest.warns(UserWarning, match=SCALED) as seen:
+            own(torch.rand(1, 3, 8, 8))
+        assert seen[0].filename == __file__
+
+
+class Preprocess(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return preprocess_input(x)
+
+
+MEAN = torch.tensor([103.939, 116.779, 123.68]).reshape(3, 1, 1)
+TRANSFORMS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "torch.compile": lambda x: torch.compile(preprocess_input, fullgraph=True, backend="eager")(x),
+    "torch.export": lambda x: torch.export.export(Preprocess(), (x,)).module()(x),
+    "torch.export, strict": lambda x: torch.export.export(Preprocess(), (x,), strict=True).module()(x),
+    "torch.jit.trace": lambda x: torch.jit.trace(Preprocess(), x)(x),
+    "torch.vmap": lambda x: torch.vmap(preprocess_input)(x[:, None])[:, 0],
+    "torch.func.jvp": lambda x: torch.func.jvp(lambda y: preprocess_input(255 * y) / 255, (x,), (x,))[1] - MEAN / 255,
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "error::UserWarning")
+def test_transforms_neither_warn_nor_break(name: str) -> None:
+    x = torch.rand(2, 3, 16, 16)
+    received = TRANSFORMS[name](x)
+    assert "aten::min" not in str(torch.jit.trace(Preprocess(), x).graph)
+    torch.testing.assert_close(received, x.flip(1) - (MEAN / 255 if "jvp" in name else MEAN))
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])

@@ -130,6 +130,9 @@ def test_parameters_are_pytorchs_and_nothing_else_is_in_the_state_dict() -> None
         ((1, None, 64), (None, 1, None, 64)),
         ([64, 64, 3], (None, 3, 64, 64)),
         ((5, 64, 64), (None, 5, 64, 64)),
+        ((64, 64, 4), (None, 4, 64, 64)),
+        ((None, 64, 31), (None, 31, None, 64)),
+        ((64, 64, 32), (None, 64, 64, 32)),
     ],
 )
 def test_input_shape_in_either_order(input_shape: Any, expected: tuple[int | None, ...]) -> None:
@@ -141,9 +144,19 @@ def test_input_shape_in_either_order(input_shape: Any, expected: tuple[int | Non
     [
         ({"weights": "imagnet"}, r"weights: expected None .*, 'imagenet', or the path.*Received: 'imagnet'"),
         ({"weights": 5}, "weights: expected None"),
+        ({"weights": "None"}, "weights: expected None .*Received: 'None'"),
+        *(
+            ({"include_top": x}, rf"include_top: expected True or False. Received: {x!r}")
+            for x in ("False", "", 1, None)
+        ),
+        ({"adapt_input": "True"}, "adapt_input: expected True or False. Received: 'True'"),
         ({"weights": "imagenet", "classes": 10}, "classes: expected 1000.*Received: 10"),
         ({"weights": "imagenet", "input_shape": (100, 100, 3)}, r"expected \(3, 224, 224\).*Received: \(100, 100, 3\)"),
-        ({"weights": "imagenet", "include_top": False, "input_shape": (1, 64, 64)}, "expected 3 channels.*Received"),
+        (
+            {"weights": "imagenet", "include_top": False, "input_shape": (1, 64, 64)},
+            "3 channels.*adapt_input=True.*Received",
+        ),
+        ({"weights": "imagenet", "input_shape": (1, 64, 64), "adapt_input": True}, r"expected \(1, 224, 224\)"),
         ({"weights": "imagenet", "classifier_activation": "relu"}, "expected 'softmax' or None.*Received: 'relu'"),
         ({"weights": __file__, "classifier_activation": "sigmoid"}, "expected 'softmax' or None.*Received: 'sigmoid'"),
         ({"include_top": False, "input_shape": (31, 64, 3)}, r"32 or more.*Received: \(31, 64, 3\)"),
@@ -191,6 +204,28 @@ def test_a_tensor_of_another_shape_is_refused(arguments: dict[str, Any], x: torc
         model(x)
     with pytest.raises(ValueError, match=message):
         model.extract(x, ["block1_conv1"])
+
+
+@pytest.mark.parametrize(
+    "first", [nn.Conv2d(1, 64, 3, padding=1), nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 64, 3, padding=1))]
+)
+def test_the_input_follows_the_first_layer(first: nn.Module) -> None:
+    model = VGG16(weights=None, include_top=False).eval()
+    model.block1_conv1 = first
+    assert model.input_shape == (None, 1, None, None)
+    assert model.output_shape == (None, 512, None, None)
+    lines: list[str] = []
+    model.summary(print_fn=lines.append)
+    assert "(None, 1, None, None)" in "".join(lines)
+    assert model(torch.rand(1, 1, 32, 32)).shape == (1, 512, 1, 1)
+    with pytest.raises(ValueError, match=r"\(N, 1, 32 or more, 32 or more\). Received: \(1, 3, 32, 32\)"):
+        model(torch.rand(1, 3, 32, 32))
+
+
+def test_a_first_layer_without_channels_leaves_the_input() -> None:
+    model = meta(include_top=False)
+    model.block1_conv1 = nn.Identity()
+    assert model.input_shape == (None, 3, None, None)
 
 
 def test_initialisation_is_keras() -> None:

@@ -4,39 +4,40 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader
 
-from ..image_files import read_pixels
+from ..image_files import Pipeline
+
+Batch = TypeVar("Batch")
 
 
 class Decoded(NamedTuple):
-    """A batch of images: the paths of all, the pixels of the good ones, `(n, H, W, C)`, and an error for each, or ""."""
+    """A batch of images: the paths of all, the pixels of the good ones, `(n, H, W, C)`, an error for each, or "", and how to preprocess them."""
 
     paths: list[str]
     pixels: np.ndarray
     errors: list[str]
+    preprocessing: str
 
 
 @dataclass(frozen=True)
 class Decoder:
     """Reads a batch of image files; a bad file becomes an error message in its place."""
 
-    size: tuple[int, int]
-    color_mode: str
-    exif: bool
+    pipeline: Pipeline
     folder: str  # that relative paths start from
 
     def __call__(self, paths: list[str]) -> Decoded:
         pixels, errors = [], []
         for path in (os.path.join(self.folder, path) for path in paths):  # noqa: PTH118
             try:
-                pixels.append(read_pixels(path, self.size, self.color_mode, exif=self.exif))
+                pixels.append(self.pipeline.read(path))
                 errors.append("")
             except (ValueError, OSError) as error:
                 text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -44,7 +45,8 @@ class Decoder:
             except MemoryError:
                 errors.append("not enough memory")
         names = [escaped(path) for path in paths]
-        return Decoded(names, np.stack(pixels) if pixels else np.empty((0, *self.size, 0), np.uint8), errors)
+        stacked = np.stack(pixels) if pixels else np.empty((0, 0, 0, 0), np.uint8)
+        return Decoded(names, stacked, errors, self.pipeline.preprocessing)
 
 
 def escaped(path: str) -> str:
@@ -52,27 +54,29 @@ def escaped(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def decode_batches(batches: Sequence[list[str]], decoder: Decoder, workers: int | None) -> Iterator[Decoded]:
+def decode_batches(
+    batches: Sequence[Batch], decoder: Callable[[Batch], Decoded], workers: int | None
+) -> Iterator[Decoded]:
     """Yields the batches in order, decoded ahead by worker processes (None: one per core, at most 8)."""
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     yield from DataLoader(
         batches,  # type: ignore[arg-type]  # any sequence will do
         batch_size=None,
         num_workers=min(workers, len(batches)),
-        collate_fn=decoder,  # arrays go through a pipe; tensors would need shared memory, which is small in containers
+        collate_fn=decoder,  # type: ignore[arg-type]  # arrays go through a pipe; tensors would need shared memory, which is small in containers
         worker_init_fn=_exit_with_parent,
     )
 
 
 @contextmanager
-def explained_worker_death() -> Iterator[None]:
+def explained_worker_death(advice: str = "run the same command again to resume") -> Iterator[None]:
     """Rewords the error that PyTorch raises, wherever the program is, when a worker was killed."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise RuntimeError("a process that decodes images was killed; run the same command again to resume") from error
+        raise RuntimeError(f"a process that decodes images was killed; {advice}") from error
 
 
 def _exit_with_parent(_: int) -> None:

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ..optional_imports import extra
+from ..optional_imports import require
 
 if TYPE_CHECKING:
     import pyarrow
@@ -34,8 +34,9 @@ class Rows(NamedTuple):
 
 def to_table(rows: Rows) -> pyarrow.Table:
     """Converts rows to Parquet's columns: a bad image has no vector, a good one no error."""
-    with extra("ray"):
-        import pyarrow
+    require("pyarrow")
+    import pyarrow
+
     bad = pyarrow.array([bool(error) for error in rows.error], pyarrow.bool_())
     values = pyarrow.array(rows.vector.ravel(), pyarrow.float32())
     columns = [
@@ -46,12 +47,21 @@ def to_table(rows: Rows) -> pyarrow.Table:
     return pyarrow.table(columns, names=Rows._fields)
 
 
+def to_rows(table: pyarrow.Table) -> Rows:
+    """Converts Parquet's columns to rows."""
+    table = table.combine_chunks()
+    names, vectors, errors = (table[name].chunk(0) for name in Rows._fields)
+    values = vectors.values.to_numpy(zero_copy_only=False)  # NaN for missing vectors
+    return Rows(names.to_pylist(), values.reshape(len(table), -1), [error or "" for error in errors.to_pylist()])
+
+
 class Parquet:
     """Parquet files with columns `path`, `vector` (a list of float32) and `error`."""
 
     def __init__(self) -> None:
-        with extra("ray"):
-            import pyarrow.parquet
+        require("pyarrow")
+        import pyarrow.parquet
+
         self._parquet = pyarrow.parquet
 
     def write(self, path: Path, chunks: Iterator[Rows]) -> None:
@@ -65,10 +75,7 @@ class Parquet:
         return self._parquet.read_table(path, columns=["path"])["path"].to_pylist()
 
     def read(self, path: Path) -> Rows:
-        table = self._parquet.read_table(path).combine_chunks()
-        names, vectors, errors = (table[name].chunk(0) for name in Rows._fields)
-        values = vectors.values.to_numpy(zero_copy_only=False)  # NaN for missing vectors
-        return Rows(names.to_pylist(), values.reshape(len(table), -1), [error or "" for error in errors.to_pylist()])
+        return to_rows(self._parquet.read_table(path))
 
 
 class Npz:
@@ -144,8 +151,8 @@ class Parts:
         if self.files() and known != job:
             if known and not force:
                 raise ValueError(
-                    f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or use "
-                    "--force"
+                    f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or pass "
+                    "force=True, or --force"
                 )
             for part in self.files():
                 part.unlink()

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 
-from ..image_files import check_preprocessing, color_mode, find_images, image_size, preprocessing_of
+from ..image_files import find_images, pipeline_for
 from ..model import Model
-from ..optional_imports import extra
-from .decoding import Decoder, decode_batches, escaped, explained_worker_death
-from .extractor import Extractor, features_of
+from ..optional_imports import progress_bar, require
+from .decoding import Decoder, escaped, explained_worker_death
+from .extractor import Extractor, check_half, features_of, rows_here
 from .feature_files import open_parts
 
 
@@ -37,6 +37,10 @@ def extract_features(
     pooling: str | None = "avg",
     batch_size: int = 32,
     preprocessing: str | None = None,
+    resize: int | tuple[int, int] | None = None,
+    crop: int | tuple[int, int] | None = None,
+    interpolation: str = "nearest",
+    keep_aspect_ratio: bool = False,
     exif: bool = False,
     half: bool = False,
     workers: int | None = None,
@@ -56,14 +60,19 @@ def extract_features(
         layer: the layer whose output is written.
         pooling: "avg" or "max" over the maps, or None for the flattened maps, in Keras's order `(H, W, C)`.
         batch_size: images computed at once.
-        preprocessing: "vgg" for `preprocess_input`, "unit" for [0, 1], or "none"; must match the model's training. By
-            default "none" for a model whose first layer preprocesses or that doesn't take RGB images, else "vgg".
+        preprocessing: "vgg" for `preprocess_input`, "unit" for [0, 1], "signed" for [-1, 1], "torchvision" for its mean and
+            standard deviation, or "none"; must match the model's training. By default "none" for a model whose first layer
+            preprocesses or that doesn't take RGB images, else "vgg".
+        resize: the size that images are resized to, `(height, width)`, or a number for the shorter side; by default the model's.
+        crop: `(height, width)`, or a number for both, to cut out of the centre afterwards; by default the model's size.
+        interpolation: how they are resized, see `load_image`.
+        keep_aspect_ratio: cut images to the proportions of `resize` first, as in Keras.
         exif: rotate images by their EXIF orientation.
         half: compute in half precision, on a GPU.
         workers: processes that decode; by default one per core, at most 8; 0 decodes in this process.
         ray: True to run on a local Ray cluster, or a cluster's address. Files need the same paths on all nodes.
         force: overwrite `output`.
-        progress: show a bar on standard error if that is a terminal.
+        progress: show a bar on standard error if that is a terminal, or in a notebook.
 
     Raises:
         ValueError: an argument is invalid, or there is no GPU for `half`.
@@ -72,20 +81,20 @@ def extract_features(
         RuntimeError: a process that decodes was killed, or Ray failed.
     """
     started = time.perf_counter()
+    require(*packages_of(output, ray))
     if batch_size < 1:
         raise ValueError(f"batch_size: expected a number from 1 up. Received: {batch_size}")
-    if half and not ray and not torch.cuda.is_available():
-        raise ValueError("half: there is no GPU here, and on a CPU float32 is faster")
+    check_half(half, ray)
     if ray and Path(output).suffix != ".parquet":
         raise ValueError(f"output: with Ray, expected a name that ends in .parquet. Received: {output}")
-    features = features_of(model, layer, pooling)
-    preprocessing = check_preprocessing(preprocessing or preprocessing_of(model))
-    decoder = Decoder(image_size(features), color_mode(features), exif, os.getcwd())  # noqa: PTH109
-    extractor = partial(Extractor, features, preprocessing, half)
+    pipeline = pipeline_for(model, resize, crop, interpolation, keep_aspect_ratio, exif, preprocessing)
+    features = features_of(model, layer, pooling, pipeline.size)
+    decoder = Decoder(pipeline, os.getcwd())  # noqa: PTH109
+    extractor = partial(Extractor, features, half)
     job = {
         "weights": _fingerprint(features),
         "layers": [[node.name, node.layer, *node.inputs] for node in features.nodes],
-        "images": [*decoder.size, decoder.color_mode, preprocessing, exif],
+        "images": str(pipeline),
         "half": half,
     }
     names = {escaped(path): path for path in find_images([images] if isinstance(images, str) else images)}
@@ -94,20 +103,22 @@ def extract_features(
         done = len(names) - len(left)
         batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
         if ray and batches:
-            from .ray_job import run_on_ray
+            from .ray_job import rows_on_ray
 
-            run_on_ray(batches, decoder, extractor, parts.folder, None if ray is True else str(ray), half, progress)
+            with rows_on_ray(batches, decoder, extractor, ray, half, progress) as rows:
+                rows.write_parquet(str(parts.folder.absolute()))
         elif batches:
-            with extra("images"):
-                from tqdm import tqdm
-            compute, hidden = extractor(), None if progress else True  # None: hidden if standard error is no terminal
-            bar = tqdm(total=len(names), initial=done, unit=" images", disable=hidden)
-            with explained_worker_death(), bar:
-                for batch in decode_batches(batches, decoder, workers):
-                    parts.add(compute(batch))
-                    bar.update(len(batch.paths))
+            compute = extractor()
+            with explained_worker_death(), progress_bar(len(names), done, " images", progress) as bar:
+                for rows in rows_here(batches, decoder, compute, workers, bar):
+                    parts.add(rows)
         bad = parts.join(list(names))
     return Extraction(len(names), bad, done, features.output_shape[1] or 0, time.perf_counter() - started)
+
+
+def packages_of(output: str | os.PathLike[str], ray: str | bool) -> list[str]:
+    """Lists the optional packages that an extraction needs."""
+    return ["PIL", "tqdm", *(["pyarrow"] if Path(output).suffix == ".parquet" else []), *(["ray"] if ray else [])]
 
 
 def _fingerprint(model: Model) -> int:

@@ -7,13 +7,13 @@ import os
 import pickle
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..optional_imports import extra
+from ..optional_imports import require
 from .feature_files import to_table
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ class _Actor:
         return to_table(self.extractor(pickle.loads(decoded)))
 
 
-def run_on_ray(
+@contextmanager
+def rows_on_ray(
     batches: Sequence[list[str]],
     decoder: Decoder,
     extractor: Callable[[], Extractor],
-    folder: Path,
-    address: str | None,
+    address: str | bool,
     half: bool,
     progress: bool,
-) -> None:
-    """Computes the batches and writes their rows to `folder`, a Parquet file for each batch or a few.
+) -> Iterator[Any]:
+    """Yields a Dataset with the rows of the batches, in any order, which is computed where it is read.
 
     Batches are not regrouped, so the vectors are bit for bit those of a local run. If a worker is killed, Ray computes its
     batches again.
@@ -55,8 +55,7 @@ def run_on_ray(
         batches: the paths of images, the same on all nodes.
         decoder: reads a batch.
         extractor: makes the `Extractor`, in each process that computes.
-        folder: a folder that all nodes can write to.
-        address: the cluster's `host:port`; None starts one on this machine. A process already in a cluster stays in it.
+        address: the cluster's `host:port`; True starts one on this machine. A process already in a cluster stays in it.
         half: the extractor computes in half precision, so the cluster must have GPUs.
         progress: let Ray show its bars.
 
@@ -65,14 +64,17 @@ def run_on_ray(
         OSError: there is no cluster at the address.
         RuntimeError: Ray failed.
     """
-    with extra("ray"):
-        import ray
-        from ray.data import ActorPoolStrategy, DataContext
+    require("ray", "pyarrow")
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if not ray.is_initialized():
-        if address:
-            _check_reachable(address)
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
+        if address is not True:
+            _check_reachable(str(address))
+        ray.init(
+            address="local" if address is True else str(address), log_to_driver=False, logging_level=logging.WARNING
+        )
     DataContext.get_current().enable_progress_bars = progress and sys.stderr.isatty()
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if half and not gpus:
@@ -92,7 +94,7 @@ def run_on_ray(
         num_cpus=None if gpus else 1,
     )
     try:
-        vectors.write_parquet(str(folder.absolute()))
+        yield vectors
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"ray: {str(error).splitlines()[0]}") from error
 

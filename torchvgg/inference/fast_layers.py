@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from ..layers.pooling import MaxPooling2D
 from ..layers.shared import channels_first, channels_last
 from .native import Kernels
 from .winograd import FEW, NUMBERS, Call, Map, Operators, padded_shape, transform_kernel, zeros
+
+MANY = 2**20  # weights of a convolution that pay for being packed
 
 Engine = Kernels | Operators  # with the same functions
 
@@ -101,20 +103,28 @@ class FastConv2D(nn.Module):
 
 
 class FastDense(nn.Module):
-    """A dense layer with packed weights."""
+    """A dense layer with packed weights, at each place of maps, or as a convolution on each window of them."""
 
-    def __init__(self, layer: Dense, engine: Engine) -> None:
+    def __init__(self, layer: Dense | Conv2D, engine: Engine) -> None:
         super().__init__()
-        self._engine, self._units = engine, layer.out_features
+        self._engine, self._units = engine, len(layer.weight)
         self._relu = layer.activation is relu_in_place
-        self._activation = linear if self._relu else layer.activation
+        self._activation = linear if self._relu else copy.deepcopy(layer.activation)
+        self._kernel = layer.kernel_size if isinstance(layer, Conv2D) else (1, 1)
         weight = layer.weight.detach()
+        weight = (
+            weight.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight
+        )  # in the order of a window's numbers
         bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
         self._packed = engine.pack_dense(weight)
         self._bias = engine.pack_dense(bias[:, None]).flatten()  # padded like the weight of one input
 
     def forward(self, features: Features, memory: Memory) -> Tensor:
-        places = channels_last(tensor_of(features, memory))  # on a map it acts at each place by itself
+        places = channels_last(tensor_of(features, memory))
+        if self._kernel != (1, 1):
+            height, width = self._kernel
+            windows = places.unfold(1, height, 1).unfold(2, width, 1)  # (N, H', W', C, height, width)
+            places = windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
         y = self._engine.dense(places.flatten(0, -2), self._packed, self._bias, self._relu)[:, : self._units]
         return self._activation(channels_first(y.unflatten(0, places.shape[:-1])))
 
@@ -122,9 +132,11 @@ class FastDense(nn.Module):
 class Plain(nn.Module):
     """Any other layer, unchanged."""
 
+    layer: nn.Module
+
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.layer = copy.deepcopy(layer)
+        self.__dict__["layer"] = copy.deepcopy(layer).requires_grad_(False).eval()  # no submodule: nobody can train it
 
     def forward(self, features: Features, memory: Memory, *others: Features) -> Features:
         y: Tensor = self.layer(*(tensor_of(each, memory) for each in (features, *others)))
@@ -151,8 +163,22 @@ def optimize_layer(layer: nn.Module, engine: Engine) -> nn.Module:
         and engine.fits(layer.in_channels, layer.out_channels)
     ):
         return FastConv2D(layer, engine)
-    if isinstance(layer, Dense):
+    if isinstance(layer, Dense) or _is_dense_on_windows(layer):
         return FastDense(layer, engine)
     if isinstance(layer, MaxPooling2D) and layer.kernel_size == layer.stride == (2, 2) and not layer.pads_as_keras:
         return FusedPooling(layer)
     return Plain(layer)
+
+
+def _is_dense_on_windows(layer: nn.Module) -> TypeGuard[Conv2D]:
+    """Tells whether a convolution is a product of all windows at once, and has so many weights that packing them pays.
+
+    PyTorch's convolution reorders them at every call. The windows take less memory than VGG's first maps.
+    """
+    return (
+        isinstance(layer, Conv2D)
+        and (layer.stride, layer.dilation, layer.groups) == ((1, 1), (1, 1), 1)
+        and (layer.padding == "valid" or layer.kernel_size == (1, 1))
+        and not layer.pads_as_keras
+        and layer.weight.numel() >= MANY
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
+from types import MethodType
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +19,22 @@ from .fast_layers import Engine, Features, Memory, optimize_layer, tensor_of
 from .native import MissingError, kernels
 from .winograd import Operators
 
+M = TypeVar("M", bound=nn.Module)
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def optimize_for_inference(model: Model, native: bool | None = None) -> OptimizedModel | Model:
-    """Returns a copy of a model for inference, without gradients: the same outputs, `extract` and errors, but faster.
+    """Returns a frozen copy of a model: the same outputs, `extract` and errors, but faster, and without gradients.
 
     On a CPU, 3×3 convolutions are computed in float32 by Winograd's algorithm (see `winograd`), in C++ kernels that the
     machine's compiler builds once, in a second or two, or in PyTorch's operators. That is faster and more accurate than half
     precision and bfloat16 too; such a model's inputs and outputs keep its type. On other devices the copy is channels-last
     and compiled by `torch.compile`.
+
+    The copy may stand before layers that are trained, `nn.Sequential(optimize_for_inference(base), head)`. Gradients stop at
+    its output, and `train()` leaves it in `eval()`. On a CPU it has no parameters and an empty `state_dict`: the weights
+    stay the model's, so save `nn.Sequential(base, head)`. An input that requires gradients gets none there, with a warning.
 
     Args:
         model: a model from `VGG16`, `VGG19` or `load_model`. It isn't changed, and later changes of it have no effect.
@@ -46,10 +56,16 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
                 f"Received: one of {received}"
             )
         twin = copy.deepcopy(model).requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        twin.train = MethodType(_stay_in_eval, twin)
         if any(device != "cpu" for _, device in kinds):
             twin.compile()
         return twin
     return OptimizedModel(model, _engine(native))
+
+
+def _stay_in_eval(model: M, mode: bool = True) -> M:
+    """Stands for a frozen model's `train`, which a model that it is a part of calls."""
+    return model
 
 
 def _engine(native: bool | None) -> Engine:
@@ -62,11 +78,24 @@ def _engine(native: bool | None) -> Engine:
     return Operators()
 
 
-@contextmanager
-def _plain_mode() -> Iterator[None]:
-    """Turns autocast, gradients and inference mode off: memory made in inference mode couldn't be reused."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        yield
+def _in_plain_mode(method: Callable[Concatenate[OptimizedModel, Inputs, P], R]) -> Callable[..., R]:
+    """Turns autocast, gradients and inference mode off in a method, and warns if the input's gradients are lost so.
+
+    Memory made in inference mode couldn't be reused, nor outputs saved for the gradients of layers after them.
+    """
+
+    @wraps(method)
+    def call(self: OptimizedModel, x: Inputs, *arguments: P.args, **keywords: P.kwargs) -> R:
+        inputs: Iterable[Any] = x.values() if isinstance(x, Mapping) else x if isinstance(x, list | tuple) else [x]
+        if torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in inputs):
+            warnings.warn(
+                "the input requires gradients, which stop at an optimized model: what comes before it isn't trained",
+                stacklevel=2,
+            )
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            return method(self, x, *arguments, **keywords)
+
+    return call
 
 
 class OptimizedModel(nn.Module):
@@ -86,7 +115,7 @@ class OptimizedModel(nn.Module):
         self._kept = {*flattened(model.outputs), *(_used_later(model.nodes))}
         self._engine = engine
         self._free: dict[tuple[tuple[int, ...], ...], list[Memory]] = {}
-        self.requires_grad_(False).eval()
+        super().train(False)
 
     described: Model
 
@@ -97,7 +126,7 @@ class OptimizedModel(nn.Module):
     def extra_repr(self) -> str:
         return f"computed by {self._engine.name}"
 
-    @_plain_mode()
+    @_in_plain_mode
     def forward(self, x: Inputs) -> Any:
         """Returns what the model's `forward` returns."""
         values = self._named_inputs(x)
@@ -128,7 +157,7 @@ class OptimizedModel(nn.Module):
                 if name not in kept:
                     del values[name]
 
-    @_plain_mode()
+    @_in_plain_mode
     def extract(self, x: Inputs, layers: Iterable[str]) -> dict[str, Tensor]:
         """Returns what the model's `extract` returns."""
         wanted = self.described._check_names(layers)
@@ -151,10 +180,7 @@ class OptimizedModel(nn.Module):
     def summary(self, *arguments: Any, **keywords: Any) -> None:
         self.described.summary(*arguments, **keywords)
 
-    def train(self, mode: bool = True) -> OptimizedModel:
-        if mode:
-            raise RuntimeError("an optimized model can't be trained; train the model itself")
-        return super().train(False)
+    train = _stay_in_eval
 
     def __deepcopy__(self, memo: object) -> OptimizedModel:
         return self
@@ -162,8 +188,14 @@ class OptimizedModel(nn.Module):
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("an optimized model can't be saved; save the model itself, and optimize it again")
 
-    def _apply(self, *_: Any, **__: Any) -> NoReturn:
-        raise RuntimeError("an optimized model can't be changed; move or cast the model itself, and optimize it again")
+    def _apply(self, fn: Callable[[Tensor], Tensor], *_: Any, **__: Any) -> OptimizedModel:
+        before = torch.empty(0, dtype=self._dtype, device="cpu")
+        after = fn(before)
+        if (after.dtype, after.device) != (before.dtype, before.device):  # `to("cpu")` of the whole changes nothing
+            raise RuntimeError(
+                "an optimized model can't be changed; move or cast the model itself, and optimize it again"
+            )
+        return self
 
     def _named_inputs(self, x: Inputs) -> dict[str, Features]:
         values = self.described._named_inputs(x)

@@ -23,3 +23,8 @@ from .preprocessing import *
 from .recurrent import *
 from .regularization import *
 from .reshaping import *
+from .shared import remembering_arguments
+
+for _value in list(vars().values()):
+    if isinstance(_value, type):
+        remembering_arguments(_value)

@@ -1,6 +1,8 @@
 """Helpers that several layers share: argument pairs, initialisation, input checks."""
 
+import inspect
 from collections.abc import Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -64,3 +66,19 @@ def torch_axis(axis: int, rank: int) -> int:
     if rank < 4 or axis < rank - 3:
         return axis
     return rank - 3 if axis == rank - 1 else axis + 1
+
+
+def remembering_arguments(layer_class: type[nn.Module]) -> None:
+    """Makes the layers of a class remember by name what they were made with, `keras_arguments`, which `save_model` writes."""
+    init = layer_class.__init__
+    signature = inspect.signature(init)
+
+    @wraps(init)
+    def remembering(self: Any, *arguments: Any, **keywords: Any) -> None:
+        init(self, *arguments, **keywords)
+        if type(self) is layer_class:  # not for a subclass, whose own arguments count
+            bound = signature.bind(self, *arguments, **keywords).arguments
+            more = bound.pop("arguments", {})  # a recurrent layer's **arguments
+            self.__dict__["keras_arguments"] = {key: value for key, value in (bound | more).items() if key != "self"}
+
+    layer_class.__init__ = remembering  # type: ignore[method-assign]

@@ -16,6 +16,7 @@ from torchvgg.layers.shared import channels_first, channels_last
 from ...helpers.graphs import GRAPHS
 from ...helpers.heads import with_random_weights
 from ...helpers.keras_models import relative_error
+from ...helpers.round_trip import check_round_trip
 
 TOLERANCE = 1e-5  # see test_vgg_parity
 
@@ -80,6 +81,8 @@ def test_every_output_is_kerass(theirs: Any, suffix: str, tmp_path: Path) -> Non
     again = load_model(tmp_path / "model.safetensors")
     compare(again(own), expected)
     assert str(again) == str(ours)
+    if suffix == ".keras":
+        check_round_trip(ours, theirs, tmp_path)
 
 
 def compare_layers(ours: Any, theirs: Any, own: dict[str, Tensor], x: dict[str, Tensor]) -> None:

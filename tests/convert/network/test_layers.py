@@ -15,6 +15,7 @@ from torchvgg.layers.shared import channels_last
 
 from ...helpers.heads import HEADS, L, base, chain, flattened_layers, outputs_of, with_random_weights
 from ...helpers.keras_models import relative_error
+from ...helpers.round_trip import check_round_trip
 
 TOLERANCE = 1e-5  # see test_vgg_parity
 
@@ -64,6 +65,8 @@ def test_every_layer_gives_what_keras_gives(built: tuple[str, Any], suffix: str,
     assert str(again) == str(ours)
     assert again.state_dict().keys() == ours.state_dict().keys()
     assert all(torch.equal(tensor, ours.state_dict()[key]) for key, tensor in again.state_dict().items())
+    if suffix == ".keras":
+        check_round_trip(ours, theirs, tmp_path)
 
 
 def compare_layers(ours: Any, theirs: Any, x: Tensor) -> None:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
@@ -30,6 +31,15 @@ def small() -> keras.Model:
 def packed(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(DATA / "keras2" / "flat.h5", "model/flat.h5")
+
+
+def image(path: Path, model: keras.Model) -> None:
+    Image.new("RGB", (30, 30)).save(path)
+
+
+def zipped_text(path: Path, model: keras.Model) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("word/document.xml", "<document/>")
 
 
 def tarred(path: Path) -> None:
@@ -57,10 +67,6 @@ KINDS: dict[str, tuple[Callable[[Path, keras.Model], object], str]] = {
         "an architecture without weights",
     ),
     "model.pkl": (lambda path, model: path.write_bytes(pickle.dumps(model)), rf"a pickle.* of a Keras model: {AGAIN}"),
-    "old.pt": (
-        lambda path, model: torch.save({"a": torch.ones(1)}, path, _use_new_zipfile_serialization=False),
-        r"a file of PyTorch before 1.6, .*torch.save\(torch.load\(path, weights_only=True\), path\)",
-    ),
     "arrays.npz": (lambda path, model: np.savez(path, *model.get_weights()), r"NumPy arrays \(.npz\).*set_weights"),
     "array.npy": (lambda path, model: np.save(path, model.get_weights()[0]), r"NumPy arrays \(.npy\).*set_weights"),
     "model.tflite": (linked("model.tflite"), rf"a TensorFlow Lite model .*{AGAIN}"),
@@ -76,16 +82,34 @@ KINDS: dict[str, tuple[Callable[[Path, keras.Model], object], str]] = {
         lambda path, model: path.write_text('{"format": "layers-model", "modelTopology": {}}'),
         "a model of TensorFlow.js",
     ),
-    "model.h5.gz": (lambda path, model: path.write_bytes(gzip.compress(b"x")), "a packed file, .*unpack it"),
-    "model.tar": (lambda path, model: tarred(path), "a packed file, .*unpack it"),
+    "model.h5.gz": (lambda path, model: path.write_bytes(gzip.compress(b"x")), r"a packed file \(gzip, .*unpack it"),
+    "model.tar": (lambda path, model: tarred(path), "a packed file .*unpack it"),
     "model.zip": (lambda path, model: packed(path), "a zip around 'model/flat.h5'; unpack it"),
     "pointer.h5": (
         lambda path, model: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"),
         "a pointer of Git LFS, not the file, .*git lfs pull",
     ),
     "page.h5": (lambda path, model: path.write_text("<!DOCTYPE html><html></html>"), "a web page, not the file"),
+    "login.h5": (lambda path, model: path.write_text("\n\n<!-- v2 -->\n<html></html>"), "a web page, not the file"),
+    "denied.keras": (lambda path, model: path.write_text("<?xml version='1.0'?><Error/>"), "a web page, not the file"),
+    "failed.h5": (
+        lambda path, model: path.write_text('{"error": "not found"}'),
+        "JSON or another text without a model",
+    ),
     "empty.h5": (lambda path, model: path.write_bytes(b""), "an empty file"),
-    "notes.txt": (lambda path, model: path.write_text("notes"), "expected a Keras file.*another kind of file"),
+    "zeros.h5": (lambda path, model: path.write_bytes(bytes(5000)), "zeros where a file begins, .*download the file"),
+    "notes.txt": (lambda path, model: path.write_text("notes – on VGG\n"), "a text, .*expected a Keras file"),
+    "notes.pdf": (lambda path, model: path.write_bytes(b"%PDF-1.5\n\xe2"), "a PDF, .*name the file of a model"),
+    **{
+        f"photo.{kind}": (image, "an image, .*name the file of a model")
+        for kind in ("jpg", "png", "gif", "bmp", "webp", "tiff")
+    },
+    "empty.zip": (lambda path, model: zipfile.ZipFile(path, "w").close(), "an empty zip"),
+    "notes.docx": (zipped_text, "a zip without a model; expected a Keras file.* Received: one of 'word/document.xml'"),
+    "noise.bin": (
+        lambda path, model: path.write_bytes(bytes(range(255, -1, -1)) * 16),
+        "expected a Keras file.*another kind of file",
+    ),
     "folder": (lambda path, model: path.mkdir(), r"a folder without a model: expected saved_model.pb"),
 }
 

@@ -1,7 +1,6 @@
 """The way back to Keras, and other projects' names."""
 
 import json
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torchvgg.convert import convert
 from ...helpers.command_line import run
 from ...helpers.heads import HEADS, with_random_weights
 from ...helpers.keras_models import NETWORKS, images, keras_model, relative_error, write_twin
+from ...helpers.torchvision_models import torchvision_twin
 
 OURS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}
 SHAPES = json.loads(
@@ -102,31 +102,41 @@ def test_theanos_files_go_home_in_keras_own_layout(tmp_path: Path) -> None:
         assert np.array_equal(array, same)
 
 
-def test_a_head_of_ones_own_stays_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_head_in_a_file_of_an_earlier_version_stays_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It doesn't say where the layers lie in Keras."""
     theirs = with_random_weights(HEADS["vgg19_at_full_width"]())
     theirs.save(tmp_path / "model.keras")
     convert(tmp_path / "model.keras", check=False)
+    forget_places(tmp_path / "model.safetensors")
     assert run(tmp_path / "model.safetensors", "-o", tmp_path / "back.h5") == 1
     error = capsys.readouterr().err
     assert "the way back, takes Keras's own VGG16 and VGG19, and layer 'dense" in error
+    assert "goes back from a file that says where its layers lie in Keras: convert its own again" in error
     assert run(tmp_path / "model.safetensors", "-o", tmp_path / "back.h5", "--base-only") == 0
     keras.applications.VGG19(weights=tmp_path / "back.h5", include_top=False)
 
 
-def torchvision_twin(network: str, classes: int) -> nn.Module:
-    """torchvision's model, to the letter of its `state_dict`."""
-    features: list[nn.Module] = []
-    channels = 3
-    deep = 3 if network == "vgg16" else 4
-    for count, filters in ((2, 64), (2, 128), (deep, 256), (deep, 512), (deep, 512)):
-        for _ in range(count):
-            features += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()]
-            channels = filters
-        features.append(nn.MaxPool2d(2))
-    classifier = [nn.Linear(25088, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()]
-    classifier.append(nn.Linear(4096, classes))
-    parts = {"features": nn.Sequential(*features), "flatten": nn.Flatten(), "classifier": nn.Sequential(*classifier)}
-    return nn.Sequential(OrderedDict(parts)).eval()
+def forget_places(path: Path) -> None:
+    """Writes a file as torchvgg did before it noted where layers lie in Keras."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    architecture = json.loads(metadata["architecture"])
+    del architecture["class_name"]
+    for layer in architecture["layers"]:
+        layer.pop("path", None), layer.pop("place", None)
+    save_file(load_file(path), path, metadata | {"architecture": json.dumps(architecture)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("path", []), ("path", ["a", 1]), ("path", "a"), ("place", "../a"), ("place", "/a"), ("place", 1)],
+)
+def test_places_that_are_not_ours_are_refused(key: str, value: Any, tmp_path: Path) -> None:
+    layer = {"class_name": "Flatten", "name": "a", "config": {}, key: value}
+    architecture = {"name": "a", "class_name": "Sequential", "input_shape": [3, 32, 32], "layers": [layer]}
+    save_file({}, tmp_path / "a.safetensors", {"architecture": json.dumps(architecture)})
+    with pytest.raises(ValueError, match="an architecture that `convert` didn't write: expected a layer"):
+        load_model(tmp_path / "a.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +157,7 @@ def test_other_projects_load_it(scheme: str, full_size: Path, tmp_path: Path) ->
     with safe_open(output, "pt") as file:
         assert file.metadata()["layout"] == scheme
     if scheme == "torchvision":
-        other = torchvision_twin("vgg16", 1000)
+        other = torchvision_twin("vgg16", 1000).eval()
         other.load_state_dict(tensors)
         ours = VGG16(weights=full_size, classifier_activation=None)
         x = images(1, 3, 224, 224)

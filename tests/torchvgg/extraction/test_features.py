@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from torchvgg import VGG16, extract_features, load_model
+from torchvgg import VGG16, extract_features, load_image, load_model, preprocess_input
 from torchvgg.convert import convert
 from torchvgg.extraction.extractor import features_of
 from torchvgg.extraction.feature_files import Rows, open_parts
@@ -112,6 +112,23 @@ def test_rows_are_what_keras_computes(
     assert errors[13] == "can't be read as an image (it isn't one that Pillow knows)"
     assert (done.images, done.bad, done.done_before, done.size) == (21, 2, 0, expected.shape[1])
     assert sorted(path.name for path in tmp_path.iterdir()) == [output.name]
+
+
+@torch.no_grad()
+def test_rows_of_images_read_otherwise(model: Any, photos: Path, tmp_path: Path) -> None:
+    """With every setting, and of a size of one's own where that is open."""
+    arguments: dict[str, Any] = {"interpolation": "bilinear", "exif": True}
+    extract_features(model, str(photos / "000.jpg"), tmp_path / "a.npz", resize=80, preprocessing="signed", **arguments)
+    x = load_image(photos / "000.jpg", 80, crop=SIZE, **arguments) / 127.5 - 1
+    expected = model.extract(x, ["block5_pool"])["block5_pool"].mean((2, 3))
+    np.testing.assert_allclose(table(tmp_path / "a.npz")[1], expected, rtol=0, atol=1e-5 * float(expected.max()))
+    base = VGG16(weights=None, include_top=False).eval()
+    reading: dict[str, Any] = {"keep_aspect_ratio": True}
+    extract_features(base, str(photos / "000.jpg"), tmp_path / "b.npz", pooling=None, resize=(32, 64), **reading)
+    x = preprocess_input(load_image(photos / "000.jpg", (32, 64), **reading))
+    expected = base(x).permute(0, 2, 3, 1).flatten(1)
+    assert expected.shape == (1, 2 * 512)
+    np.testing.assert_allclose(table(tmp_path / "b.npz")[1], expected, rtol=0, atol=1e-5 * float(expected.max()))
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -290,7 +307,17 @@ def test_other_settings_do_not_go_on(model: Any, photos: Path, tmp_path: Path) -
     with pytest.raises(InterruptedError):
         _interrupted(model, photos, output, after=3)
     message = r"f\.npz\.parts: an unfinished extraction with other weights or settings; delete"
-    for other in ({"layer": "block4_pool"}, {"pooling": "max"}, {"preprocessing": "unit"}, {"exif": True}):
+    for other in (
+        {"layer": "block4_pool"},
+        {"pooling": "max"},
+        {"preprocessing": "unit"},
+        {"exif": True},
+        {"resize": 80},
+        {"resize": 64},
+        {"crop": SIZE},
+        {"interpolation": "bilinear"},
+        {"keep_aspect_ratio": True},
+    ):
         with pytest.raises(ValueError, match=message):
             extract_features(model, str(photos), output, **other)
     other_weights = VGG16(weights=None, input_shape=(3, SIZE, SIZE), classes=10)
@@ -298,7 +325,7 @@ def test_other_settings_do_not_go_on(model: Any, photos: Path, tmp_path: Path) -
         extract_features(other_weights, str(photos), output)
     done = extract_features(model, str(photos), output, pooling="max", force=True)
     assert done.done_before == 0
-    with pytest.raises(FileExistsError, match=r"f\.npz exists and is kept; --force overwrites it"):
+    with pytest.raises(FileExistsError, match=r"f\.npz exists and is kept; force=True, or --force, overwrites it"):
         extract_features(model, str(photos), output)
 
 
@@ -334,7 +361,11 @@ def test_names_of_every_kind(model: Any, tmp_path: Path) -> None:
         ({"layer": "block6_pool"}, ValueError, "unknown layers: expected names out of block1_conv1, "),
         ({"pooling": "mean"}, ValueError, "pooling: expected None, 'avg' or 'max'. Received: 'mean'"),
         ({"batch_size": 0}, ValueError, "batch_size: expected a number from 1 up. Received: 0"),
-        ({"preprocessing": "torch"}, ValueError, "preprocessing: expected one of vgg, unit, none. Received: 'torch'"),
+        (
+            {"preprocessing": "torch"},
+            ValueError,
+            "preprocessing: expected one of vgg, unit, signed, torchvision, none. Received: 'torch'",
+        ),
         ({"half": True}, ValueError, "half: there is no GPU here"),
         ({"ray": True, "output": "f.npz"}, ValueError, r"output: with Ray, expected a name that ends in \.parquet"),
         ({"images": []}, ValueError, "expected at least one image. Received: none"),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from torchvgg import VGG16, extract_features
+from torchvgg import VGG16, evaluate, extract_features
 from torchvgg.command_line import main
 
 from ...helpers.photos import write_photos
@@ -120,6 +120,17 @@ def test_a_killed_worker_costs_nothing_but_its_batch(cluster: Any, model: VGG16,
     one_by_one = tmp_path / "one_by_one.parquet"
     extract_features(model, str(photos), one_by_one, batch_size=1)
     check_same_rows(pyarrow.parquet.read_table(output), pyarrow.parquet.read_table(one_by_one))
+
+
+def test_evaluation_on_a_cluster_gives_the_same_numbers(cluster: Any, photos: Path) -> None:
+    model = VGG16(weights=None, input_shape=(3, 32, 32), classes=3).eval()
+    paths = sorted(str(path) for path in photos.iterdir())
+    wanted = {path: number % 3 for number, path in enumerate(paths)}
+    here = evaluate(model, wanted, batch_size=4)
+    there = evaluate(model, wanted, batch_size=4, ray=cluster.address)
+    assert (there.images, there.bad) == (15, 1)
+    assert there.loss == pytest.approx(here.loss, rel=1e-9)  # of the same scores, added in another order
+    assert there._replace(seconds=0, loss=0) == here._replace(seconds=0, loss=0)
 
 
 @pytest.fixture

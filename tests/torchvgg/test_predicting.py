@@ -1,0 +1,83 @@
+"""Classes by name, and what a single sigmoid output says."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import torch
+
+from torchvgg import class_index, grad_cam, load_image, load_model
+from torchvgg.command_line import main
+from torchvgg.predicting import Score, by_name
+
+from ..helpers.photos import photo
+
+L = keras.layers
+
+
+@pytest.mark.parametrize(
+    ("wanted", "number"),
+    [("tabby", 281), ("n02123045", 281), ("281", 281), (281, 281), (np.int64(0), 0), ("n02012849", 134), ("toilet_tissue", 999)],
+)  # fmt: skip
+def test_class_index(wanted: str | int, number: int) -> None:
+    assert class_index(wanted) == number
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("crane", "crane: several classes have this name; give a number, 134, 517"),
+        ("maillot", "maillot: several classes have this name; give a number, 638, 639"),
+        ("tabbi", "tabbi: no such class; did you mean 'tabby'?"),
+        ("tiger cat", "tiger cat: no such class; did you mean 'tiger_cat'"),
+        ("cat", "cat: no such class; did you mean 'tiger_cat', 'Persian_cat', 'Siamese_cat' or 'Egyptian_cat'?"),
+        ("egyptian_cat", "egyptian_cat: no such class; did you mean 'Egyptian_cat'?"),
+        ("1000", "1000: no such class; expected a name, or a number from 0 to 999"),
+        (-1, "-1: no such class; expected a name, or a number from 0 to 999"),
+        ("", ": no such class; expected a name, or a number from 0 to 999"),
+    ],
+)
+def test_no_such_class(wanted: str | int, message: str) -> None:
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        class_index(wanted)
+    assert str(raised.value).startswith(message)
+
+
+def test_a_class_by_its_name() -> None:
+    scores = [Score(0, "crane", "n1", 0.0), Score(1, "2", None, 0.0), Score(2, "crane", "n3", 0.0)]
+    assert [by_name(scores, wanted).number for wanted in ("n3", "2", "0")] == [2, 2, 0]
+    with pytest.raises(ValueError, match="crane: several classes have this name; give a number, 0, 2"):
+        by_name(scores, "crane")
+    with pytest.raises(ValueError, match="3: no such class; expected a name, or a number from 0 to 2"):
+        by_name(scores, "3")
+
+
+@pytest.mark.parametrize("is_layer", [False, True])
+def test_a_single_sigmoid_output_is_the_probability_of_class_1(
+    is_layer: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Keras's binary cross-entropy trains it; `--cam` draws what speaks for the class that was named."""
+    end = [L.Dense(1), L.Activation("sigmoid")] if is_layer else [L.Dense(1, activation="sigmoid")]
+    theirs = keras.Sequential(
+        [keras.Input((32, 32, 3)), L.Rescaling(1 / 255), L.Conv2D(4, 3), L.GlobalAveragePooling2D(), *end]
+    )
+    theirs.save(path := tmp_path / "binary.keras")
+    photo(size=(32, 32)).save(cat := tmp_path / "cat.png")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    (expected,) = np.asarray(theirs.predict(np.asarray(photo(size=(32, 32)))[None], verbose=0))[0]
+    labels = ("--labels", str(tmp_path / "labels.txt"))
+    for options, names in (((), ("class 0", "class 1")), (labels, ("cat", "dog"))):
+        assert main(["predict", str(cat), "--weights", str(path), "--json", *options]) == 0
+        (result,) = json.loads(capsys.readouterr().out)
+        found = {row["name"]: (row["number"], row["score"]) for row in result["predictions"]}
+        assert found.keys() == set(names)
+        assert [found[name][0] for name in names] == [0, 1]
+        assert np.allclose([found[name][1] for name in names], [1 - expected, expected], atol=1e-5)
+    assert main(["predict", str(cat), "--weights", str(path)]) == 0
+    assert capsys.readouterr().out.count("%") == 2
+    model, x = load_model(path), load_image(cat, (32, 32))
+    zero, one = (grad_cam(model, x, torch.tensor([number])) for number in (0, 1))
+    assert not (zero * one).any()  # what speaks for one speaks against the other
+    assert torch.equal(grad_cam(model, x), one if expected > 0.5 else zero)
