@@ -77,7 +77,7 @@ def transform_kernel(kernel: Tensor) -> Tensor:
 
 
 def zeros(*shape: int) -> Tensor:
-    """Returns zeros in pages of 2 MB, where the system has them: what is read once is read up to 1.5 times as fast."""
+    """Returns zeros, in pages of 2 MB where the system has them: weights are read from those up to 1.5 times as fast."""
     count = math.prod(shape)
     if not count or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.zeros(shape, **NUMBERS)
