@@ -29,6 +29,7 @@ WRAPPERS = {
     "AveragedModel": "module",
     "OptimizedModule": "_orig_mod",
 }
+COPIES = {"OptimizedModel": "optimize_for_inference", "FullyConvolutional": "dense"}
 ACTIVATIONS = ("activation", "recurrent_activation")  # settings
 ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "ThresholdedReLU", "ELU", "Softmax")  # that may stand as an activation
 UNTOLD = {*vars(nn.Module()), *ACTIVATIONS, "keras_arguments", "trainable"}  # attributes that aren't compared
@@ -76,6 +77,10 @@ class Description:
     def __init__(self, model: nn.Module) -> None:
         from .convert.network.calls import Calls
 
+        for own, module in model.named_modules():
+            if type(module).__name__ in COPIES:
+                reason = f"it is what {COPIES[type(module).__name__]} made of a model"
+                raise refused(own, module, reason, "put that model in its place")
         self._calls = Calls()
         self.calls = self._calls.calls
         self.leaves: list[Leaf] = []
@@ -169,15 +174,18 @@ class Description:
 def input_shape_of(model: nn.Module) -> Shape:
     """Returns the shape that the first of our models in a Sequential takes. Raises a ValueError if there is none."""
     if type(model) is nn.Sequential:
+        channels = None
         for module in model.modules():
             if isinstance(module, Model):
                 if len(module.input_shapes) > 1:
                     raise refused("", module, "a Sequential has one input")
-                return next(iter(module.input_shapes.values()))
+                shape = next(iter(module.input_shapes.values()))
+                return (None, channels or shape[1], *shape[2:]) if len(shape) == 4 else shape
+            channels = channels or getattr(module, "in_channels", None)  # of a convolution in front of it
     raise ValueError(
         "save_model: expected a VGG16, a VGG19, what load_model returns, or an nn.Sequential with one of them in it. "
-        f"Received: {type(model).__name__}; make it an nn.Sequential of its parts, or keep its weights with "
-        "torch.save(model.state_dict(), …)"
+        f"Received: {type(model).__name__}{' without one' if type(model) is nn.Sequential else ''}; make it an nn.Sequential of "
+        "that model and what follows, or keep its weights with torch.save(model.state_dict(), …)"
     )
 
 
@@ -226,6 +234,11 @@ def _class_names(module: nn.Module, name: str) -> list[str]:
 
 def steps_of(name: str, module: nn.Module) -> list[Step]:
     """Returns the layers of Keras's, by class and configuration, that do what a layer does, one after the other."""
+    if isinstance(vars(module).get("weight"), Tensor):
+        reason = "its weight is computed from others, as weight_norm, spectral_norm and prune do"
+        raise refused(
+            name, module, reason, "call torch.nn.utils' remove_weight_norm, remove_spectral_norm or prune.remove"
+        )
     if type(module) in OWN:
         return [(type(module).__name__, _config(name, module))]
     if type(module) not in STEPS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -87,7 +88,7 @@ def check_saved(model: nn.Module, described: Description, network: Network, rebu
             if not isinstance(own[0], Embedding):  # other numbers than the layers before give, which may all be 0
                 given = [_random_like(x, generator) for x in given]
             try:
-                expected = _run(module, given, dtype)
+                expected = _run(module, [x.clone() for x in given], dtype)  # some work in place
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 shapes = ", ".join(str(tuple(x.shape)) for x in given)
                 raise refused(name, module, f"it fails on {shapes}, which it is given in the file ({error})") from None
@@ -100,7 +101,8 @@ def check_saved(model: nn.Module, described: Description, network: Network, rebu
                     reason = "where no Dense follows, Keras's order is (H, W, C), not (C, H, W)"
                     raise refused(name, module, reason, 'put torchvgg.layers.Flatten("channels_last") in its place')
                 raise refused(name, module, reason)
-        whole = _run(model, [inputs if len(inputs) > 1 else inputs[0]], dtype)
+        copies = [x.clone() for x in inputs]
+        whole = _run(model, [copies if len(copies) > 1 else copies[0]], dtype)
         pairs = zip(tree_leaves(whole), tree_leaves(rebuilt(inputs)), strict=False)
         if any(differ(one, other) for one, other in pairs):
             reason = "what was written computes something else; a hook may change outputs, or a `forward` of its own"
@@ -120,14 +122,17 @@ def _run(module: nn.Module, inputs: list[Any], dtype: torch.dtype) -> Any:
 
 @contextmanager
 def _at_inference(model: nn.Module) -> Iterator[None]:
-    """Puts a model's modules into `eval()` for a while, without gradients, autocast and compilation."""
+    """Puts a model's modules into `eval()` for a while, without gradients, autocast, compilation and warnings."""
     modes = [(module, module.training) for module in model.modules()]
     is_compiling = "torch._dynamo" in sys.modules  # else nothing is compiled, and its import takes a while
     stance: Any = torch.compiler.set_stance("force_eager") if is_compiling else nullcontext()
     try:
         for module, _ in modes:
             module.training = False
-        with torch.autocast("cpu", enabled=False), stance:
+        with torch.autocast("cpu", enabled=False), stance, warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # random numbers aren't the pixels that a preprocess_input in the model expects
             yield
     finally:
         for module, mode in modes:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .describing import unwrapped
 from .loading import build
 from .vgg16 import VGG16
 from .vgg19 import VGG19
@@ -34,6 +35,7 @@ def from_torchvision(model: nn.Module, include_top: bool = True) -> VGG16 | VGG1
     from .convert.network.from_tensors import network_of_torch_file, vgg_tensors
     from .convert.read.torch_file import TorchFile
 
+    model = unwrapped(model)
     features = getattr(model, "features", None)
     if not isinstance(features, nn.Module):
         raise ValueError(

@@ -129,7 +129,8 @@ def load_weights(model: Model, network: str, weights: str | os.PathLike[str], ad
     """
     from .convert.errors import naming_file
     from .convert.network.from_file import open_source
-    from .convert.network.from_tensors import preprocessing_of, vgg_tensors
+    from .convert.network.from_tensors import not_a_vgg, preprocessing_of, vgg_tensors
+    from .convert.network.vgg_architecture import CONVOLUTION_NAME
     from .convert.read.file_kind import file_kind
     from .convert.read.torch_file import read_torch_file
 
@@ -144,6 +145,8 @@ def load_weights(model: Model, network: str, weights: str | os.PathLike[str], ad
         file = read_torch_file(path)
         with naming_file(path):
             tensors = vgg_tensors(file.tensors, base_only=not include_top)
+            if file.architecture is None and not any(map(CONVOLUTION_NAME.match, tensors)):
+                raise not_a_vgg(tensors)
             if preprocessing := preprocessing_of(file):
                 warnings.warn(f"{path}: {preprocessing}", stacklevel=4)  # of the line that calls VGG16
     if not include_top:
@@ -169,8 +172,8 @@ def _fit_input(model: Model, tensors: dict[str, Tensor], adapt_input: bool) -> N
     features = model.get_submodule("fc1").in_features if "fc1" in dict(model.named_children()) else None
     if features and dense is not None and dense.dim() == 2 and dense.shape[1] != features:
         raise ValueError(
-            f"input_shape: the top of these weights takes images of {size_for(dense.shape[1])}; leave input_shape out, or the top, "
-            f"include_top=False. Received: {height}×{width}"
+            f"input_shape: the top of these weights takes images of {size_for(dense.shape[1])}: give that "
+            f"input_shape, or leave the top out, include_top=False. Received: {height}×{width}"
         )
 
 

@@ -209,10 +209,7 @@ def _not_ours(expected: str) -> ValueError:
 def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, int] | None) -> Graph:
     kernels = [tensor for key, tensor in tensors.items() if CONVOLUTION_NAME.match(key) and tensor.dim() == 4]
     if len(kernels) not in NETWORKS:
-        shown = ", ".join(list(tensors)[:3]) or "no tensors"
-        raise ValueError(
-            f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight or features.0.weight and so on. Received: {shown}"
-        )
+        raise not_a_vgg(tensors)
     height, width = input_shape or (None, None)
     classes = None
     if "predictions.weight" in tensors:
@@ -221,6 +218,14 @@ def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, 
         if input_shape is None:
             height, width = square_input("fc1.weight", dense.get("fc1.weight", (0, 0))[1])
     return vgg_chain(len(kernels), (height, width, kernels[0].shape[1]), classes)
+
+
+def not_a_vgg(tensors: Mapping[str, Tensor]) -> ValueError:
+    """Returns the error for tensors that no VGG has, or not under these names."""
+    shown = ", ".join(list(tensors)[:3]) or "no tensors"
+    return ValueError(
+        f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight or features.0.weight and so on. Received: {shown}"
+    )
 
 
 def network_of_layers(graph: Graph, layers: Iterable[Layer]) -> Network:

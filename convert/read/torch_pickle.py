@@ -35,6 +35,7 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
 _DAMAGED, _NO_DICT = "a damaged pickle", "a pickle that isn't a dict of tensors"
 _MODEL_IN_CHECKPOINT = ("state_dict", "model_state_dict", "model")  # under which a checkpoint has the model's tensors
+_MOST_AXES = 64  # PyTorch's own limit
 _MAGIC = 0x1950A86A20F9469CFC6C  # of files from before PyTorch 1.6
 
 
@@ -207,13 +208,15 @@ def _describe(called: Any, arguments: Any) -> dict[str, Any] | TensorEntry | Unr
             return called
         case (str(name), ()) if name == _DICT:
             return {}
-        case (str(name), ([*pairs],)) if name == _DICT and all(
+        case (str(name), (list() as pairs,)) if name == _DICT and all(
             isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
         ):
-            return dict(pairs)  # as Python 2 pickles it
+            found = dict(pairs)  # as Python 2 pickles it
+            pairs.clear()  # another call may name them again, and again
+            return found
         case (str(name), (StorageEntry() as storage, int(offset), tuple(size), tuple(stride), *others)) if (
             ((name == _TENSOR and len(others) >= 2) or (name == _OLD_TENSOR and not others))
-            and len(size) == len(stride)
+            and len(size) == len(stride) <= _MOST_AXES
             and all(type(number) is int for number in (offset, *size, *stride))
             and not any(others[2:])  # which says that the numbers are to be negated
         ):

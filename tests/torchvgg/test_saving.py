@@ -1,5 +1,6 @@
 """`save_model`: what was trained here is loaded here, and by the real Keras."""
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils._pytree import tree_leaves
 
-from torchvgg import VGG16, VGG19, layers, load_model, optimize_for_inference, save_model
+from torchvgg import VGG16, VGG19, dense, layers, load_model, optimize_for_inference, save_model
 from torchvgg.convert import convert
 from torchvgg.layers.shared import channels_last
 from torchvgg.model import Model
@@ -283,6 +284,10 @@ REFUSED: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "pooling to 2": (lambda: [nn.AdaptiveAvgPool2d(2)], "output_size=1 only. Received: 2"),
     "tanh's gelu": (lambda: [nn.GELU(approximate="tanh")], "approximate='none' only. Received: 'tanh'"),
     "shared": (lambda: shared(nn.Linear(32, 32)), "5 .Linear.: it shares its weight with dense_1; in Keras"),
+    "computed weight": (
+        lambda: [nn.Flatten(), nn.utils.spectral_norm(nn.Linear(32, 2))],
+        r"2 \(Linear\): its weight is computed from others, as weight_norm, spectral_norm and prune do; call",
+    ),
     "parametrized": (lambda: [nn.Flatten(), parametrizations.weight_norm(nn.Linear(32, 2))], "ParametrizedLinear"),
     "another rate": (
         lambda: [changed(layers.Dropout(0.5), p=0.1)],
@@ -321,6 +326,36 @@ def test_what_keras_has_not_is_refused_by_name(name: str, narrow: Model, tmp_pat
     assert path.read_text() == "before"
 
 
+IN_PLACE = (nn.LeakyReLU(0.2, True), nn.ELU(0.5, True), nn.SELU(True), nn.SiLU(True), nn.Mish(True), nn.Hardswish(True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", [*IN_PLACE, nn.CELU(inplace=True), nn.Hardsigmoid(True)], ids=repr)
+def test_what_works_in_place(activation: nn.Module, narrow: Model, tmp_path: Path) -> None:
+    for number, model in enumerate((nn.Sequential(narrow, activation), nn.Sequential(activation, narrow))):
+        save_model(model, tmp_path / f"{number}.safetensors")
+        x = torch.randn(1, 3, 64, 64)
+        assert relative_error(load_model(tmp_path / f"{number}.safetensors")(x), model.eval()(x.clone())) <= 1e-6
+
+
+@torch.no_grad()
+def test_a_convolution_in_front_gives_the_channels(narrow: Model, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), narrow)
+    save_model(model, tmp_path / "grey.safetensors")
+    again = load_model(tmp_path / "grey.safetensors")
+    assert again.input_shape == (None, 1, 64, 64)
+    x = torch.randn(1, 1, 64, 64)
+    assert relative_error(again(x), model.eval()(x)) <= 1e-6
+
+
+def test_random_numbers_warn_of_nothing(narrow: Model, tmp_path: Path) -> None:
+    """Those that a model with a preprocess_input is compared on are no pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_model(nn.Sequential(layers.PreprocessInput(), narrow), tmp_path / "mine.safetensors")
+        convert(tmp_path / "mine.safetensors", tmp_path / "home.weights.h5")
+
+
 @pytest.mark.parametrize(
     ("model", "path", "message"),
     [
@@ -329,8 +364,19 @@ def test_what_keras_has_not_is_refused_by_name(name: str, narrow: Model, tmp_pat
             "a.safetensors",
             "expected a VGG16, a VGG19, what load_model returns",
         ),
-        (lambda own: nn.Linear(2, 3), "a.safetensors", "Received: Linear; make it an nn.Sequential of its parts"),
-        (lambda own: optimize_for_inference(own, native=False), "a.safetensors", "Received: OptimizedModel"),
+        (lambda own: nn.Linear(2, 3), "a.safetensors", "Received: Linear; make it an nn.Sequential of that model"),
+        (lambda own: optimize_for_inference(own, native=False), "a.safetensors", "what optimize_for_inference made of"),
+        (
+            lambda own: nn.Sequential(optimize_for_inference(own, native=False), nn.Flatten(), nn.Linear(32, 2)),
+            "a.safetensors",
+            r"0 .OptimizedModel.: it is what optimize_for_inference made of a model; put that model in its place",
+        ),
+        (lambda own: nn.Sequential(*own.children()), "a.safetensors", "Received: Sequential without one; make it"),
+        (
+            lambda own: dense(VGG16(weights=None, input_shape=(3, 32, 32), classes=2)),
+            "a.safetensors",
+            "what dense made",
+        ),
         (lambda own: own, "a.pt", r"expected a name that ends in .safetensors. Received: .*a.pt"),
         (
             lambda own: hooked(own),

@@ -45,6 +45,7 @@ class Classified(nn.Module):
 def test_the_convolutions_alone() -> None:
     x = torch.randn(1, 3, 64, 96)
     for model, arguments in ((Classified(), {}), (Classified(nn.Linear(25088, 2)), {"include_top": False})):
+        assert torch.equal(from_torchvision(nn.DataParallel(model), **arguments)(x), model.features(x))
         assert torch.equal(from_torchvision(model.half().float(), **arguments)(x), model.features(x))
     half = Classified().half()
     assert from_torchvision(half).block1_conv1.weight.dtype == torch.float32

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchvgg import VGG16
+from torchvgg import VGG16, save_model
 from torchvgg.convert import convert
 from torchvgg.weights import adapt_kernel
 
@@ -103,3 +103,16 @@ def test_another_head_is_for_load_model(tmp_path: Path) -> None:
     for name in ("my.keras", "my.safetensors"):
         with pytest.raises(ValueError, match=rf"{name}: .*load_model"):
             VGG16(weights=tmp_path / name, classes=2)
+
+
+@pytest.mark.parametrize("key", ["conv1.weight", "backbone.features.0.weight"])
+def test_tensors_under_other_names(key: str, tmp_path: Path) -> None:
+    torch.save({key: torch.zeros(64, 3, 3, 3)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=rf"other.pth: expected the tensors of a VGG16 or VGG19, .*Received: {key}$"):
+        VGG16(weights=tmp_path / "other.pth")
+
+
+def test_the_size_of_a_top_is_told_to_who_names_none(tmp_path: Path) -> None:
+    save_model(VGG16(weights=None, classes=2, input_shape=(3, 32, 32)), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"images of 32×32: give that input_shape, or leave the top out.*224×224"):
+        VGG16(weights=tmp_path / "a.safetensors", classes=2)

@@ -104,7 +104,7 @@ def test_names_that_a_module_cannot_have(name: str, ours: Path, tmp_path: Path, 
     write_safetensors(path := tmp_path / "ours.safetensors", hostile, data)
     check_refused(
         path,
-        f"an architecture that `convert` didn't write: expected other names than {re.escape(repr(name))}",
+        f"an architecture that `convert` didn't write: expected (other names than|a layer.*'name':) {re.escape(repr(name))}",
         load_model,
     )
 
@@ -197,7 +197,7 @@ PICKLED: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: x.to("meta"), "names torch._utils._rebuild_meta_tensor_no_storage"),
     (lambda x: x.int(), "block1_conv1.weight"),
     (lambda x: x.bool(), "block1_conv1.weight"),
-    (lambda x: x.transpose(0, 1), "block1_conv1.weight: expected shape"),
+    (lambda x: x.transpose(0, 1), "block1_conv1.weight: expected shape|input_shape: expected 64 channels"),
     (lambda x: x.reshape(-1), "block1_conv1.weight|expected the tensors"),
     (lambda x: 3, "isn't a dict of tensors"),
     (lambda x: [x], "isn't a dict of tensors"),

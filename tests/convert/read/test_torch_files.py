@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert.read.torch_file import read_torch_file
+from torchvgg.convert.read.torch_pickle import read_pickle
 
 from ...helpers.hostile import Refused, headless_vgg
 
@@ -133,3 +135,27 @@ def test_a_dict_within_itself(tmp_path: Path, check_refused: Refused) -> None:
     checkpoint["model"]["model"] = checkpoint["state_dict"] = checkpoint
     torch.save(checkpoint, path := tmp_path / "x.pt")
     check_refused(path, "isn't a dict of tensors", load_model, headless_vgg)
+
+
+NAMED = b"ccollections\nOrderedDict\nq\x01"
+REPEATED = {
+    "pairs": (b"](" + b"".join(b"](X\4\0\0\0%04xNe" % n for n in range(20_000)) + b"eq\x00", NAMED, b"h\x01h\x00\x85R"),
+    "sizes": (
+        b"("
+        + b"K\x01" * 100_000
+        + b"tq\x00(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuK\x01tQq\x02",
+        b"ctorch._utils\n_rebuild_tensor_v2\nq\x01",
+        b"h\x01(h\x02K\x00h\x00h\x00\x89NtR",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_what_calls_name_again_and_again_takes_no_memory_and_time(name: str) -> None:
+    """The same long list in a thousand calls, 10 bytes each: once 500 MB, or a minute."""
+    long, called, call = REPEATED[name]
+    calls = b"".join(b"X\4\0\0\0%04x" % n + call for n in range(1000))
+    started = time.process_time()
+    with pytest.raises(ValueError, match="a pickle"):
+        read_pickle(b"\x80\x02](" + long + called + b"}(" + calls + b"ue.")
+    assert time.process_time() - started < 2
