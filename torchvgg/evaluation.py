@@ -20,7 +20,7 @@ from .model import Model
 from .optional_imports import progress_bar, require
 from .predicting import check_classes, class_names, gives_probabilities
 
-Images = str | os.PathLike[str] | Mapping[str, str | int]
+Images = str | os.PathLike[str] | Mapping[Any, str | int]  # or of paths, str or PathLike, to classes
 
 
 class ClassAccuracy(NamedTuple):

@@ -277,7 +277,7 @@ def color_mode(model: Model) -> str:
     return modes[channels]
 
 
-def find_images(patterns: Iterable[str]) -> list[str]:
+def find_images(patterns: Iterable[str | os.PathLike[str]]) -> list[str]:
     """Lists the image files of some paths, globs (`**` matches subfolders) and folders (with subfolders), each once.
 
     The files of a folder or a glob are sorted; links to folders inside folders aren't followed. A file given by its path may

@@ -291,6 +291,13 @@ def test_the_classes_of_folders(case: str, tmp_path: Path) -> None:
     assert {Path(path).stem: number for path, number in found.items()} == wanted
 
 
+@pytest.mark.parametrize("kind", [int, str, np.int64, torch.tensor])
+def test_labels_by_path(kind: Callable[[int], Any]) -> None:
+    images = {Path(f"{number}.jpg"): kind(number) for number in range(11)}
+    found, _ = label_images(images, ELEVEN, are_named=False)
+    assert found == {f"{number}.jpg": number for number in range(11)}
+
+
 def test_images_beside_the_folders_are_named(tmp_path: Path) -> None:
     for name in ("a/1.jpg", "b/1.jpg", "c/1.jpg", "loose.jpg", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
