@@ -74,7 +74,9 @@ def class_names(number: int, names: Sequence[str] | None = None) -> Sequence[tup
     """
     if names is None and number == len(labels()):
         return labels()
-    classes = [(None, name) for name in ([f"class {index}" for index in range(number)] if names is None else names)]
+    classes = [
+        (None, str(name)) for name in ([f"class {index}" for index in range(number)] if names is None else names)
+    ]
     if len(classes) != number:
         raise ValueError(f"labels: expected a name for each of the {number} classes. Received: {len(classes)}")
     return classes
