@@ -263,6 +263,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "predictions there": (["predict", "{cat}", "-o", "{there}", "--weights", "{weights}"], "exists and is kept; force=True, or --force, overwrites it"),
     "no maps": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--layer", "fc1"], "no maps; name a layer before the head"),
     "class": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--cam", "cat"], "cat: no such class; expected a name, or a number from 0 to 3"),
+    "a size and --class": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--class", "--resize", "40"], "drop --resize, --crop and --keep-aspect-ratio"),
 }  # fmt: skip
 
 

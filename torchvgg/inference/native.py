@@ -8,8 +8,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, byref, c_int, c_int64, c_void_p
-from functools import cache
+from ctypes import POINTER, c_int, c_int64, c_void_p
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .winograd import AT, BT, FEW, TILE, Map
+from .winograd import AT, BT, FEW, TILE, Call, Map, Workspace, zeros
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-shared", "-fPIC", "-fopenmp")
@@ -87,7 +87,9 @@ class View(ctypes.Structure):
 
     @classmethod
     def of(cls, tensor: Tensor) -> View:
-        return cls(tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        view = cls(tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        view.tensor = tensor  # lives as long as the view
+        return view
 
 
 class Kernels:
@@ -98,8 +100,10 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self._columns: int = self._library.columns()
+        self._tiles: int = self._library.tiles()
+        self._workspace = Workspace()
         common = (POINTER(View), c_void_p, c_void_p, POINTER(View), c_int)  # x, weights, bias, y, ReLU
-        self._library.convolve.argtypes = (*common, c_int, c_void_p, c_int64, c_int, c_int)
+        self._library.convolve.argtypes = (*common, c_int, POINTER(View), c_int64, c_int, c_int)
         self._library.convolve_few.argtypes = self._library.dense.argtypes = (*common, c_int)
 
     def fits(self, channels: int, filters: int) -> bool:
@@ -114,34 +118,36 @@ class Kernels:
         if lack := -matrices.shape[-1] % self._columns:
             matrices = F.pad(matrices, (0, lack))
         panels = matrices.unflatten(-1, (-1, self._columns)).transpose(-3, -2)
-        return panels.clone(memory_format=torch.contiguous_format)
+        return zeros(*panels.shape).copy_(panels)
 
     def pack_dense(self, weight: Tensor) -> Tensor:
         """Packs a weight, `(K, D)`, for `dense`, or a kernel, `(K, C, 3, 3)`, for `convolve_few`."""
         return self.pack(weight.flatten(1).t())
 
-    def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> None:
-        """Computes convolution, bias, ReLU and 2×2 max pool of a padded map into `y`, a view `(N, H, W, K)`."""
+    def convolve(self, x: Map, u: Tensor, bias: Tensor, relu: bool, pool: bool, y: Tensor) -> Call:
+        """Prepares convolution, bias, ReLU and 2×2 max pool of a padded map into `y`, a view `(N, H, W, K)`."""
         n, height, width, channels = x.padded.shape
         filters, threads = len(bias), torch.get_num_threads()
         tiles = n * (height // TILE) * (width // TILE)
-        alone = channels * filters <= 128 * 128  # each thread takes tiles of its own: U stays in every core's cache
-        chunk = max(1, min(48, -(-tiles // threads)) if alone else min(196, tiles))
-        scratch = bias.new_empty(chunk * 36 * (channels + filters) * (threads if alone else 1))
-        settings = (relu, pool, scratch.data_ptr(), chunk, alone)
-        self._call(self._library.convolve, x.padded, u, bias, y, *settings)
+        # Each thread takes a few tiles of its own at a time: they stay in its cache. But U is read again for each few, so where it
+        # is large or tiles are few, all threads take the same tiles and a part of U each.
+        alone = channels * filters <= (256 * 256 if tiles >= threads * self._tiles else 128 * 128)
+        chunk = max(1, min(self._tiles, -(-tiles // threads)) if alone else min(196, tiles))
+        scratch = self._workspace.take("scratch", threads if alone else 1, chunk, 36, channels + filters)
+        settings = (relu, pool, View.of(scratch), chunk, alone)
+        return self._call(self._library.convolve, x.padded, u, bias, y, *settings)
 
-    def convolve_few(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool, y: Tensor) -> None:
-        """Computes a convolution of few channels, `(N, C, H, W)` with any strides, into `y`, a view `(N, H, W, K)`."""
-        self._call(self._library.convolve_few, x, packed, bias, y, relu)
+    def convolve_few(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool, y: Tensor) -> Call:
+        """Prepares a convolution of few channels, `(N, C, H, W)` with any strides, into `y`, a view `(N, H, W, K)`."""
+        return self._call(self._library.convolve_few, x, packed, bias, y, relu)
 
     def dense(self, x: Tensor, packed: Tensor, bias: Tensor, relu: bool) -> Tensor:
         """Computes a dense layer, `(N, D)` → `(N, K)`, where K is the length of the padded bias."""
         x = x.contiguous()
         y = x.new_empty(len(x), len(bias))
-        self._call(self._library.dense, x[:, None, None], packed, bias, y[:, None, None], relu)
+        self._call(self._library.dense, x[:, None, None], packed, bias, y[:, None, None], relu)()
         return y
 
-    def _call(self, function: Any, x: Tensor, weights: Tensor, bias: Tensor, y: Tensor, *settings: Any) -> None:
-        pointers = byref(View.of(x)), weights.data_ptr(), bias.data_ptr(), byref(View.of(y))
-        function(*pointers, *settings, torch.get_num_threads())
+    def _call(self, function: Any, x: Tensor, weights: Tensor, bias: Tensor, y: Tensor, *settings: Any) -> Call:
+        arguments = View.of(x), weights.data_ptr(), bias.data_ptr(), View.of(y), *settings
+        return partial(function, *arguments, torch.get_num_threads())

@@ -137,10 +137,10 @@ class OptimizedModel(nn.Module):
         try:
             memory = free.pop()  # each thread in here has its own
         except IndexError:
-            memory = {}
+            memory = Memory()
         for _ in self._calls(values, memory):
             pass
-        y = mapped(lambda name: tensor_of(values[name]).to(self._dtype), self.described.outputs)
+        y = mapped(lambda name: tensor_of(values[name], memory).to(self._dtype), self.described.outputs)
         free.append(memory)
         return y
 
@@ -151,7 +151,7 @@ class OptimizedModel(nn.Module):
             first, *others = (values[name] for name in node.inputs)
             features = self.layers[self._places[node.layer]](first, memory, *others)
             # A promise is kept by the next layer only: later the maps that it needs may hold others' numbers.
-            values[node.name] = tensor_of(features) if node.name in self._kept else features
+            values[node.name] = tensor_of(features, memory) if node.name in self._kept else features
             yield node, first.shape
             for name in node.last:
                 if name not in kept:
@@ -161,14 +161,14 @@ class OptimizedModel(nn.Module):
     def extract(self, x: Inputs, layers: Iterable[str]) -> dict[str, Tensor]:
         """Returns what the model's `extract` returns."""
         wanted = self.described._check_names(layers)
-        values = self._named_inputs(x)
+        values, memory = self._named_inputs(x), Memory()
         outputs: dict[str, Tensor] = {}
         orders: dict[str, Any] = {}
-        for node, shape in self._calls(values, {}) if wanted else ():
+        for node, shape in self._calls(values, memory) if wanted else ():
             layer = self.described.get_submodule(node.layer)
             orders[node.name] = order_after(layer, shape, orders.get(node.inputs[0]))
             if node.name in wanted:
-                values[node.name] = y = tensor_of(values[node.name])
+                values[node.name] = y = tensor_of(values[node.name], memory)
                 outputs[node.name] = in_keras_order(y, orders[node.name]).to(self._dtype)
             if len(outputs) == len(wanted):
                 break

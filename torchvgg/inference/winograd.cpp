@@ -55,6 +55,10 @@ static inline __attribute__((always_inline)) void combine(const float (&matrix)[
 static void transform_input(const float* x, int64_t row, int C, float* v, int64_t stride) {
   for (int c = 0; c < C; c += LANES) {
     Vector columns[6][6], patch[6], out[6];
+#pragma GCC unroll 4
+    for (int j = 6; j < 10; j++)  // what the next patch adds
+#pragma GCC unroll 6
+      for (int i = 0; i < 6; i++) __builtin_prefetch(x + i * row + (int64_t)j * C + c);
 #pragma GCC unroll 6
     for (int j = 0; j < 6; j++) {
 #pragma GCC unroll 6
@@ -118,8 +122,11 @@ static void transform_output(const float* m, int64_t stride, int K, const Output
 template <int R>
 static void block(const float* a, int64_t sa, const float* b, int depth, float* c, int64_t sc) {
   Vector left[R] = {}, right[R] = {};
+  const float* next = b + std::min(depth, 512) * COLUMNS;  // the next panel, for the second cache
   for (int d = 0; d < depth; d++, b += COLUMNS) {
     Vector b0 = at(b), b1 = at(b + LANES);
+    if (R > 1)
+      for (int l = 0; l < COLUMNS; l += 16) __builtin_prefetch(next + d * COLUMNS + l, 0, 2);
 #pragma GCC unroll 14
     for (int r = 0; r < R; r++) {
       float x = a[r * sa + d];
@@ -154,9 +161,10 @@ static Range share(int64_t count, int rank, int team) { return {count * rank / t
 extern "C" {
 
 int columns() { return COLUMNS; }
+int tiles() { return (12 + ROWS - 1) / ROWS * ROWS; }  // whole blocks of rows
 
 // x: padded map. u: (36, K / COLUMNS, C, COLUMNS). scratch: chunk x 36 x (C + K) numbers, for each thread if `alone`.
-void convolve(const View& x, const float* u, const float* bias, const View& y, int relu, int pool, float* scratch, int64_t chunk,
+void convolve(const View& x, const float* u, const float* bias, const View& y, int relu, int pool, const View& scratch, int64_t chunk,
               int alone, int threads) {
   Output out(y, bias, relu, pool);
   int TH = x.shape[1] / 4, TW = x.shape[2] / 4, C = x.shape[3], K = y.shape[3];
@@ -165,10 +173,9 @@ void convolve(const View& x, const float* u, const float* bias, const View& y, i
 #pragma omp parallel num_threads(threads)
   {
     int all = omp_get_num_threads(), me = omp_get_thread_num();
-    // Small layers: each thread takes chunks of its own, which stay in its cache. Large ones, whose U doesn't fit in it: all
-    // threads work on one chunk, each with its part of U.
+    // Each thread takes chunks of its own, or all threads work on one chunk, each with its part of U.
     int team = alone ? 1 : all, rank = alone ? 0 : me;
-    float* v = scratch + (alone ? (int64_t)me * chunk * 36 * (C + K) : 0);
+    float* v = scratch.data + (alone ? (int64_t)me * chunk * 36 * (C + K) : 0);
     float* m = v + (int64_t)chunk * 36 * C;
     for (int64_t i = alone ? me : 0; i < chunks; i += alone ? all : 1) {
       int64_t first = tiles * i / chunks, count = tiles * (i + 1) / chunks - first;

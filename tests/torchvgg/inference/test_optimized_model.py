@@ -20,9 +20,10 @@ from torchvgg.inference import native, winograd
 from torchvgg.inference.fast_layers import FastConv2D, FastDense
 from torchvgg.inference.optimized_model import OptimizedModel
 from torchvgg.layers.convolutional import Conv2D
+from torchvgg.layers.merging import Add
 from torchvgg.layers.normalization import BatchNormalization
 from torchvgg.layers.reshaping import in_keras_order, order_after
-from torchvgg.model import Model
+from torchvgg.model import INPUT, Model
 
 M = TypeVar("M", bound=Model)
 KERAS2 = Path(__file__).parents[2].joinpath("data") / "keras2"
@@ -116,7 +117,7 @@ def test_no_pool_loses_nan(way: bool) -> None:
         x[0, 5].view(-1)[place] = torch.nan
         padded = winograd.Map(torch.zeros(winograd.padded_shape(1, 8, 8, 32)), 8, 8)
         padded.image.copy_(x.permute(0, 2, 3, 1))
-        engine.convolve(padded, u, bias, True, True, y)
+        engine.convolve(padded, u, bias, True, True, y)()
         expected = F.max_pool2d(F.conv2d(x, kernel, padding=1).relu(), 2)
         assert expected.isnan().any()
         assert y.permute(0, 3, 1, 2)[expected.isnan()].isnan().all()
@@ -283,6 +284,29 @@ def test_doubles_are_channels_last() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_convolutions_that_wait(way: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two branches begin with the same map, and a convolution that raises leaves nothing behind."""
+    layers = {name: Conv2D(32, 32, (3, 3), padding="same") for name in ("first", "second", "third", "other")}
+    nodes = [
+        ("first", "first", (INPUT,)),
+        ("second", "second", ("first",)),
+        ("third", "third", ("second",)),
+        ("other", "other", (INPUT,)),
+        ("add", "add", ("third", "other")),
+    ]
+    model = alive(Model({**layers, "add": Add()}, (32, None, None), "branches", nodes, "add"))
+    twin, x = optimize_for_inference(model, way), torch.randn(2, 32, 20, 20)
+    expected = twin(x)
+    with torch.no_grad():
+        assert error(expected, copy.deepcopy(model).double()(x.double())) < 1e-5
+    with monkeypatch.context() as patch:
+        patch.setattr(twin.layers[2], "prepare", lambda *_: lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            twin(2 * x)
+    assert torch.equal(twin(x), expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_whatever_mode_it_is_called_in(way: bool) -> None:
     """What one call leaves, the next one uses again, in another mode."""
     layers = {
@@ -317,6 +341,53 @@ def test_without_a_private_operator(found: object, monkeypatch: pytest.MonkeyPat
 
 
 # The kernels
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("channels", "filters", "n", "height", "width"),
+    [
+        (32, 32, 0, 8, 8),
+        (32, 64, 1, 4, 4),  # fewer tiles than threads
+        (48, 96, 3, 13, 22),
+        (128, 128, 1, 9, 27),
+        (256, 256, 1, 4, 8),  # too few tiles for each thread: U is shared
+        (256, 256, 1, 31, 29),  # a few tiles for each thread
+        (256, 288, 1, 62, 62),  # two chunks that threads share
+    ],
+)
+def test_kernels_with_any_shape(channels: int, filters: int, n: int, height: int, width: int, threads: int) -> None:
+    kernels = native.kernels()
+    if not kernels.fits(channels, filters):
+        pytest.skip("these kernels take whole vectors")
+    torch.manual_seed(0)
+    x, bias = torch.randn(n, channels, height, width), torch.randn(filters)
+    kernel = torch.randn(filters, channels, 3, 3)
+    padded = winograd.Map(torch.zeros(winograd.padded_shape(n, height, width, channels)), height, width)
+    padded.image.copy_(x.permute(0, 2, 3, 1))
+    u, convolved = (
+        kernels.pack(winograd.transform_kernel(kernel)),
+        F.conv2d(x.double(), kernel.double(), bias.double(), padding=1),
+    )
+    torch.set_num_threads(threads)
+    for relu, pool in ((False, False), (True, True)):
+        expected = F.max_pool2d(convolved, 2).relu() if pool else convolved
+        y = torch.empty(n, *expected.shape[2:], filters)
+        call = kernels.convolve(padded, u, bias, relu, pool, y)
+        call()
+        assert n == 0 or error(y.permute(0, 3, 1, 2), expected) < 1e-5
+
+
+@pytest.mark.parametrize("has_huge_pages", [True, False])
+def test_zeros(has_huge_pages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_huge_pages:
+        monkeypatch.delattr(winograd.mmap, "MADV_HUGEPAGE", raising=False)
+    for shape in ((0, 3), (2, 3), (700, 1000)):
+        x = winograd.zeros(*shape)
+        assert (x.shape, x.dtype) == (shape, torch.float32)
+        assert not x.any()
+        assert x.add_(1).all()
 
 
 @pytest.fixture
