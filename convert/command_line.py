@@ -49,7 +49,6 @@ def _output(text: str) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="torchvgg-convert", description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("--version", action=Version, help="print the version")
     add_options(parser)
     return parser
 
@@ -94,7 +93,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--no-check", dest="check", action="store_false", help="don't check what was written")
     add("--force", action="store_true", help="overwrite OUTPUT")
     add("--json", action="store_true", help="print the report as one JSON object")
-    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    add("-q", "--quiet", action="store_true", help="print nothing but errors, and the JSON")
+    add("--version", action=Version, help="print the version")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +110,7 @@ def run(namespace: argparse.Namespace) -> int:
     def action() -> None:
         note(f"converting {options['source']} …")
         report = convert(**options)
-        if not quiet:
+        if as_json or not quiet:
             print(report.to_json() if as_json else report.to_text())
 
     return status_of(action, options["source"], quiet)

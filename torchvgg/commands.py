@@ -87,7 +87,10 @@ def _write_predictions(results: list[dict[str, Any]], output: Path) -> None:
     """Writes what `--json` prints, or a row for each image and class, the likeliest first."""
     from .convert.atomic_files import writing
 
-    with writing(output) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as stream:
+    with (
+        writing(output) as unfinished,
+        open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,  # as `escaped`
+    ):
         if output.suffix == ".json":
             json.dump(results, stream)
             return

@@ -20,7 +20,7 @@ from .model import Model
 from .optional_imports import progress_bar, require
 from .predicting import check_classes, class_names, gives_probabilities
 
-Images = str | os.PathLike[str] | Mapping[str, str | int]
+Images = str | os.PathLike[str] | Mapping[Any, str | int]  # or of paths, str or PathLike, to classes
 
 
 class ClassAccuracy(NamedTuple):
@@ -117,8 +117,8 @@ def evaluate(
         ImportError: Pillow, tqdm or Ray isn't installed.
         RuntimeError: a process that decodes was killed, or Ray failed.
     """
-    check_classes(model)
     pipeline = pipeline_for(model, resize, crop, interpolation, keep_aspect_ratio, exif, preprocessing)
+    check_classes(model)
     return _evaluate(model, images, labels, sample, [pipeline], batch_size, half, workers, ray, progress)[0]
 
 
@@ -149,10 +149,10 @@ def evaluate_each(
     Raises:
         ValueError, OSError, ImportError, RuntimeError: as `evaluate`.
     """
-    check_classes(model)
     chosen = {"resize": resize, "crop": crop, "interpolation": interpolation, "keep_aspect_ratio": keep_aspect_ratio}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     base = pipeline_for(model, **chosen, exif=exif, preprocessing="none")  # type: ignore[arg-type]
+    check_classes(model)
     bilinear, shorter = base._replace(interpolation="bilinear"), math.ceil(max(base.size) * 256 / 224)
     others = (bilinear, bilinear._replace(keep_aspect_ratio=True), bilinear._replace(resize=shorter, crop=base.size))
     ways = PREPROCESSINGS if image_shape(model)[1] == 3 else ("unit", "signed", "none")

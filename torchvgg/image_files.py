@@ -277,7 +277,7 @@ def color_mode(model: Model) -> str:
     return modes[channels]
 
 
-def find_images(patterns: Iterable[str]) -> list[str]:
+def find_images(patterns: Iterable[str | os.PathLike[str]]) -> list[str]:
     """Lists the image files of some paths, globs (`**` matches subfolders) and folders (with subfolders), each once.
 
     The files of a folder or a glob are sorted; links to folders inside folders aren't followed. A file given by its path may
@@ -327,7 +327,12 @@ def image_size(model: Model) -> tuple[int, int]:
 
 
 def image_shape(model: Model) -> tuple[int | None, ...]:
-    """Returns the `(None, C, H, W)` of a model's images. Raises a ValueError if it has another input, or several."""
+    """Returns the `(None, C, H, W)` of a model's images. Raises a ValueError if it has another input, or several, or is none of torchvgg's."""
+    if not isinstance(model, Model):
+        raise ValueError(
+            "expected a model from VGG16, VGG19 or load_model, before `optimize_for_inference`; what save_model writes of another, "
+            f"load_model reads. Received: {type(model).__name__}"
+        )
     shapes = list(model.input_shapes.values())
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise ValueError(f"expected a model of images alone. Received: one with inputs of {model.input_shape}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from .image_files import SUFFIXES, images_below
 from .imagenet import warn
@@ -14,7 +15,7 @@ Class = tuple[str | None, str]  # WordNet id, if it is ImageNet's, and name
 
 
 def label_images(
-    images: str | os.PathLike[str] | Mapping[str, str | int], classes: Sequence[Class], are_named: bool
+    images: str | os.PathLike[str] | Mapping[Any, str | int], classes: Sequence[Class], are_named: bool
 ) -> tuple[dict[str, int], Sequence[Class]]:
     """Returns the class of each image, by its path, and the classes.
 
@@ -30,7 +31,8 @@ def label_images(
         OSError: the folder can't be read.
     """
     if isinstance(images, Mapping):
-        texts = {path: str(text) for path, text in images.items()}
+        labels = {os.fspath(path): label for path, label in images.items()}
+        texts = {path: str(label.item() if hasattr(label, "item") else label) for path, label in labels.items()}
         numbers, classes = _class_numbers(sorted({*texts.values()}), classes, are_named, numbers_first=True)
     else:
         texts, subfolders = _in_subfolders(os.fspath(images))

@@ -103,6 +103,8 @@ def plot_cam(
         ImportError: matplotlib isn't installed.
     """
     values = _without_batch(cam, "cam", 2).float()
+    if not (values.min() >= -1e-3 and values.max() <= 1 + 1e-3):  # NaN neither
+        raise ValueError(f"cam: expected values from 0 to 1. Received: {values.min():.3g} to {values.max():.3g}")
     pixels = None if image is None else _pixels(image)
     figure, panels = _figure(cmap, pixels, title, _aspect(pixels if pixels is not None else values))
     if pixels is None:

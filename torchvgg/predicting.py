@@ -7,9 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .activations import get_activation
+from .activations import get_activation, linear
 from .imagenet import labels
-from .layers.activations import Softmax
+from .layers.activations import Activation, Softmax
+from .layers.regularization import Dropout
+from .layers.reshaping import Flatten, Reshape
 from .model import Model
 
 
@@ -43,7 +45,13 @@ def both_classes(model: Model, output: Tensor) -> Tensor:
 
 
 def named(output: Tensor, names: Sequence[str] | None = None) -> list[Score]:
-    """Names the scores of every class, `(classes,)`, as `scores_of` does. Raises a ValueError if the number of names is wrong."""
+    """Names the scores of every class, `(classes,)`, as `scores_of` does.
+
+    Raises:
+        ValueError: the number of names is wrong, or a score isn't a number.
+    """
+    if not output.isfinite().all():
+        raise ValueError("the model's scores aren't numbers; its weights are damaged")
     scores = output.float().tolist()
     classes = class_names(len(scores), names)
     return [Score(i, name, wnid, score) for i, ((wnid, name), score) in enumerate(zip(classes, scores, strict=True))]
@@ -66,7 +74,9 @@ def class_names(number: int, names: Sequence[str] | None = None) -> Sequence[tup
     """
     if names is None and number == len(labels()):
         return labels()
-    classes = [(None, name) for name in ([f"class {index}" for index in range(number)] if names is None else names)]
+    classes = [
+        (None, str(name)) for name in ([f"class {index}" for index in range(number)] if names is None else names)
+    ]
     if len(classes) != number:
         raise ValueError(f"labels: expected a name for each of the {number} classes. Received: {len(classes)}")
     return classes
@@ -132,4 +142,14 @@ def has_activation(layer: nn.Module, activation: str) -> bool:
 
 
 def _last(model: Model) -> nn.Module:
-    return model.get_submodule(model.nodes[-1].layer)
+    """Returns the last layer that changes the scores."""
+    nodes = {node.name: node for node in model.nodes}
+    node = model.nodes[-1]
+    while _keeps_values(layer := model.get_submodule(node.layer)) and node.inputs[0] in nodes:
+        node = nodes[node.inputs[0]]
+    return layer
+
+
+def _keeps_values(layer: nn.Module) -> bool:
+    is_linear = isinstance(layer, Activation) and layer.activation == linear
+    return is_linear or isinstance(layer, Dropout | Flatten | Reshape | nn.Dropout | nn.Flatten | nn.Identity)

@@ -82,11 +82,14 @@ def test_version_needs_no_torch(module: str) -> None:
 
 def test_convert_is_torchvgg_convert(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, main in (("a", command_line.main), ("b", conversion.main)):
-        words = [str(weights), "-o", str(tmp_path / f"{name}.safetensors"), "--json"]
+        words = [str(weights), "-o", str(tmp_path / f"{name}.safetensors"), "--json", "-q"]
         assert main(["convert", *words] if name == "a" else words) == 0
     a, b = map(json.loads, capsys.readouterr().out.splitlines())
     assert a["layers"] == b["layers"]
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="0"):
+        run("convert", "--version")
+    assert capsys.readouterr().out.startswith("torchvgg ")
     with pytest.raises(SystemExit, match="2"):
         run("convert", "--layout", "x")
     assert capsys.readouterr().err.startswith("error: argument --layout: invalid choice: 'x'")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from torchvgg import VGG16, evaluate, evaluate_each, load_model
+from torchvgg import VGG16, evaluate, evaluate_each, extract_features, load_model, optimize_for_inference
 from torchvgg.command_line import main
 from torchvgg.convert import convert
 from torchvgg.evaluation import Evaluation
 from torchvgg.image_files import pipeline_for
 from torchvgg.imagenet import labels
 from torchvgg.labelled_images import label_images, sample_evenly
+from torchvgg.predicting import class_names
 
 from ..helpers.photos import photo
 
@@ -291,6 +293,13 @@ def test_the_classes_of_folders(case: str, tmp_path: Path) -> None:
     assert {Path(path).stem: number for path, number in found.items()} == wanted
 
 
+@pytest.mark.parametrize("kind", [int, str, np.int64, torch.tensor])
+def test_labels_by_path(kind: Callable[[int], Any]) -> None:
+    images = {Path(f"{number}.jpg"): kind(number) for number in range(11)}
+    found, _ = label_images(images, ELEVEN, are_named=False)
+    assert found == {f"{number}.jpg": number for number in range(11)}
+
+
 def test_images_beside_the_folders_are_named(tmp_path: Path) -> None:
     for name in ("a/1.jpg", "b/1.jpg", "c/1.jpg", "loose.jpg", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -387,6 +396,20 @@ def test_errors_are_one_line(
     assert all(line.startswith("warning: the classes 0 to 3 are taken") for line in warnings)
     assert last.startswith("error: ")
     assert message in last
+
+
+@pytest.mark.parametrize("kind", ["Sequential", "OptimizedModel"])
+def test_what_is_none_of_torchvggs_models_is_refused(kind: str, folder: Path, tmp_path: Path) -> None:
+    model: Any = VGG16(weights=None, include_top=False)
+    model = torch.nn.Sequential(model) if kind == "Sequential" else optimize_for_inference(model)
+    message = f"expected a model from VGG16, VGG19 or load_model, before `optimize_for_inference`;.* Received: {kind}"
+    for call in (evaluate, evaluate_each, partial(extract_features, output=tmp_path / "f.npz")):
+        with pytest.raises(ValueError, match=message):
+            call(model, str(folder))
+
+
+def test_numbers_as_names() -> None:
+    assert label_images({"a.jpg": "30"}, class_names(3, [10, 20, 30]), are_named=True)[0] == {"a.jpg": 2}  # type: ignore[list-item]
 
 
 def test_what_has_no_classes_is_refused(folder: Path) -> None:

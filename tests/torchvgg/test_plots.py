@@ -110,6 +110,13 @@ def test_what_is_refused(arguments: dict[str, Any], message: str) -> None:
         plot_maps(**{"maps": torch.zeros(3, 4, 4)} | arguments)
 
 
+@pytest.mark.parametrize("cam", [5 * torch.ones(2, 2), -torch.ones(2, 2), torch.full((2, 2), torch.nan)])
+def test_a_map_of_another_range(cam: torch.Tensor) -> None:
+    """It would be cut off."""
+    with pytest.raises(ValueError, match=r"cam: expected values from 0 to 1. Received: "):
+        plot_cam(cam, PHOTO)
+
+
 def test_a_notebook_shows_the_figure() -> None:
     """As a PNG, with or without pyplot's own formatters; here without pyplot, a display or a warning."""
     code = """

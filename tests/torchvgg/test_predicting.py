@@ -1,16 +1,19 @@
 """Classes by name, and what a single sigmoid output says."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import torch
 
-from torchvgg import class_index, grad_cam, load_image, load_model
+from torchvgg import class_index, evaluate, grad_cam, load_image, load_model
 from torchvgg.command_line import main
-from torchvgg.predicting import Score, by_name
+from torchvgg.extraction.decoding import escaped
+from torchvgg.predicting import Score, by_name, gives_probabilities
 
 from ..helpers.photos import photo
 
@@ -81,3 +84,40 @@ def test_a_single_sigmoid_output_is_the_probability_of_class_1(
     zero, one = (grad_cam(model, x, torch.tensor([number])) for number in (0, 1))
     assert not (zero * one).any()  # what speaks for one speaks against the other
     assert torch.equal(grad_cam(model, x), one if expected > 0.5 else zero)
+
+
+@pytest.mark.parametrize(
+    "end", [L.Activation("linear"), L.Reshape((3,)), L.Flatten(), L.Dropout(0.5)], ids=lambda layer: layer.name
+)
+def test_layers_that_keep_the_probabilities_are_looked_through(end: Any, tmp_path: Path) -> None:
+    theirs = keras.Sequential([keras.Input((8, 8, 3)), L.Flatten(), L.Dense(3), L.Softmax(), end])
+    theirs.save(tmp_path / "softmax.keras")
+    photo(size=(8, 8)).save(cat := tmp_path / "cat.png")
+    expected = theirs.predict(np.asarray(photo(size=(8, 8)), np.float32)[None] / 255, verbose=0)[0]
+    model = load_model(tmp_path / "softmax.keras")
+    assert gives_probabilities(model)
+    assert evaluate(model, {cat: 1}, preprocessing="unit", workers=0).loss == pytest.approx(-np.log(expected[1]), 1e-5)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--top", "1", "--json"]])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_scores_that_arent_numbers(
+    number: float, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON has no NaN."""
+    theirs = keras.Sequential([keras.Input((8, 8, 3)), L.Flatten(), L.Dense(3)])
+    theirs.layers[-1].bias.assign([0, number, 0])
+    theirs.save(path := tmp_path / "damaged.keras")
+    photo(size=(8, 8)).save(cat := tmp_path / "cat.png")
+    assert main(["predict", str(cat), "--weights", str(path), *options]) == 1
+    assert capsys.readouterr() == ("", "error: the model's scores aren't numbers; its weights are damaged\n")
+
+
+def test_a_csv_of_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
+    theirs = keras.Sequential([keras.Input((8, 8, 3)), L.Flatten(), L.Dense(1)])
+    theirs.save(path := tmp_path / "model.keras")
+    (tmp_path / "photos").mkdir()
+    photo(size=(8, 8)).save(tmp_path / "photos" / os.fsdecode(b"\xff.png"), "PNG")
+    out = tmp_path / "scores.csv"
+    assert main(["predict", str(tmp_path / "photos"), "--weights", str(path), "-o", str(out)]) == 0
+    assert f"photos/{escaped(os.fsdecode(bytes([255])))}.png,0,class 0," in out.read_text("utf-8")

@@ -30,7 +30,7 @@ class Extraction(NamedTuple):
 
 def extract_features(
     model: Model,
-    images: str | Sequence[str],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     layer: str = "block5_pool",
@@ -97,7 +97,7 @@ def extract_features(
         "images": str(pipeline),
         "half": half,
     }
-    names = {escaped(path): path for path in find_images([images] if isinstance(images, str) else images)}
+    names = {escaped(path): path for path in find_images([images] if isinstance(images, str | os.PathLike) else images)}
     with open_parts(Path(output), job, force) as parts:
         left = parts.unfinished(names)
         done = len(names) - len(left)

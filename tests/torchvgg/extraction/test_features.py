@@ -118,13 +118,13 @@ def test_rows_are_what_keras_computes(
 def test_rows_of_images_read_otherwise(model: Any, photos: Path, tmp_path: Path) -> None:
     """With every setting, and of a size of one's own where that is open."""
     arguments: dict[str, Any] = {"interpolation": "bilinear", "exif": True}
-    extract_features(model, str(photos / "000.jpg"), tmp_path / "a.npz", resize=80, preprocessing="signed", **arguments)
+    extract_features(model, photos / "000.jpg", tmp_path / "a.npz", resize=80, preprocessing="signed", **arguments)
     x = load_image(photos / "000.jpg", 80, crop=SIZE, **arguments) / 127.5 - 1
     expected = model.extract(x, ["block5_pool"])["block5_pool"].mean((2, 3))
     np.testing.assert_allclose(table(tmp_path / "a.npz")[1], expected, rtol=0, atol=1e-5 * float(expected.max()))
     base = VGG16(weights=None, include_top=False).eval()
     reading: dict[str, Any] = {"keep_aspect_ratio": True}
-    extract_features(base, str(photos / "000.jpg"), tmp_path / "b.npz", pooling=None, resize=(32, 64), **reading)
+    extract_features(base, [photos / "000.jpg"], tmp_path / "b.npz", pooling=None, resize=(32, 64), **reading)
     x = preprocess_input(load_image(photos / "000.jpg", (32, 64), **reading))
     expected = base(x).permute(0, 2, 3, 1).flatten(1)
     assert expected.shape == (1, 2 * 512)
