@@ -233,7 +233,7 @@ def test_two_at_once(weights: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"f\.npz: another extraction is writing it"):
         extract_features(load_model(weights), str(photos), tmp_path / "f.npz", batch_size=3)
     printed, error = process.communicate(timeout=60)
-    bad = f"2 of 21 images are bad; {tmp_path}/f.npz has an error for each\n"
+    bad = f"2 of 21 images are bad; {tmp_path}/f.npz has the error for each\n"
     assert (process.returncode, error) == (0, bad)
     assert "21 images" in printed
     assert len(table(tmp_path / "f.npz")[0]) == 21
