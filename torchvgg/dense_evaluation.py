@@ -74,7 +74,8 @@ def dense(model: Model) -> FullyConvolutional:
     """
     if not isinstance(model, Model):
         raise ValueError(
-            "dense: expected a model from VGG16, VGG19 or load_model, before `optimize_for_inference`. "
+            "dense: expected a model from VGG16, VGG19 or load_model (which reads what save_model wrote of another), before "
+            "`optimize_for_inference`. "
             f"Received: {type(model).__name__}"
         )
     channels, height, width = _shape_of_images(model)
@@ -127,7 +128,8 @@ def _shape_of_images(model: Model) -> tuple[int, int, int]:
     shape = model.input_shapes[names[0]][1:]
     if len(shape) != 3 or None in shape:
         raise ValueError(
-            f"dense: expected a model of images of one size. Received: one with inputs of {model.input_shape}"
+            "dense: expected a model of images of one size, as VGG16(input_shape=(3, 224, 224), …) makes it. "
+            f"Received: one with inputs of {model.input_shape}"
         )
     return shape  # type: ignore[return-value]
 

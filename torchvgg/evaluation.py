@@ -155,7 +155,8 @@ def evaluate_each(
     check_classes(model)
     bilinear, shorter = base._replace(interpolation="bilinear"), math.ceil(max(base.size) * 256 / 224)
     others = (bilinear, bilinear._replace(keep_aspect_ratio=True), bilinear._replace(resize=shorter, crop=base.size))
-    ways = PREPROCESSINGS if image_shape(model)[1] == 3 else ("unit", "signed", "none")
+    channels = image_shape(model)[1]
+    ways = PREPROCESSINGS if channels == 3 else ("vgg", "unit", "signed", "none")[channels != 1 :]
     pipelines = [way._replace(preprocessing=how) for way in (base, *(() if chosen else others)) for how in ways]
     results = _evaluate(model, images, labels, sample, pipelines, batch_size, half, workers, False, progress)
     return sorted(results, key=lambda result: (-result.top1, -result.top5, result.loss))

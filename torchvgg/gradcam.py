@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .dense_evaluation import FullyConvolutional
+from .inference.optimized_model import OptimizedModel
 from .layers.activations import Activation, Softmax
 from .layers.convolutional import Conv2D
 from .layers.core import Dense
@@ -14,7 +15,7 @@ from .predicting import has_activation
 HEAD = 2  # layers at the end without maps to show: the last one and the one that it scores
 
 
-def grad_cam(model: nn.Module, x: Tensor, classes: Tensor | None = None, layer: str | None = None) -> Tensor:
+def grad_cam(model: nn.Module, x: Tensor, classes: Tensor | int | None = None, layer: str | None = None) -> Tensor:
     """Computes how much each place of the images contributes to the score of a class.
 
     The maps of a layer are summed, each weighted by the mean gradient of the class's score before the softmax; negative sums
@@ -24,7 +25,7 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Tensor | None = None, layer: 
         model: a model with an output `(N, classes)`; or any module, such as `nn.Sequential(VGG16(include_top=False), head)`; or
             the twin that `dense` makes of a model: the score is then the mean over the places.
         x: images as the model takes them, `(N, C, H, W)`.
-        classes: the class of each image, `(N,)`; by default the likeliest. A single output after a sigmoid scores class 1,
+        classes: the class of each image, `(N,)`, or one for all; by default the likeliest. A single output after a sigmoid scores class 1,
             and its negative class 0.
         layer: the layer whose maps are used, `block5_conv3`, or in other modules also `0.block5_conv3`; by default the last
             convolution before the head.
@@ -35,8 +36,14 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Tensor | None = None, layer: 
     Raises:
         ValueError: the model has no classes, the layer has no maps, a class is out of range, or `x` isn't a valid input.
     """
+    if isinstance(model, OptimizedModel):
+        raise ValueError("grad_cam: gradients stop at an optimized model; pass the model that it was made of")
     with torch.inference_mode(False), torch.enable_grad():
         maps, scores = _run_model(model, x, layer) if isinstance(model, Model) else _run_module(model, x, layer)
+        if isinstance(classes, int):
+            classes = torch.full((len(x),), classes)
+        if classes is not None and not isinstance(classes, Tensor):
+            raise ValueError(f"classes: expected a tensor of numbers, (N,), or a number. Received: {classes!r}")
         classes = scores.argmax(1) if classes is None else classes.to(scores.device)
         last = scores.shape[1] - 1
         if classes.shape != (len(x),) or not ((classes >= 0) & (classes <= last)).all():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .imagenet import preprocess_input, warn
+from .imagenet import MEAN_BGR, preprocess_input, warn
 from .layers.preprocessing import CenterCrop, Normalization, PreprocessInput, Rescaling, Resizing
 from .model import Model
 from .optional_imports import require
@@ -253,7 +253,7 @@ def pipeline_for(
         wanted = "×".join(str(own or "any") for own in sides)
         raise ValueError(f"resize and crop: expected to give the model's size, {wanted}. Received: {size[0]}×{size[1]}")
     how = check_preprocessing(preprocessing or preprocessing_of(model))
-    if how in ("vgg", "torchvision") and channels != 3:
+    if (how == "vgg" and channels not in (1, 3)) or (how == "torchvision" and channels != 3):
         raise ValueError(f"preprocessing: {how!r} is for RGB. Received: a model of images with {channels} channels")
     if how != "none" and (layer := _double_preprocessing(model)):
         warn(
@@ -365,14 +365,16 @@ def preprocess(x: Tensor, how: str) -> Tensor:
     """Preprocesses images in [0, 255].
 
     Args:
-        x: `(N, C, H, W)`, float; RGB for "vgg" and "torchvision".
-        how: "vgg" calls `preprocess_input`, "unit" scales to [0, 1], "signed" to [-1, 1], "torchvision" to [0, 1] minus ImageNet's
+        x: `(N, C, H, W)`, float; RGB for "vgg" and "torchvision", for "vgg" also grey.
+        how: "vgg" calls `preprocess_input`, or subtracts the mean of its three numbers from grey, "unit" scales to [0, 1], "signed" to [-1, 1], "torchvision" to [0, 1] minus ImageNet's
             mean over its standard deviation; "none" does nothing.
     """
     check_preprocessing(how)
     if how == "torchvision":
         mean, deviation = (x.new_tensor(three).reshape(3, 1, 1) for three in (TORCHVISION_MEAN, TORCHVISION_DEVIATION))
         return (x / 255 - mean) / deviation
+    if how == "vgg" and x.shape[1] == 1:
+        return x - sum(MEAN_BGR) / len(MEAN_BGR)  # as `VGG16(adapt_input=True)` wants it
     return (
         preprocess_input(x) if how == "vgg" else x / 255 if how == "unit" else x / 127.5 - 1 if how == "signed" else x
     )

@@ -115,6 +115,8 @@ def find_class(classes: Sequence[tuple[str | None, str]], wanted: str) -> int:
     found = [number for number, names in enumerate(classes) if wanted in names]
     if not found:
         expected = f"expected a name, or a number from 0 to {len(classes) - 1}"
+        if all(name == f"class {number}" for number, (_, name) in enumerate(classes)):
+            expected += "; --labels FILE names the classes"
         raise ValueError(f"{wanted}: no such class; {_similar(wanted, [name for _, name in classes]) or expected}")
     if len(found) > 1:
         raise ValueError(f"{wanted}: several classes have this name; give a number, {', '.join(map(str, found))}")

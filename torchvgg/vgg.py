@@ -88,9 +88,10 @@ def check_weights(weights: Any, include_top: bool, classes: Any, activation: Act
 
     known = weights is None or weights == "imagenet"
     if not known and not (isinstance(weights, str | os.PathLike) and exists(weights)):
+        received = repr(weights) if isinstance(weights, str | os.PathLike) else f"a {type(weights).__name__}"
         raise ValueError(
-            "weights: expected None (random initialisation), 'imagenet', or the path of a weights file. "
-            f"Received: {weights!r}, which is no such name and no file"
+            "weights: expected None (random initialisation), 'imagenet', or the path of a weights file, as torch.save writes one "
+            f"of a state_dict. Received: {received}, which is no such name and no file"
         )
     if not include_top:
         return

@@ -262,7 +262,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "folder that is a file": (["predict", "{cat}", "-o", "{cat}/f.csv", "--weights", "{weights}"], "cat.jpg is a file, not a folder"),
     "predictions there": (["predict", "{cat}", "-o", "{there}", "--weights", "{weights}"], "exists and is kept; force=True, or --force, overwrites it"),
     "no maps": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--layer", "fc1"], "no maps; name a layer before the head"),
-    "class": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--cam", "cat"], "cat: no such class; expected a name, or a number from 0 to 3"),
+    "class": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--cam", "cat"], "cat: no such class; expected a name, or a number from 0 to 3; --labels FILE names the classes"),
     "a size and --class": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--class", "--resize", "40"], "drop --resize, --crop and --keep-aspect-ratio"),
 }  # fmt: skip
 

@@ -176,7 +176,7 @@ def graph(*layers: str) -> Model:
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no model": (lambda: nn.Sequential(graph("flatten")), "before `optimize_for_inference`. Received: Sequential"),
-    "any size": (lambda: VGG16(weights=None, include_top=False), "a model of images of one size. Received: one with inputs of"),
+    "any size": (lambda: VGG16(weights=None, include_top=False), "a model of images of one size, as VGG16.* makes it. Received: one with inputs of"),
     "again": (lambda: dense(graph("flatten", "dense")), "a model of images of one size"),
     "no head": (
         lambda: VGG16(weights=None, include_top=False, input_shape=(3, 32, 32)),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchvgg import VGG16, grad_cam, load_model
+from torchvgg import VGG16, grad_cam, load_model, optimize_for_inference
 from torchvgg.layers import Activation
 
 from ..helpers.heads import L, base, with_random_weights
@@ -112,6 +112,8 @@ def test_any_module(end: tuple[nn.Module, ...]) -> None:
         ({"layer": "predictions"}, "layer: expected one with maps"),
         ({"classes": torch.tensor([3])}, r"classes: expected one for each image, 0 to 2. Received: \[3\]"),
         ({"classes": torch.tensor([0, 1])}, r"classes: expected one for each image, 0 to 2. Received: \[0, 1\]"),
+        ({"classes": 3}, r"classes: expected one for each image, 0 to 2. Received: \[3\]"),
+        ({"classes": "cat"}, r"classes: expected a tensor of numbers, \(N,\), or a number. Received: 'cat'"),
         ({"x": torch.zeros(1, 3, 40, 32)}, r"expected a tensor of shape \(N, 3, 32, 32\)"),
         ({"x": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)}, "expected a floating-point tensor"),
     ],
@@ -120,6 +122,17 @@ def test_what_is_refused(arguments: dict[str, Any], message: str) -> None:
     model = VGG16(weights=None, classes=3, input_shape=(3, 32, 32))
     with pytest.raises(ValueError, match=message):
         grad_cam(**{"model": model, "x": images(1, 3, 32, 32)} | arguments)
+
+
+def test_one_class_for_all_images() -> None:
+    model, x = VGG16(weights=None, classes=3, input_shape=(3, 32, 32)), images(2, 3, 32, 32)
+    assert torch.equal(grad_cam(model, x, 1), grad_cam(model, x, torch.tensor([1, 1])))
+
+
+def test_an_optimized_model_is_refused() -> None:
+    model = VGG16(weights=None, classes=3, input_shape=(3, 32, 32))
+    with pytest.raises(ValueError, match="gradients stop at an optimized model; pass the model that it was made of"):
+        grad_cam(optimize_for_inference(model, native=False), images(1, 3, 32, 32))
 
 
 def test_a_model_without_a_head_is_refused() -> None:

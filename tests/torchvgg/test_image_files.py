@@ -179,6 +179,14 @@ PIPELINES: dict[str, tuple[Any, dict[str, Any], Any]] = {
 }
 
 
+def test_grey_images_as_vgg_wants_them(tmp_path: Path) -> None:
+    photo(size=(48, 48)).save(tmp_path / "a.png")
+    model = Model({"conv": Conv2D(1, 1, 1)}, (1, 48, 48), "model")
+    raw = load_image(tmp_path / "a.png", (48, 48), color_mode="grayscale")
+    assert torch.equal(load_for(model, tmp_path / "a.png"), raw)
+    assert (load_for(model, tmp_path / "a.png", preprocessing="vgg") - (raw - 344.398 / 3)).abs().max() <= 1e-4
+
+
 @pytest.mark.parametrize("case", PIPELINES)
 def test_every_image_comes_out_in_the_models_size(case: str, tmp_path: Path) -> None:
     shape, choices, expected = PIPELINES[case]

@@ -33,6 +33,14 @@ def test_grey_images_give_what_three_such_channels_give(kind: str, headless: Pat
         assert (grey(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+def test_a_state_dict_is_no_file() -> None:
+    message = (
+        "path of a weights file, as torch.save writes one of a state_dict. Received: a dict, which is no such name"
+    )
+    with pytest.raises(ValueError, match=message):
+        VGG16(weights={"features.0.weight": torch.zeros(64, 3, 3, 3)})
+
+
 def test_grey_images_with_the_top(topped: Path) -> None:
     arguments = {"weights": topped, "classes": 4, "classifier_activation": None}
     x = 100 * torch.randn(2, 1, 32, 32)
