@@ -149,7 +149,7 @@ def test_the_base_is_converted_and_checked(base: VGG16, tmp_path: Path) -> None:
 )
 def test_the_pictures_in_the_readme_are_those_that_show_draws(name: str, options: list[str], tmp_path: Path) -> None:
     photo().save(tmp_path / "cat.jpg")
-    files = ["--weights", str(PATH), "-o", str(tmp_path / name)]
+    files = ["--weights", str(PATH), "-o", str(tmp_path / name), "--dpi", "90"]
     assert main(["show", str(tmp_path / "cat.jpg"), *options, *files]) == 0
     with Image.open(Path(__file__).parent / "data" / name) as shown, Image.open(tmp_path / name) as drawn:
         assert shown.size == drawn.size

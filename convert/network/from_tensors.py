@@ -27,7 +27,7 @@ OTHER_PREPROCESSING = (
     "(0.485, 0.456, 0.406), divided by std (0.229, 0.224, 0.225), `--preprocess torchvision`, and not preprocess_input; "
     "weights that `--layout` wrote want preprocess_input"
 )
-PLACE = re.compile(r"(\w+(/\w+)*)?", re.ASCII)  # a group of a `.weights.h5`
+PLACE = re.compile(r"(\w+(/\w+)*)?")  # a group of a `.weights.h5`
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class Network:
             {"class_name": layer.class_name, "name": layer.name, "config": shortened(layer.class_name, layer.settings)}
             | ({} if layer.trainable else {"trainable": False})
             | ({} if layer.path in ((), (layer.name,)) else {"path": list(layer.path)})
-            | ({"place": layer.place} if layer.is_nested else {})
+            | ({"place": layer.place} if layer.is_nested and self.class_name else {})
             for layer in self.layers
         ]
         named = {"name": self.name} | ({"class_name": self.class_name} if self.class_name else {})
