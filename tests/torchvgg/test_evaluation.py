@@ -439,7 +439,12 @@ def test_classes_by_path(folder: Path, trained: Any) -> None:
     assert len(each) == 5
     assert {one.pipeline.interpolation for one in each} == {"bicubic"}
     grey = VGG16(weights=None, input_shape=(1, 32, 32), classes=4).eval()
-    assert {one.pipeline.preprocessing for one in evaluate_each(grey, wanted, workers=0)} == {"unit", "signed", "none"}
+    assert {one.pipeline.preprocessing for one in evaluate_each(grey, wanted, workers=0)} == {
+        "vgg",
+        "unit",
+        "signed",
+        "none",
+    }
     with pytest.raises(ValueError, match=r"expected at least one image. Received: none"):
         evaluate(model, {})
 
