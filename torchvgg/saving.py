@@ -81,7 +81,7 @@ def check_saved(model: nn.Module, described: Description, network: Network, rebu
     def differ(one: Any, other: Any) -> bool:
         return not (isinstance(one, Tensor) and one.shape == other.shape and relative_error(one, other) <= bound)
 
-    with _at_inference(model):
+    with at_inference(model):
         for name, module, calls in described.leaves:
             own = [rebuilt.get_submodule(rebuilt.nodes[number].layer) for number in calls]
             given = [values[value] for value in described.calls[calls[0]].inputs]
@@ -121,7 +121,7 @@ def _run(module: nn.Module, inputs: list[Any], dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _at_inference(model: nn.Module) -> Iterator[None]:
+def at_inference(model: nn.Module) -> Iterator[None]:
     """Puts a model's modules into `eval()` for a while, without gradients, autocast, compilation and warnings."""
     modes = [(module, module.training) for module in model.modules()]
     is_compiling = "torch._dynamo" in sys.modules  # else nothing is compiled, and its import takes a while

@@ -1,7 +1,5 @@
 """torchvision's and timm's VGG16 and VGG19 as this package's, with the same numbers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +7,7 @@ from torch import nn
 
 from .describing import unwrapped
 from .loading import build
+from .saving import at_inference
 from .vgg16 import VGG16
 from .vgg19 import VGG19
 
@@ -51,7 +50,7 @@ def from_torchvision(model: nn.Module, include_top: bool = True) -> VGG16 | VGG1
     own: Any = build(architecture, tensors)
     kernel, size = tensors["block1_conv1.weight"], 224 if has_top else 64
     x = torch.randn(1, kernel.shape[1], size, size, generator=torch.Generator().manual_seed(0))
-    with _evaluating(model):
+    with at_inference(model):
         expected = (model if has_top else features)(x.to(kernel))
     error = relative_error(own(x.to(kernel.device)), expected)
     if not error <= torch.finfo(kernel.dtype).eps ** 0.5:
@@ -59,15 +58,3 @@ def from_torchvision(model: nn.Module, include_top: bool = True) -> VGG16 | VGG1
             f"{type(model).__name__}: it has a VGG's tensors and computes something else (relative error {error:.1e})"
         )
     return own
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a module into `eval()` for a while."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -18,8 +18,6 @@ from torchvgg.convert import convert
 from torchvgg.evaluation import Evaluation
 from torchvgg.image_files import pipeline_for
 from torchvgg.imagenet import labels
-from torchvgg.labelled_images import label_images, sample_evenly
-from torchvgg.predicting import class_names
 
 from ..helpers.photos import photo
 
@@ -250,64 +248,6 @@ def test_one_output_is_two_classes(activation: str | None, folder: Path, tmp_pat
         evaluate(load_model(tmp_path / "binary.keras"), folder)
 
 
-IMAGENET, OWN = labels(), [(None, f"class {n}") for n in range(3)]
-FLOWERS = [(None, name) for name in ("rose", "daisy", "tulip")]
-ELEVEN = [(None, f"class {n}") for n in range(11)]
-FOLDERS: dict[str, tuple[Any, bool, list[str], list[int] | str]] = {
-    "ids, names, numbers": (IMAGENET, True, ["n02123045", "goldfish", "7"], [281, 1, 7]),
-    "given names": (FLOWERS, True, ["tulip", "rose"], [2, 0]),
-    "numbers of given names": (FLOWERS, True, ["2", "0"], [2, 0]),
-    "names that are digits": ([(None, "7"), (None, "1"), (None, "0")], True, ["0", "1"], [2, 1]),
-    "digits that are no names": ([(None, "7"), (None, "1"), (None, "0")], True, ["0", "2"], "2: no such class"),
-    "alphabetical": (OWN, False, ["b", "C", "a"], [2, 0, 1]),
-    "alphabetical, though numbers": (ELEVEN, False, [str(n) for n in range(11)], [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 2]),
-    "an empty one counts": (OWN, False, ["b", "empty", "a"], [1, 2, 0]),
-    "hidden": (OWN, False, ["b", "c", ".a", "a"], [1, 2, -1, 0]),
-    "some numbers": (OWN, False, ["2", "1"], [2, 1]),
-    "too few": (OWN, False, ["a", "b"], "expected 3 classes, as the model has, or numbers from 0 to 2. Received: 2"),
-    "unknown": (
-        FLOWERS,
-        True,
-        ["rose", "lily"],
-        "lily: no such class; expected a WordNet id, a name, or a number from 0 to 2",
-    ),
-    "too high": (FLOWERS, True, ["3"], "3: no such class"),
-    "none": (OWN, False, [], "no subfolders; expected one for each class, with images, or --labels-csv FILE"),
-}
-
-
-@pytest.mark.parametrize("case", FOLDERS)
-@pytest.mark.filterwarnings("ignore:the classes 0 to")
-def test_the_classes_of_folders(case: str, tmp_path: Path) -> None:
-    classes, are_named, names, expected = FOLDERS[case]
-    for name in names:
-        (tmp_path / name / "deep").mkdir(parents=True)
-        if name != "empty":
-            (tmp_path / name / "deep" / f"{name}.jpg").touch()
-    if isinstance(expected, str):
-        with pytest.raises(ValueError, match=re.escape(expected)):
-            label_images(tmp_path, classes, are_named)
-        return
-    found, _ = label_images(str(tmp_path), classes, are_named)
-    wanted = {name: number for name, number in zip(names, expected, strict=True) if number >= 0 and name != "empty"}
-    assert {Path(path).stem: number for path, number in found.items()} == wanted
-
-
-@pytest.mark.parametrize("kind", [int, str, np.int64, torch.tensor])
-def test_labels_by_path(kind: Callable[[int], Any]) -> None:
-    images = {Path(f"{number}.jpg"): kind(number) for number in range(11)}
-    found, _ = label_images(images, ELEVEN, are_named=False)
-    assert found == {f"{number}.jpg": number for number in range(11)}
-
-
-def test_images_beside_the_folders_are_named(tmp_path: Path) -> None:
-    for name in ("a/1.jpg", "b/1.jpg", "c/1.jpg", "loose.jpg", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    with pytest.warns(UserWarning, match="1 images aren't in a class's subfolder and are left out"):
-        assert len(label_images(tmp_path, OWN, False)[0]) == 3
-
-
 CSVS: dict[str, tuple[str, dict[str, int] | str]] = {
     "a header": ("file,label\na.png,1\nb/c.png,0\n", {"a.png": 1, "b/c.png": 0}),
     "none": ("a.png,2\n\n", {"a.png": 2}),
@@ -346,16 +286,6 @@ def test_classes_in_a_csv_file(case: str, trained: Any, tmp_path: Path, capsys: 
     assert (status, error) == (0, "")
     counts = {row["number"]: row["images"] for row in json.loads(printed)["classes"] if row["images"]}
     assert counts == dict.fromkeys(expected.values(), 1)
-
-
-def test_a_sample_is_even_and_always_the_same() -> None:
-    labelled = {f"{label}/{index}": label for label in range(5) for index in range(3 if label == 2 else 100)}
-    sample = sample_evenly(labelled, 43)
-    assert sample == sample_evenly(labelled, 43)
-    assert [sum(label == each for label in sample.values()) for each in range(5)] == [10, 10, 3, 10, 10]
-    assert len(sample_evenly(labelled, 10_000)) == 403
-    assert len({*sample_evenly(labelled, 3).values()}) == 3
-    assert list(sample) == [path for path in labelled if path in sample]
 
 
 ERRORS: dict[str, tuple[list[str], str]] = {
@@ -406,10 +336,6 @@ def test_what_is_none_of_torchvggs_models_is_refused(kind: str, folder: Path, tm
     for call in (evaluate, evaluate_each, partial(extract_features, output=tmp_path / "f.npz")):
         with pytest.raises(ValueError, match=message):
             call(model, str(folder))
-
-
-def test_numbers_as_names() -> None:
-    assert label_images({"a.jpg": "30"}, class_names(3, [10, 20, 30]), are_named=True)[0] == {"a.jpg": 2}  # type: ignore[list-item]
 
 
 def test_what_has_no_classes_is_refused(folder: Path) -> None:
