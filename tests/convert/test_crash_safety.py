@@ -123,9 +123,9 @@ def test_kill_9_in_a_download(server: Server, tmp_path: Path, temporary: Path) -
     assert [path.name for path in home.iterdir()] == [FILENAME]
 
 
-def wait_for_a_file(folder: Path) -> None:
+def wait_for_a_scratch_folder(folder: Path) -> None:
     deadline = time.monotonic() + 60
-    while not list(folder.iterdir()):
+    while not list(folder.glob("*/")):  # a folder: a file of `tempfile`'s own may come first, to try out its folder
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -145,7 +145,7 @@ def test_signals_clear_up(
     command = [sys.executable, "-m", "convert", str(headless), "-o", str(folder / "out.safetensors")]
     for stage in (temporary, folder):  # while the file is read, and while the output is written
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
-            wait_for_a_file(stage)
+            wait_for_a_scratch_folder(stage)
             process.send_signal(number)
             assert process.communicate()[1] == message
         assert process.returncode == status
