@@ -72,7 +72,7 @@ def convert(
     from . import published
     from .atomic_files import check_output, scratch_folder
     from .demo import write_demo
-    from .errors import naming_file
+    from .errors import UsageError, naming_file
     from .network.from_file import open_source
     from .read.file_kind import exists
     from .report import Report
@@ -90,7 +90,7 @@ def convert(
             target = scratch / "demo.safetensors"
         elif is_published:
             if output is None and (dtype != "float32" or base_only or layout != "torchvgg"):
-                raise ValueError(f"output: name a file; weights='imagenet' trusts {source} to be whole and float32")
+                raise UsageError(f"output: name a file; weights='imagenet' trusts {source} to be whole and float32")
             target = published.converted_path(str(source))
         else:
             if not exists(source):

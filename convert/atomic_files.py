@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from .errors import final_names
+from .errors import FULL, UsageError, final_names
 from .options import suffix_of
 
 _CLAIM = "claim"  # the file in a scratch folder that its owner has locked
@@ -43,7 +43,7 @@ def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
     """Raises a ValueError unless a file's name ends in one of the suffixes, if there are any."""
     if suffixes and not path.name[1:].endswith(tuple(suffixes)):
         choices = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
-        raise ValueError(f"output: expected a name that ends in {choices}. Received: {path}")
+        raise UsageError(f"output: expected a name that ends in {choices}. Received: {path}")
 
 
 @contextmanager
@@ -69,8 +69,9 @@ def writing(target: Path) -> Iterator[Path]:
 def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Iterator[Path]:
     """Makes a folder for unfinished files, by default among the machine's temporary files.
 
-    Folders that killed processes left are removed; those of living ones are locked.
+    Folders that killed processes left are removed; those of living ones are locked. If the machine's is full, an OSError says so.
     """
+    is_temporary = parent is None
     parent = parent or Path(tempfile.gettempdir())
     for left in parent.glob(f"{glob.escape(prefix)}*/{_CLAIM}"):
         if is_own(left.parent) and is_own(left):
@@ -83,6 +84,12 @@ def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Ite
         with open(folder / _CLAIM, "wb", opener=open_own) as claim:
             lock(claim)
             yield folder
+    except OSError as error:
+        is_elsewhere = error.filename is not None and not str(error.filename).startswith(str(folder))
+        if not is_temporary or is_elsewhere or error.errno not in FULL:
+            raise
+        reason = os.strerror(error.errno)
+        raise OSError(f"{parent}: {reason}; make room there, or name another folder in TMPDIR") from error
     finally:
         _clear(folder)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import convert
 from .atomic_files import check_suffix
-from .command_line_errors import Parser, Version, status_of
+from .command_line_errors import Parser, Version, ending_at_once, status_of
 from .options import ACTIVATIONS, DTYPES, NAMING_SCHEMES, SUFFIXES
 from .progress import note
 
@@ -99,7 +99,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    return run(parser().parse_args(arguments))
+    with ending_at_once():
+        options = parser().parse_args(arguments)
+    return run(options)
 
 
 def run(namespace: argparse.Namespace) -> int:
@@ -109,6 +111,8 @@ def run(namespace: argparse.Namespace) -> int:
 
     def action() -> None:
         note(f"converting {options['source']} …")
+        with ending_at_once():
+            from .write import write_checked  # noqa: F401  # with PyTorch and h5py, which `convert` imports as well
         report = convert(**options)
         if as_json or not quiet:
             print(report.to_json() if as_json else report.to_text())

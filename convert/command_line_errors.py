@@ -1,4 +1,4 @@
-"""Helpers for command lines: a parser whose errors are one line, and exit statuses."""
+"""Helpers for command lines: a parser whose errors are one line, exit statuses, and signals."""
 
 import argparse
 import io
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from .errors import message_of, one_line
+from .errors import UsageError, message_of, one_line
 from .progress import silenced
 
 
@@ -47,7 +47,7 @@ def status_of(action: Callable[[], object], source: object, quiet: bool = False)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets question marks
     try:
-        with _cleaning_up_on_sigterm(), warnings.catch_warnings(), silenced(quiet):
+        with _handling(signal.SIGTERM, _clear_up_and_end), warnings.catch_warnings(), silenced(quiet):
             warnings.showwarning = lambda message, *_, **__: print(
                 f"warning: {one_line(str(message))}", file=sys.stderr
             )
@@ -63,8 +63,23 @@ def status_of(action: Callable[[], object], source: object, quiet: bool = False)
         return 130
     except Exception as error:
         print(f"error: {_reason(error, source)}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     return 0
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Lets SIGINT end the process at once inside, where nothing is to be cleared up.
+
+    An import of PyTorch may swallow a KeyboardInterrupt, and leave a module half-made.
+    """
+
+    def end(number: int, frame: object) -> NoReturn:
+        os.write(2, b"error: interrupted\n")
+        os._exit(130)
+
+    with _handling(signal.SIGINT, end):
+        yield
 
 
 def _reason(error: Exception, source: object) -> str:
@@ -81,18 +96,19 @@ def _reason(error: Exception, source: object) -> str:
     return f"a mistake in torchvgg ({what}), not in your file; TORCHVGG_DEBUG=1 shows the traceback, please report it"
 
 
+def _clear_up_and_end(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)  # and so unfinished files are removed
+
+
 @contextmanager
-def _cleaning_up_on_sigterm() -> Iterator[None]:
-    """Turns SIGTERM into SystemExit, so that unfinished files are removed."""
-
-    def end(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # where signals don't arrive
+def _handling(number: signal.Signals, handler: Callable[[int, object], NoReturn]) -> Iterator[None]:
+    """Handles a signal inside, unless it is ignored; in another thread than the main one signals don't arrive."""
+    before = signal.getsignal(number)
+    if before in (signal.SIG_IGN, None) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)

@@ -1,12 +1,12 @@
 """Downloads: resumed if they were interrupted, checked by their MD5, one process at a time."""
 
-import errno
 import urllib.error
 import urllib.request
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from .atomic_files import locked, md5
+from .errors import FULL
 from .progress import DownloadProgress
 
 
@@ -33,8 +33,7 @@ def download(url: str, target: Path, expected_md5: str) -> None:
         reason = getattr(error, "reason", error)
         raise OSError(f"{url}: no full download ({reason}); run it again to resume, or {by_hand}") from None
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = f"{'make room, or ' if full else ''}set TORCHVGG_HOME to another folder, or {by_hand}"
+        advice = f"{'make room, or ' if error.errno in FULL else ''}set TORCHVGG_HOME to another folder, or {by_hand}"
         raise OSError(f"{target}: {error.strerror or error}; {advice}") from None
     raise OSError(f"{url}: expected MD5 {expected_md5}. Received: {received}, deleted; run it again, or {by_hand}")
 

@@ -1,10 +1,12 @@
 """Error messages in one line that a terminal can show, with the file that they are about."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an OSError says of a full disk, or of a limit on files
 LONGEST = 1500  # characters of a message: names in a file may have any length
 
 
@@ -48,6 +50,10 @@ def explaining_failed_write(folder: Path) -> Iterator[None]:
     except (RuntimeError, OSError) as error:
         reason = one_line(str(error)) or type(error).__name__
         raise OSError(f"{folder}: can't be written to ({reason}); make room there, or name another OUTPUT") from error
+
+
+class UsageError(ValueError):
+    """An option that can't be, or not with another: a command line with it ends with status 2."""
 
 
 class LayerError(ValueError):

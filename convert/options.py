@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from .errors import UsageError
+
 KERAS_SUFFIXES = (".weights.h5", ".h5")
 SUFFIXES = (".safetensors", ".pt", ".pth", *KERAS_SUFFIXES)
 NAMING_SCHEMES = ("torchvgg", "torchvision", "timm")  # whose model loads the file: the option --layout
@@ -15,7 +17,7 @@ def check_options(dtype: str, input_shape: tuple[int, int] | None, activation: s
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("activation", activation, (None, *ACTIVATIONS))
     if input_shape is not None and [isinstance(size, int) and size >= 32 for size in input_shape] != [True, True]:
-        raise ValueError(f"input_shape: expected (height, width), 32 or more each. Received: {input_shape!r}")
+        raise UsageError(f"input_shape: expected (height, width), 32 or more each. Received: {input_shape!r}")
 
 
 def check_form(naming_scheme: str, dtype: str, output: Path) -> None:
@@ -23,14 +25,14 @@ def check_form(naming_scheme: str, dtype: str, output: Path) -> None:
     _check_choice("layout", naming_scheme, NAMING_SCHEMES)
     suffix = suffix_of(output)
     if naming_scheme != "torchvgg" and suffix in KERAS_SUFFIXES:
-        raise ValueError(f"layout: a Keras file has Keras's own. Received: {naming_scheme!r} for {output}")
+        raise UsageError(f"layout: a Keras file has Keras's own. Received: {naming_scheme!r} for {output}")
     if dtype == "bfloat16" and suffix == ".h5":
-        raise ValueError(f"dtype: Keras 3 reads bfloat16 from a .weights.h5 only. Received: {output}")
+        raise UsageError(f"dtype: Keras 3 reads bfloat16 from a .weights.h5 only. Received: {output}")
 
 
 def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(filter(None, choices))}. Received: {value!r}")
+        raise UsageError(f"{name}: expected one of {', '.join(filter(None, choices))}. Received: {value!r}")
 
 
 def suffix_of(path: Path) -> str:

@@ -208,16 +208,18 @@ def _at_least(least: int, text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     from .convert import command_line as conversion
-    from .convert.command_line_errors import status_of
+    from .convert.command_line_errors import ending_at_once, status_of
     from .convert.progress import note
 
-    options = parser().parse_args(arguments)
+    with ending_at_once():
+        options = parser().parse_args(arguments)
     if options.command == "convert":
         return conversion.run(options)
 
     def run() -> None:
         note(f"loading {options.weights} …")  # before PyTorch, which takes a second or two to import
-        from . import commands
+        with ending_at_once():
+            from . import commands
 
         getattr(commands, options.command)(options)
 

@@ -34,12 +34,14 @@ IN_TOP = ("flatten", *TOP)
 
 
 def summary(options: argparse.Namespace) -> None:
+    from .convert.errors import UsageError
+
     architecture = {"include_top": options.include_top, "input_shape": options.input_shape, "pooling": options.pooling}
     if options.weights in PUBLISHED:
         with torch.device("meta"):  # the table needs no weights
             model: Any = PUBLISHED[options.weights](weights=None, **architecture)
     elif architecture != {"include_top": True, "input_shape": None, "pooling": None}:
-        raise ValueError(f"{options.weights}: the file defines the model; drop --no-top, --input-shape and --pooling")
+        raise UsageError(f"{options.weights}: the file defines the model; drop --no-top, --input-shape and --pooling")
     else:
         model = open_model(options.weights)
     model.summary(data_format="channels_last" if options.channels_last else "channels_first")
@@ -147,7 +149,7 @@ def _report_bad(bad: int, images: int, where: str) -> None:
 
 def show(options: argparse.Namespace) -> None:
     from .convert.atomic_files import check_output
-    from .convert.errors import printable
+    from .convert.errors import UsageError, printable
 
     if options.output.exists() and options.output.samefile(options.image):
         raise ValueError(f"output: {options.output} is the image itself; name another file")
@@ -155,9 +157,9 @@ def show(options: argparse.Namespace) -> None:
     check_output(options.output, picture_suffixes(), options.force)
     of_class = options.class_name is not None
     if of_class and (options.cam is not None or options.layer):
-        raise ValueError("--class draws the class's own scores; drop --cam and --layer")
+        raise UsageError("--class draws the class's own scores; drop --cam and --layer")
     if of_class and (options.resize or options.crop or options.keep_aspect_ratio):
-        raise ValueError("--class chooses the image's size itself; drop --resize, --crop and --keep-aspect-ratio")
+        raise UsageError("--class chooses the image's size itself; drop --resize, --crop and --keep-aspect-ratio")
     model = open_model(options.weights, include_top=of_class or options.cam is not None or options.layer in IN_TOP)
     title = printable(Path(options.image).name)
     if of_class:
@@ -224,14 +226,14 @@ def _dense_size(twin: FullyConvolutional, shape: Sequence[int]) -> list[int]:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from .convert.errors import printable
+    from .convert.errors import UsageError, printable
 
     settings = {name: getattr(options, name) for name in ("sample", "batch_size", "half", "workers", "ray")}
     settings |= _choices(options) | {"labels": _read_lines(options.labels), "progress": not options.quiet}
     images = read_csv(options.labels_csv, options.folder) if options.labels_csv else options.folder
     if options.preprocessing == "each":
         if settings.pop("ray"):
-            raise ValueError("each: a sample is evaluated on this machine; drop --ray")
+            raise UsageError("each: a sample is evaluated on this machine; drop --ray")
         del settings["preprocessing"]
         settings["sample"] = options.sample or 200
         results = evaluation.evaluate_each(open_model(options.weights), images, **settings)

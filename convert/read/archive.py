@@ -151,7 +151,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     least, times = UNPACKED_AT_MOST
     for info in archive.infolist():
         name = info.filename
-        if name.startswith("/") or "\\" in name or ".." in name.split("/") or "\0" in name or ":" in name:
+        if name.startswith("/") or "\\" in name or ".." in name.split("/") or "\0" in name or name[1:2] == ":":
             raise ValueError(f"a member whose name leads out of the archive ({name[:50]!r})")
         if name in members:
             raise ValueError(f"two members of the name {name[:50]!r}")

@@ -131,7 +131,12 @@ def _zip_kind(path: Path) -> FileKind:
     if any(name.endswith(".npy") for name in names):
         raise ValueError(f"{path}: NumPy arrays (.npz) without their layers; {_FROM_ARRAYS}")
     if folder := next(
-        (name for name in names if re.search(r"(^|/)(saved_model\.pb|[^/]+\.(h5|keras|index|onnx))$", name)), ""
+        (
+            name
+            for name in names
+            if re.search(r"(^|/)(saved_model\.pb|[^/]+\.(h5|keras|index|onnx|safetensors|pt|pth))$", name)
+        ),
+        "",
     ):
         raise ValueError(f"{path}: a zip around {folder!r}; unpack it, and take that")
     if not any(name.endswith("data.pkl") for name in names):

@@ -136,7 +136,7 @@ class GuardedFile:
         if expected > MOST_CHUNKS or dataset.id.get_num_chunks() != expected:
             raise RefusedError(f"{name}: {expected:,} chunks are declared, and not stored in the file")
         self.deadline += dataset.nbytes / UNPACKED_A_SECOND + expected / CHUNKS_A_SECOND
-        limit_processor_time(self.deadline)
+        set_limit("RLIMIT_CPU", self.deadline)
 
         def check(chunk: Any) -> None:
             length = chunk.size
@@ -209,11 +209,15 @@ def blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
         yield dataset[first : first + rows]
 
 
-def limit_processor_time(deadline: float) -> None:
-    """Makes the system end this process (by SIGXCPU) when it has used so many seconds of processor time in all."""
-    with suppress(ImportError, ValueError, OSError):  # a system without such limits
+def set_limit(name: str, most: float) -> None:
+    """Limits what this process may use, by a name of `resource`'s; a lower limit that is there already stays.
+
+    Of RLIMIT_CPU, seconds of processor time in all, the system ends the process by SIGXCPU.
+    """
+    with suppress(ImportError, AttributeError, ValueError, OSError):  # a system without that limit
         import resource
 
-        _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        seconds = min(deadline, math.inf if most == resource.RLIM_INFINITY else most)
-        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), most))
+        kind = getattr(resource, name)
+        _, highest = resource.getrlimit(kind)
+        most = most if highest == resource.RLIM_INFINITY else min(most, highest)
+        resource.setrlimit(kind, (math.ceil(most), highest))

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS = 5  # of processor time; the reader adds to it what it needs to unpack arrays
-PATIENCE = 120  # seconds by the clock, and one more for each 8 MB
+SECONDS = 60  # of processor time after the start; the reader adds to it what it needs to unpack arrays
+PATIENCE = 120  # seconds by the clock, and one more for each 2 MB: twice what the reader may compute
+CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+WINDOWS_CRASH = 0xC0000000  # exit statuses from here on
 
 
 def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Path) -> dict[str, Any]:
@@ -23,13 +25,13 @@ def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Pa
 
     Raises:
         ValueError: the reader refuses the file, or the HDF5 library crashes on it, or loops in it.
-        OSError: the process failed, or took too long.
+        OSError: the process failed, or took too long, or `spool` can't be written.
     """
     code = (
         "import runpy, sys; sys.path[:] = sys.argv.pop().split('\\n'); "
         "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
     )
-    patience = PATIENCE + length // 2**23
+    patience = PATIENCE + length // 2**21
     arguments = [f"{__package__}.hdf5_reader", *map(str, (source.absolute(), start, length, spool, SECONDS))]
     try:
         done = subprocess.run(
@@ -47,11 +49,16 @@ def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Pa
     except ValueError:
         ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit status {done.returncode}"
         if ended == "SIGXCPU":
-            raise ValueError(f"{path}: a damaged HDF5 file, in which the HDF5 library loops endlessly") from None
-        if ended in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"):
+            raise ValueError(
+                f"{path}: took longer than {SECONDS} seconds of processor time to read, as damaged files do in which the "
+                "HDF5 library loops endlessly"
+            ) from None
+        if ended in CRASHES or done.returncode >= WINDOWS_CRASH:
             raise ValueError(f"{path}: a damaged HDF5 file, on which the HDF5 library crashes") from None
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or ended
         raise OSError(f"{path}: can't be read, as the process that reads HDF5 failed ({last})") from None
+    if "os_error" in found:
+        raise OSError(*found["os_error"])
     if "error" in found:
         raise ValueError(found["error"])
     return found

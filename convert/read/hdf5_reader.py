@@ -20,12 +20,11 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import h5py
 
-from .hdf5_limits import MEMORY, GuardedFile, RefusedError, has, limit_processor_time
+from .hdf5_limits import MEMORY, GuardedFile, RefusedError, has, set_limit
 from .strict_json import LONGEST_VERSION
 
 MOST_NESTED = 40  # groups in groups
@@ -120,9 +119,9 @@ def natural(key: str) -> tuple[list[str | int], int]:
 
 
 def main(path: str, start: int, length: int, spool: str, seconds: float) -> dict[str, Any]:
-    """Describes the HDF5 file at `path`, from `start` and of `length`; or returns `{"error": reason}`."""
+    """Describes the HDF5 file at `path`, from `start` and of `length`; or returns `{"error": reason}`, or an OSError's parts."""
     deadline = time.process_time() + seconds
-    limit_processor_time(deadline)
+    set_limit("RLIMIT_CPU", deadline)
     try:
         with (
             open(path, "rb", buffering=0) as stream,
@@ -136,6 +135,8 @@ def main(path: str, start: int, length: int, spool: str, seconds: float) -> dict
         return {"error": "a damaged HDF5 file, or one that asks for more memory than there is"}
     except Exception as error:
         if not is_raised_by_h5py(error):
+            if isinstance(error, OSError):  # of the file, or of the spool file on a full disk
+                return {"os_error": [error.errno, error.strerror, error.filename]}
             raise
         return {"error": f"a damaged or incomplete HDF5 file ({' '.join(str(error).split())[:200]})"}
 
@@ -147,9 +148,6 @@ def is_raised_by_h5py(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    with suppress(ImportError, ValueError, OSError):  # a system without such limits
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    set_limit("RLIMIT_AS", MEMORY)
+    set_limit("RLIMIT_CORE", 0)
     print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], float(sys.argv[5]))))

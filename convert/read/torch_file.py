@@ -41,6 +41,8 @@ def read_torch_file(path: Path) -> TorchFile:
         else:
             found = TorchFile(_read_saved(path, is_old=kind is FileKind.OLD_TORCH_FILE), {})
         for name, tensor in found.tensors.items():
+            if tensor.is_floating_point() and tensor.element_size() == 1:
+                raise ValueError(f"{name[:100]!r}: {tensor.dtype} isn't read; save tensor.float()")
             # An expanded tensor has any size and a few bytes.
             is_whole = math.prod(tensor.shape) * tensor.element_size() <= tensor.untyped_storage().nbytes()
             if tensor.is_complex() or tensor.device.type != "cpu" or not is_whole:

@@ -196,6 +196,8 @@ def _describe_storage(saved: object) -> StorageEntry:
     match saved:
         case ("storage", str(kind), str(key), _, int(length), *view) if kind in _DTYPES and view in ([], [None]):
             return StorageEntry(key, _DTYPES[kind], length)
+        case ("storage", Unrun("torch.storage.UntypedStorage"), *_):
+            raise ValueError("a pickle with numbers such as float8 or uint16, which aren't read; save tensor.float()")
         case ("storage", Unrun() as kind, *_):
             raise _unrun(kind)
     raise ValueError("a pickle with a storage that torch.save doesn't write")
