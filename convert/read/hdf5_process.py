@@ -57,8 +57,8 @@ def run_hdf5_reader(path: Path, source: Path, start: int, length: int, spool: Pa
             raise ValueError(f"{path}: a damaged HDF5 file, on which the HDF5 library crashes") from None
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or ended
         raise OSError(f"{path}: can't be read, as the process that reads HDF5 failed ({last})") from None
-    if "os_error" in found:
-        raise OSError(*found["os_error"])
+    if "full" in found:
+        raise OSError(found["full"], os.strerror(found["full"]))
     if "error" in found:
         raise ValueError(found["error"])
     return found

@@ -24,6 +24,7 @@ from typing import Any
 
 import h5py
 
+from ..errors import FULL
 from .hdf5_limits import MEMORY, GuardedFile, RefusedError, has, set_limit
 from .strict_json import LONGEST_VERSION
 
@@ -119,7 +120,7 @@ def natural(key: str) -> tuple[list[str | int], int]:
 
 
 def main(path: str, start: int, length: int, spool: str, seconds: float) -> dict[str, Any]:
-    """Describes the HDF5 file at `path`, from `start` and of `length`; or returns `{"error": reason}`, or an OSError's parts."""
+    """Describes the HDF5 file at `path`, from `start` and of `length`; or returns `{"error": reason}`, or `{"full": errno}`."""
     deadline = time.process_time() + seconds
     set_limit("RLIMIT_CPU", deadline)
     try:
@@ -135,8 +136,8 @@ def main(path: str, start: int, length: int, spool: str, seconds: float) -> dict
         return {"error": "a damaged HDF5 file, or one that asks for more memory than there is"}
     except Exception as error:
         if not is_raised_by_h5py(error):
-            if isinstance(error, OSError):  # of the file, or of the spool file on a full disk
-                return {"os_error": [error.errno, error.strerror, error.filename]}
+            if isinstance(error, OSError) and error.errno in FULL:  # no room for the spool file
+                return {"full": error.errno}
             raise
         return {"error": f"a damaged or incomplete HDF5 file ({' '.join(str(error).split())[:200]})"}
 

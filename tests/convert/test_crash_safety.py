@@ -21,6 +21,7 @@ from torchvgg.convert.atomic_files import locked, writing
 from torchvgg.convert.write import write_checked as write_checked_module
 
 from ..helpers.command_line import heed, run
+from ..helpers.hostile import KERAS2
 from ..helpers.server import FILENAME, Server
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +152,42 @@ def test_signals_clear_up(
         assert process.returncode == status
         assert list(folder.iterdir()) == []
         assert list(temporary.iterdir()) == []
+
+
+INTERRUPTED = """
+import runpy, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+_, module, program, *sys.argv[1:] = sys.argv
+runpy.run_module(program, run_name="__main__", alter_sys=True)
+"""
+COMMANDS = {
+    "convert": ["{model}", "-o", "{folder}/out.safetensors"],
+    "torchvgg": ["predict", "{image}", "--weights", "{model}"],
+}
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+@pytest.mark.parametrize("module", ["torch", "numpy", "safetensors"])
+def test_a_signal_while_modules_are_imported(module: str, program: str, tmp_path: Path, temporary: Path) -> None:
+    """NumPy is imported by PyTorch's C++, which loses a KeyboardInterrupt: the command went on, or failed of something else."""
+    places = {"model": KERAS2 / "trained.h5", "image": KERAS2.with_name("cam.jpg"), "folder": tmp_path}
+    arguments = [argument.format(**places) for argument in COMMANDS[program]]
+    if module == "safetensors":
+        arguments = [str(tmp_path / "ours.safetensors") if "trained.h5" in each else each for each in arguments]
+        convert(KERAS2 / "trained.h5", tmp_path / "ours.safetensors")
+    command = [sys.executable, "-c", INTERRUPTED, module, program, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=heed, check=False)
+    assert (done.stderr, done.stdout) == ("error: interrupted\n", "")
+    assert done.returncode in (130, -signal.SIGINT)  # Python ends itself by the signal once it was raised in an exec()
+    assert not (tmp_path / "out.safetensors").exists()
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_signal_right_after_a_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
