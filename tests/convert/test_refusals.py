@@ -79,7 +79,7 @@ def test_what_float16_cannot_hold_is_refused(headless: Path, tmp_path: Path) -> 
 
 def test_a_published_name_keeps_its_place_for_the_whole_file(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["vgg16", "--base-only"], ["vgg16", "--dtype", "bfloat16"]):
-        assert run(*arguments) == 1
+        assert run(*arguments) == 2
         assert capsys.readouterr().err.startswith("error: output: name a file")
 
 
@@ -123,6 +123,8 @@ def test_what_is_no_keras_file_is_refused(content: bytes, message: str, tmp_path
         (["vgg99"], 1, "'vgg99': no such file"),
         (["nosuch.h5", "-o", ".pt"], 2, "ends in .safetensors"),
         (["a", "b"], 2, "unrecognized arguments: b"),
+        (["demo", "-o", "x.h5", "--layout", "timm"], 2, "layout: a Keras file has Keras's own"),
+        (["demo", "-o", "x.h5", "--dtype", "bfloat16"], 2, "Keras 3 reads bfloat16 from a .weights.h5 only"),
         (["--frobnicate"], 2, "--frobnicate"),
     ],
 )

@@ -37,9 +37,9 @@ def image(path: Path, model: keras.Model) -> None:
     Image.new("RGB", (30, 30)).save(path)
 
 
-def zipped_text(path: Path, model: keras.Model) -> None:
+def zipped_text(path: Path, model: keras.Model, name: str = "word/document.xml") -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("word/document.xml", "<document/>")
+        archive.writestr(name, "<document/>")
 
 
 def tarred(path: Path) -> None:
@@ -85,6 +85,7 @@ KINDS: dict[str, tuple[Callable[[Path, keras.Model], object], str]] = {
     "model.h5.gz": (lambda path, model: path.write_bytes(gzip.compress(b"x")), r"a packed file \(gzip, .*unpack it"),
     "model.tar": (lambda path, model: tarred(path), "a packed file .*unpack it"),
     "model.zip": (lambda path, model: packed(path), "a zip around 'model/flat.h5'; unpack it"),
+    "model.pt.zip": (lambda path, model: zipped_text(path, model, "model.pt"), "a zip around 'model.pt'; unpack it"),
     "pointer.h5": (
         lambda path, model: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"),
         "a pointer of Git LFS, not the file, .*git lfs pull",

@@ -8,12 +8,18 @@ import pytest
 
 from torchvgg import load_model
 from torchvgg.convert import convert
-from torchvgg.convert.read import tensor_bundle
+from torchvgg.convert.read import hdf5_process, tensor_bundle
 
 from ...helpers.command_line import run
 from ...helpers.hostile import KERAS2, processor_time
 
 MUTATIONS, BATCHES = 300, 10
+
+
+@pytest.fixture(autouse=True)
+def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in which the HDF5 library loops ends after five seconds here, not a minute."""
+    monkeypatch.setattr(hdf5_process, "SECONDS", 5)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import resource
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,36 @@ def test_no_other_file_is_opened_and_little_memory_taken(
     own = tuple(os.path.realpath(place) for place in (sys.prefix, sys.base_prefix, ROOT, temporary, path, os.devnull))
     others = [event for event in events if event != ["subprocess.Popen", sys.executable]]
     assert [name for event, name in others if event != "open" or not os.path.realpath(name).startswith(own)] == []
+
+
+FULL: dict[str, Callable[[Path], object]] = {
+    "trained.h5": lambda path: changed("trained.h5", bomb(1024), path.parent),
+    "hostile.keras": members({W: bytes(8 << 20)}, deflated=True),
+    "demo": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_temporary_folder_is_named(
+    name: str,
+    tmp_path: Path,
+    file_size_limit: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    FULL[name](tmp_path / name)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, resource.RLIM_INFINITY))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    source = name if name == "demo" else tmp_path / name
+    assert run(source, *(() if name == "demo" else ("-o", tmp_path / "out.pt"))) == 1
+    reason = f"{temporary}: File too large; make room there, or name another folder in TMPDIR"
+    assert capfd.readouterr().err == f"error: {reason}\n"
+    if name != "demo":
+        with pytest.raises(OSError, match=re.escape(reason)):
+            load_model(source)
+    assert list(temporary.iterdir()) == []
 
 
 def test_no_other_code_opens_hdf5_or_zip_files() -> None:

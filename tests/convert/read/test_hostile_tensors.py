@@ -278,7 +278,7 @@ UNTYPED = Pickled(torch.UntypedStorage, (10**9,))
 FORGED: list[tuple[object, str]] = [
     (UNTYPED, "names torch.storage.UntypedStorage, which isn't run"),
     (Pickled(storage=UNTYPED), "names torch.storage.UntypedStorage, which isn't run"),
-    (Pickled(storage=Saved(torch.UntypedStorage, length=16)), "names torch.storage.UntypedStorage, which isn't run"),
+    (Pickled(storage=Saved(torch.UntypedStorage, length=16)), "numbers such as float8 or uint16, which aren't read"),
     (Pickled(*Pickled().reduced, STATE), "a tensor that has a state of its own"),
     (Pickled(OrderedDict, ([("x", 1)],)), "a tensor that torch.save doesn't write"),
     (Pickled(torch._utils._rebuild_parameter, (3, True, OrderedDict())), "a tensor that torch.save doesn't write"),

@@ -1,14 +1,20 @@
 """What `torch.save` writes, and wrote before PyTorch 1.6: dicts of tensors, and checkpoints of training scripts."""
 
+import io
 import pickle
+import re
 import struct
 import time
+import warnings
+import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from torchvgg import VGG16, load_model
@@ -110,6 +116,68 @@ def test_hostile_files_of_pytorch_before_1_6(
 ) -> None:
     (path := tmp_path / "old.pt").write_bytes(content)
     check_refused(path, message, load_model, headless_vgg)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_numbers_of_8_bits_are_refused(kind: torch.dtype, suffix: str, tmp_path: Path, check_refused: Refused) -> None:
+    tensors = {key: x.detach().to(kind) for key, x in VGG16(weights=None, include_top=False).state_dict().items()}
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(tensors, path := tmp_path / f"x{suffix}")
+    check_refused(path, r"(numbers such as |torch\.)float8.*n't read; save tensor.float\(\)", headless_vgg)
+
+
+@pytest.mark.parametrize("name", ["vgg-12:30.pt", "modèle.pt", "a\\b.pt", "..pt", "a b.pt"])
+def test_names_of_files_that_are_names_in_the_archive(name: str, tmp_path: Path) -> None:
+    torch.save({"x": WIDE}, path := tmp_path / name)
+    check_like_torch_load(path)
+
+
+@pytest.mark.parametrize("how", ["streamed", "with Zip64", "with other lengths behind the members"])
+def test_other_ways_to_write_the_archive(how: str, tmp_path: Path) -> None:
+    """The lengths stand behind each member, or in a Zip64 field; the archive's directory decides, as for PyTorch."""
+
+    class Stream(io.BytesIO):
+        def seekable(self) -> bool:
+            return how == "with Zip64"
+
+        def tell(self) -> int:
+            if not self.seekable():
+                raise io.UnsupportedOperation
+            return super().tell()
+
+    torch.save({"x": WIDE}, content := io.BytesIO())
+    with zipfile.ZipFile(content) as whole, zipfile.ZipFile(stream := Stream(), "w") as archive:
+        for name in whole.namelist():
+            with archive.open(name, "w", force_zip64=how == "with Zip64") as member:
+                member.write(whole.read(name))
+    written = stream.getvalue()
+    assert written.count(b"PK\x07\x08") == (0 if how == "with Zip64" else len(whole.namelist()))
+    if how.startswith("with other"):
+        written = re.sub(rb"(PK\x07\x08)(.{12})", rb"\1" + b"\7" * 12, written, flags=re.DOTALL)
+    (path := tmp_path / "x.pt").write_bytes(written)
+    assert torch.equal(read_torch_file(path).tensors["x"], WIDE)
+
+
+def test_nothing_but_our_own_lines(tmp_path: Path) -> None:
+    """PyTorch's unpickler warns of storages, quantized and sparse tensors, and of its defaults."""
+    kinds: dict[str, Any] = {
+        "old": WIDE,
+        "sparse": WIDE.to_sparse(),
+        "complex": WIDE.to(torch.complex64),
+        "a storage": torch.FloatStorage(4),
+        "nested": {"state_dict": {"x": WIDE}},
+    }
+    for name, value in kinds.items():
+        save = torch.save
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            save({"x": value}, path := tmp_path / f"{name}.pt", _use_new_zipfile_serialization=name != "old")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with suppress(ValueError):
+                read_torch_file(path)
+        assert [str(each.message) for each in caught] == []
 
 
 CHECKPOINTS: list[tuple[Any, str]] = [
