@@ -265,6 +265,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "class": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--cam", "cat"], "cat: no such class; expected a name, or a number from 0 to 3; --labels FILE names the classes"),
     "a size and --class": (["show", "{cat}", "-o", "{tmp}/f.png", "--weights", "{weights}", "--class", "--resize", "40"], "drop --resize, --crop and --keep-aspect-ratio"),
 }  # fmt: skip
+WRONG_COMMAND_LINES = ("a file and options", "suffix", "picture", "a size and --class")
 
 
 @pytest.mark.parametrize("case", ERRORS)
@@ -275,7 +276,8 @@ def test_errors_are_one_line(
     (there := tmp_path / "there.csv").touch()
     arguments, message = ERRORS[case]
     places = {"tmp": tmp_path, "cat": cat, "weights": weights, "labels": labels, "there": there}
-    assert run(*(argument.format(**places) for argument in arguments)) == 1
+    status = run(*(argument.format(**places) for argument in arguments))
+    assert status == (2 if case in WRONG_COMMAND_LINES else 1)
     printed, error = capsys.readouterr()
     assert (printed, error[:7], error.count("\n")) == ("", "error: ", 1)
     assert message in error

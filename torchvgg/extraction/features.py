@@ -80,13 +80,15 @@ def extract_features(
         ImportError: Pillow, pyarrow or Ray isn't installed.
         RuntimeError: a process that decodes was killed, or Ray failed.
     """
+    from ..convert.errors import UsageError
+
     started = time.perf_counter()
     require(*packages_of(output, ray))
     if batch_size < 1:
         raise ValueError(f"batch_size: expected a number from 1 up. Received: {batch_size}")
     check_half(half, ray)
     if ray and Path(output).suffix != ".parquet":
-        raise ValueError(f"output: with Ray, expected a name that ends in .parquet. Received: {output}")
+        raise UsageError(f"output: with Ray, expected a name that ends in .parquet. Received: {output}")
     pipeline = pipeline_for(model, resize, crop, interpolation, keep_aspect_ratio, exif, preprocessing)
     features = features_of(model, layer, pooling, pipeline.size)
     decoder = Decoder(pipeline, os.getcwd())  # noqa: PTH109
