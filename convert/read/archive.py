@@ -27,6 +27,7 @@ TASK, TASK_WEIGHTS = (
 )  # of a model that KerasHub builds on the backbone in the other files
 UNPACKED_AT_MOST = (1 << 28, 8)  # so many bytes, and so many times what is stored: weights hardly compress
 MOST_MEMBERS = 10_000
+LONGEST_DIRECTORY = 1 << 22  # bytes, which `zipfile` reads at once, and takes ten times the memory for
 
 
 class KerasArchive(NamedTuple):
@@ -124,10 +125,17 @@ def read_torch_archive(path: Path) -> tuple[bytes, dict[str, tuple[int, int]]]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
-    with open(path, "rb") as stream:
+    with _Stream(io.FileIO(path)) as stream:
         with _reporting_damage():
             archive = zipfile.ZipFile(stream)
         yield stream, archive
+
+
+class _Stream(io.BufferedReader):
+    def read(self, size: int | None = -1) -> bytes:
+        if size and size > LONGEST_DIRECTORY:
+            raise ValueError(f"its directory has more than {LONGEST_DIRECTORY:,} bytes")
+        return super().read(size)
 
 
 @contextmanager

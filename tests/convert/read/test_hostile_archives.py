@@ -7,6 +7,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,24 @@ def symlink() -> zipfile.ZipInfo:
     return info
 
 
+def crowded(count: int) -> Callable[[Path], None]:
+    """So many members in the directory, of which none has a place of its own."""
+
+    def change(path: Path) -> None:
+        rezip(path, {})
+        with zipfile.ZipFile(path, "a") as archive:
+            first = archive.infolist()[0]
+            for number in range(count):
+                archive.filelist.append(info := copy(first))
+                info.filename = info.orig_filename = f"{number:050}"
+            archive._didModify = True
+
+    return change
+
+
 KERAS: list[tuple[Callable[[Path], None], str]] = [
+    (crowded(10_000), "an archive of more than 10000 members"),
+    (crowded(50_000), "its directory has more than 4,194,304 bytes"),
     *((members({name: b""}), "leads out of the") for name in ("../x", "a/../../x", "/tmp/x", "C:/x", "a\\..\\x", "..")),
     (doubled, "two members of the name 'config.json'"),
     (patched("config.json", 8, "<H", 1, 6), "'config.json' is encrypted"),
