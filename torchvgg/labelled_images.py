@@ -50,7 +50,7 @@ def _in_subfolders(folder: str) -> tuple[dict[str, str], list[str]]:
     if not subfolders:
         raise ValueError(f"{folder}: no subfolders; expected one for each class, with images, or --labels-csv FILE")
     if loose := sum(entry.name.lower().endswith(SUFFIXES) and entry.is_file() for entry in entries):
-        warn(f"{folder}: {loose:,} images aren't in a class's subfolder and are left out")
+        warn(f"{folder}: images that are in no class's subfolder are left out ({loose:,})")
     found = {
         path: name
         for name in subfolders
