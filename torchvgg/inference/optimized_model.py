@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import wraps
+from functools import cache, partial, wraps
 from types import MethodType
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -58,9 +59,34 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
         twin = copy.deepcopy(model).requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         twin.train = MethodType(_stay_in_eval, twin)
         if any(device != "cpu" for _, device in kinds):
-            twin.compile()
+            _compile(twin)
         return twin
+    _survive_forks()
     return OptimizedModel(model, _engine(native))
+
+
+def _compile(twin: nn.Module) -> None:
+    """Compiles a module, which goes on uncompiled if PyTorch's compiler, or a compiler that it calls, turns out to be missing."""
+    compiled = torch.compile(twin._call_impl)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            return compiled(*arguments, **keywords)
+        except Exception as error:
+            y = twin._call_impl(*arguments, **keywords)  # raises again what is the caller's mistake
+            twin._compiled_call_impl = None
+            reason, *_ = str(error).splitlines() or [type(error).__name__]
+            warnings.warn(f"this model is computed without torch.compile: {reason}", stacklevel=2)
+            return y
+
+    twin._compiled_call_impl = call
+
+
+@cache
+def _survive_forks() -> None:
+    """Lets processes that are forked from here compute in one thread: for others, OpenMP would wait forever."""
+    if hasattr(os, "register_at_fork"):  # Windows doesn't fork
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def _stay_in_eval(model: M, mode: bool = True) -> M:
