@@ -31,7 +31,9 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
     On a CPU, 3×3 convolutions are computed in float32 by Winograd's algorithm (see `winograd`), in C++ kernels that the
     machine's compiler builds once, in a second or two, or in PyTorch's operators. That is faster and more accurate than half
     precision and bfloat16 too; such a model's inputs and outputs keep its type. On other devices the copy is channels-last
-    and compiled by `torch.compile`.
+    and compiled by `torch.compile`, where that has the compilers that it needs.
+
+    Processes that are forked from this one afterwards use one thread of PyTorch's: for more they would wait forever.
 
     The copy may stand before layers that are trained, `nn.Sequential(optimize_for_inference(base), head)`. Gradients stop at
     its output, and `train()` leaves it in `eval()`. On a CPU it has no parameters and an empty `state_dict`: the weights
@@ -66,7 +68,7 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
 
 
 def _compile(twin: nn.Module) -> None:
-    """Compiles a module, which goes on uncompiled if PyTorch's compiler, or a compiler that it calls, turns out to be missing."""
+    """Compiles a module. If that fails when it is first called, as without a C compiler, it is computed uncompiled from then on."""
     compiled = torch.compile(twin._call_impl)
 
     def call(*arguments: Any, **keywords: Any) -> Any:
@@ -84,7 +86,7 @@ def _compile(twin: nn.Module) -> None:
 
 @cache
 def _survive_forks() -> None:
-    """Lets processes that are forked from here compute in one thread: for others, OpenMP would wait forever."""
+    """Makes forked processes compute in one thread: OpenMP would wait forever for others, which a fork doesn't copy."""
     if hasattr(os, "register_at_fork"):  # Windows doesn't fork
         os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
