@@ -40,7 +40,9 @@ def kernels() -> Kernels:
     try:
         return Kernels(_library())
     except (OSError, RuntimeError, AttributeError) as error:  # no home, a function that isn't in the library
-        raise MissingError(f"{error}; the kernels are kept in $XDG_CACHE_HOME, by default ~/.cache") from None
+        raise MissingError(
+            f"{str(error).rstrip('.')}; the kernels are kept in $XDG_CACHE_HOME, by default ~/.cache"
+        ) from None
 
 
 def _library() -> Path:
