@@ -54,11 +54,16 @@ def escaped(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
+def usable_cores() -> int:
+    """Counts the cores that this process may run on; a container's or a cluster's job often may not on all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def decode_batches(
     batches: Sequence[Batch], decoder: Callable[[Batch], Decoded], workers: int | None
 ) -> Iterator[Decoded]:
     """Yields the batches in order, decoded ahead by worker processes (None: one per core, at most 8)."""
-    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    workers = min(8, usable_cores()) if workers is None else workers
     yield from DataLoader(
         batches,  # type: ignore[arg-type]  # any sequence will do
         batch_size=None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import socket
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..optional_imports import require
+from .decoding import usable_cores
 from .feature_files import to_table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class _Actor:
     def __init__(self, extractor: Any) -> None:
         import ray
 
-        torch.set_num_threads(os.cpu_count() or 1)  # Ray sets the number of cores that it reserves
+        torch.set_num_threads(usable_cores())  # Ray sets the number of cores that it reserves
         self.extractor: Extractor = ray.get(extractor)()
 
     def __call__(self, batch: dict[str, Any]) -> pyarrow.Table:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
+import sys
 from ctypes import POINTER, c_int, c_int64, c_void_p
 from functools import cache, partial
 from pathlib import Path
@@ -25,8 +25,8 @@ COMPILERS = ("c++", "g++", "clang++")
 BUILD_TIMEOUT = 60  # seconds; a build takes one or two
 
 
-class MissingError(RuntimeError):
-    """The kernels can't be built on this machine; the message says what they lack."""
+class MissingError(Exception):
+    """The kernels can't be used on this machine; the message says what they lack."""
 
 
 @cache
@@ -34,10 +34,23 @@ def kernels() -> Kernels:
     """Loads the kernels from the cache, or builds them.
 
     Raises:
-        MissingError: there is no compiler, or it fails, or there is no folder that only this user can write to.
+        MissingError: this isn't Linux, or there is no compiler, or it fails, or there is no folder that only this user can
+            write to, or what was built can't be loaded from there.
     """
-    from ..convert.atomic_files import is_own
+    try:
+        return Kernels(_library())
+    except (OSError, RuntimeError, AttributeError) as error:  # no home, a function that isn't in the library
+        raise MissingError(
+            f"{str(error).rstrip('.')}; the kernels are kept in $XDG_CACHE_HOME, by default ~/.cache"
+        ) from None
 
+
+def _library() -> Path:
+    """Returns a library of the kernels in the cache, built unless it is there."""
+    from ..convert.atomic_files import is_own, scratch_folder
+
+    if sys.platform != "linux":  # Apple's clang has no OpenMP
+        raise MissingError(f"the kernels are for Linux, and haven't been tried on {sys.platform}")
     compiler = shutil.which(os.environ.get("CXX", "")) or next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise MissingError(f"no C++ compiler: neither $CXX nor {', '.join(COMPILERS)}")
@@ -47,13 +60,22 @@ def kernels() -> Kernels:
     macros = _run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
     key = hashlib.sha256(repr([SOURCE.read_bytes(), macros, FLAGS, defined]).encode()).hexdigest()
     library = _cache_folder() / f"winograd-{key[:32]}.so"
-    if not is_own(library):  # missing, or planted by another user while the folder was open to all
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            built = Path(folder, "winograd.so")
+    # Missing, or planted by another user while the folder was open to all, or damaged.
+    if not is_own(library) or _sealed((content := library.read_bytes())[:-32]) != content:
+        with scratch_folder(library.parent, ".winograd-") as folder:
+            built = folder / "winograd.so"
             _run([compiler, *FLAGS, *defined, str(SOURCE), "-o", str(built)])
+            if not built.exists():
+                raise MissingError(f"{compiler} fails: it wrote no library")
+            built.write_bytes(_sealed(built.read_bytes()))
             built.chmod(0o700)
             built.replace(library)  # replaces the same file if another process was faster
-    return Kernels(library)
+    return library
+
+
+def _sealed(content: bytes) -> bytes:
+    """Appends a library's hash, which the loader ignores: if what it loads is cut off, it may kill the process."""
+    return content + hashlib.sha256(content).digest()
 
 
 def _run(command: list[str]) -> bytes:
@@ -61,9 +83,9 @@ def _run(command: list[str]) -> bytes:
         return subprocess.run(command, check=True, capture_output=True, timeout=BUILD_TIMEOUT).stdout
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().splitlines()
-        raise MissingError(f"{command[0]} fails: {reason[0] if reason else error}") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingError(f"{command[0]} fails: {error}") from None
+        raise MissingError(f"{command[0]} fails: {reason[0] if reason else f'status {error.returncode}'}") from None
+    except subprocess.TimeoutExpired:
+        raise MissingError(f"{command[0]} fails: it takes more than {BUILD_TIMEOUT} seconds") from None
 
 
 def _cache_folder() -> Path:
@@ -71,10 +93,7 @@ def _cache_folder() -> Path:
     from ..convert.atomic_files import is_own
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torchvgg")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise MissingError(f"{folder}: {error.strerror}; set XDG_CACHE_HOME to another folder") from None
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_own(folder.resolve()):
         raise MissingError(f"{folder}: others can write to it; chmod 700, or set XDG_CACHE_HOME to another folder")
     return folder

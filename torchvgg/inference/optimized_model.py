@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import wraps
+from functools import cache, partial, wraps
 from types import MethodType
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -30,7 +31,9 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
     On a CPU, 3×3 convolutions are computed in float32 by Winograd's algorithm (see `winograd`), in C++ kernels that the
     machine's compiler builds once, in a second or two, or in PyTorch's operators. That is faster and more accurate than half
     precision and bfloat16 too; such a model's inputs and outputs keep its type. On other devices the copy is channels-last
-    and compiled by `torch.compile`.
+    and compiled by `torch.compile`, where that has the compilers that it needs.
+
+    Processes that are forked from this one afterwards use one thread of PyTorch's: for more they would wait forever.
 
     The copy may stand before layers that are trained, `nn.Sequential(optimize_for_inference(base), head)`. Gradients stop at
     its output, and `train()` leaves it in `eval()`. On a CPU it has no parameters and an empty `state_dict`: the weights
@@ -58,9 +61,34 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
         twin = copy.deepcopy(model).requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         twin.train = MethodType(_stay_in_eval, twin)
         if any(device != "cpu" for _, device in kinds):
-            twin.compile()
+            _compile(twin)
         return twin
+    _survive_forks()
     return OptimizedModel(model, _engine(native))
+
+
+def _compile(twin: nn.Module) -> None:
+    """Compiles a module. If that fails when it is first called, as without a C compiler, it is computed uncompiled from then on."""
+    compiled = torch.compile(twin._call_impl)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            return compiled(*arguments, **keywords)
+        except Exception as error:
+            y = twin._call_impl(*arguments, **keywords)  # raises again what is the caller's mistake
+            twin._compiled_call_impl = None
+            reason, *_ = str(error).splitlines() or [type(error).__name__]
+            warnings.warn(f"this model is computed without torch.compile: {reason}", stacklevel=2)
+            return y
+
+    twin._compiled_call_impl = call
+
+
+@cache
+def _survive_forks() -> None:
+    """Makes forked processes compute in one thread: OpenMP would wait forever for others, which a fork doesn't copy."""
+    if hasattr(os, "register_at_fork"):  # Windows doesn't fork
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def _stay_in_eval(model: M, mode: bool = True) -> M:

@@ -29,10 +29,9 @@ typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 static const float Bt[6][6] = BT, At[4][6] = AT;
 
-static inline Vector& at(float* p) { return *(Vector*)p; }
-static inline Vector at(const float* p) { return *(const Vector*)p; }
+static inline Vector* at(const float* p) { return (Vector*)p; }  // clang before 18 takes a Vector& for aligned to its whole size
 static inline Vector relu(Vector x) { return x < 0 ? Vector{} : x; }         // NaN stays NaN
-static inline Vector max(Vector a, Vector b) { return (a > b) | (a != a) ? a : b; }
+static inline Vector max(Vector a, Vector b) { return ((a > b) | (a != a)) ? a : b; }
 
 // out[i] = sum over j of matrix[i][j] in[j], in steps of `step` vectors.
 template <int OUT>
@@ -62,14 +61,14 @@ static void transform_input(const float* x, int64_t row, int C, float* v, int64_
 #pragma GCC unroll 6
     for (int j = 0; j < 6; j++) {
 #pragma GCC unroll 6
-      for (int i = 0; i < 6; i++) patch[i] = at(x + i * row + (int64_t)j * C + c);
+      for (int i = 0; i < 6; i++) patch[i] = *at(x + i * row + (int64_t)j * C + c);
       combine(Bt, patch, &columns[0][j], 6);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < 6; i++) {
       combine(Bt, columns[i], out, 1);
 #pragma GCC unroll 6
-      for (int j = 0; j < 6; j++) at(v + (i * 6 + j) * stride + c) = out[j];
+      for (int j = 0; j < 6; j++) *at(v + (i * 6 + j) * stride + c) = out[j];
     }
   }
 }
@@ -92,8 +91,8 @@ struct Output {
 };
 
 static inline void store(const Output& out, float* y, Vector sum, int k) {
-  sum += at(out.bias + k);
-  at(y + k) = out.relu ? relu(sum) : sum;
+  sum += *at(out.bias + k);
+  *at(y + k) = out.relu ? relu(sum) : sum;
 }
 
 // One patch's results, all channels, from 36 vectors of K numbers.
@@ -106,7 +105,7 @@ static void transform_output(const float* m, int64_t stride, int K, const Output
 #pragma GCC unroll 6
     for (int b = 0; b < 6; b++) {
 #pragma GCC unroll 6
-      for (int a = 0; a < 6; a++) patch[a] = at(m + (a * 6 + b) * stride + k);
+      for (int a = 0; a < 6; a++) patch[a] = *at(m + (a * 6 + b) * stride + k);
       combine(At, patch, &half[0][b], 6);
     }
 #pragma GCC unroll 4
@@ -124,7 +123,7 @@ static void block(const float* a, int64_t sa, const float* b, int depth, float* 
   Vector left[R] = {}, right[R] = {};
   const float* next = b + std::min(depth, 512) * COLUMNS;  // the next panel, for the second cache
   for (int d = 0; d < depth; d++, b += COLUMNS) {
-    Vector b0 = at(b), b1 = at(b + LANES);
+    Vector b0 = *at(b), b1 = *at(b + LANES);
     if (R > 1)
       for (int l = 0; l < COLUMNS; l += 16) __builtin_prefetch(next + d * COLUMNS + l, 0, 2);
 #pragma GCC unroll 14
@@ -135,7 +134,7 @@ static void block(const float* a, int64_t sa, const float* b, int depth, float* 
     }
   }
 #pragma GCC unroll 14
-  for (int r = 0; r < R; r++) at(c + r * sc) = left[r], at(c + r * sc + LANES) = right[r];
+  for (int r = 0; r < R; r++) *at(c + r * sc) = left[r], *at(c + r * sc + LANES) = right[r];
 }
 
 template <int R = ROWS>
@@ -237,7 +236,7 @@ void convolve_few(const View& x, const float* w, const float* bias, const View& 
             product(patches.data(), depth, w + (int64_t)k * depth, depth, sums.data(), COLUMNS, count);
             for (int j = 0; j < count; j++)
               for (int l = 0; l < COLUMNS; l += LANES)
-                store(out, out.y + n * out.image + i * out.row + (first + j) * out.pixel, at(sums.data() + j * COLUMNS + l), k + l);
+                store(out, out.y + n * out.image + i * out.row + (first + j) * out.pixel, *at(sums.data() + j * COLUMNS + l), k + l);
           }
         }
       }
@@ -252,7 +251,7 @@ void dense(const View& x, const float* w, const float* bias, const View& y, int 
   for (int k = 0; k < K; k += COLUMNS) {
     product(x.data, D, w + (int64_t)k * D, D, y.data + k, K, N);
     for (int n = 0; n < N; n++)
-      for (int l = k; l < k + COLUMNS; l += LANES) store(out, y.data + (int64_t)n * K, at(y.data + (int64_t)n * K + l), l);
+      for (int l = k; l < k + COLUMNS; l += LANES) store(out, y.data + (int64_t)n * K, *at(y.data + (int64_t)n * K + l), l);
   }
 }
 }

@@ -36,9 +36,10 @@ Call = Callable[[], Any]  # computes something when it is called
 POINTS = (0, 5 / 8, -5 / 8, 5 / 4, -5 / 4)
 _OTHERS = [[q for q in POINTS if q != p] for p in POINTS]
 _VALUES = [[p**k / math.prod(p - q for q in rest) for k in range(3)] for p, rest in zip(POINTS, _OTHERS, strict=True)]
-AT = torch.tensor([[p**i for p in POINTS] + [float(i == TILE - 1)] for i in range(TILE)], dtype=torch.float64)
-G = torch.tensor([*_VALUES, [0.0, 0.0, 1.0]], dtype=torch.float64)
-BT = torch.tensor(np.array([[*polyfromroots(rest), 0.0] for rest in _OTHERS] + [[*polyfromroots(POINTS)]]))
+_exact = partial(torch.tensor, dtype=torch.float64, device="cpu")
+AT = _exact([[p**i for p in POINTS] + [float(i == TILE - 1)] for i in range(TILE)])
+G = _exact([*_VALUES, [0.0, 0.0, 1.0]])
+BT = _exact(np.array([[*polyfromroots(rest), 0.0] for rest in _OTHERS] + [[*polyfromroots(POINTS)]]))
 
 
 class Map(NamedTuple):

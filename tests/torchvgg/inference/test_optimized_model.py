@@ -2,9 +2,6 @@
 
 import copy
 import shutil
-import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -388,70 +385,3 @@ def test_zeros(has_huge_pages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (x.shape, x.dtype) == (shape, torch.float32)
         assert not x.any()
         assert x.add_(1).all()
-
-
-@pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, and nothing built yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.kernels.cache_clear()
-    return tmp_path / "torchvgg"
-
-
-def test_a_library_that_others_can_write_to_is_built_again(fresh: Path, model: VGG16) -> None:
-    native.kernels()
-    (library,) = fresh.glob("winograd-*.so")
-    assert library.stat().st_mode & 0o777 == 0o700
-    built = library.read_bytes()
-    (planted := fresh / "planted.so").write_bytes(b"planted")
-    for is_link in (False, True):
-        library.unlink()
-        if is_link:
-            library.symlink_to(planted)
-        else:
-            library.write_bytes(b"planted")
-            library.chmod(0o777)
-        native.kernels.cache_clear()
-        assert isinstance(native.kernels(), native.Kernels)
-        assert library.read_bytes() == built
-
-
-def test_without_a_compiler(fresh: Path, model: VGG16, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(RuntimeError, match=r"native=True: no C\+\+ compiler: neither \$CXX nor c\+\+"):
-        optimize_for_inference(model, native=True)
-    x = torch.randn(1, 3, 32, 32)
-    twin = optimize_for_inference(model)
-    assert "operators" in repr(twin)
-    assert error(twin(x), exact(model, x)["block5_pool"]) < 1e-5
-
-
-def test_with_a_compiler_that_fails(fresh: Path, model: VGG16, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", shutil.which("false") or "")
-    with pytest.raises(RuntimeError, match=r"native=True: .*false fails"):
-        optimize_for_inference(model, native=True)
-    assert "operators" in repr(optimize_for_inference(model))
-
-
-@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
-def test_the_cache_is_the_users_own(fresh: Path, model: VGG16) -> None:
-    optimize_for_inference(model, native=True)
-    (library,) = fresh.iterdir()
-    assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
-    built = library.stat().st_mtime_ns
-    native.kernels.cache_clear()
-    optimize_for_inference(model, native=True)
-    assert library.stat().st_mtime_ns == built
-    native.kernels.cache_clear()
-    fresh.chmod(0o777)
-    with pytest.raises(RuntimeError, match="others can write to it; chmod 700"):
-        optimize_for_inference(model, native=True)
-
-
-@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
-def test_two_processes_build_at_once(fresh: Path) -> None:
-    code = "from torchvgg.inference.native import kernels; print(kernels().fits(64, 64))"
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[0] for process in both] == ["True\n"] * 2
-    assert len(list(fresh.iterdir())) == 1
