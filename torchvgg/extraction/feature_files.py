@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -127,12 +126,13 @@ def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts
             "another output"
         )
     with open(parts.folder / "claim", "ab", opener=open_own) as claim:
-        if not lock(claim) and sys.platform != "win32":  # Windows has no such locks
+        if lock(claim) is False:
             raise OSError(f"{output}: another extraction is writing it")
         try:
             parts.begin(job, force)
             yield parts
         finally:
+            claim.close()  # Windows removes no open file
             if not parts.files():
                 shutil.rmtree(parts.folder, ignore_errors=True)
 
@@ -147,7 +147,9 @@ class Parts:
     def begin(self, job: dict[str, Any], force: bool) -> None:
         """Records the job. Rows of a different one are deleted with `force`, else a ValueError."""
         path = self.folder / "job.json"
-        known = json.loads(path.read_text()) if path.exists() else None  # parts without a job are no extraction's
+        known = (
+            json.loads(path.read_text("utf-8")) if path.exists() else None
+        )  # parts without a job are no extraction's
         if self.files() and known != job:
             if known and not force:
                 raise ValueError(
@@ -156,7 +158,7 @@ class Parts:
                 )
             for part in self.files():
                 part.unlink()
-        self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job)))
+        self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job), "utf-8"))
 
     def files(self) -> list[Path]:
         from ..convert.atomic_files import is_own
@@ -202,7 +204,8 @@ class Parts:
                 yield Rows(chunk, np.concatenate(vectors), errors)
 
         self._write(self.output, lambda unfinished: self.format.write(unfinished, chunks()))
-        shutil.rmtree(self.folder)
+        for part in self.files():
+            part.unlink()
         return bad
 
     def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
