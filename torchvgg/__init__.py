@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from .vgg16 import VGG16
     from .vgg19 import VGG19
 
-if (
-    Path(__file__).with_name("convert").is_file()
-):  # a link that Git wrote as a text, as on Windows: the folder is found beside this one
+if Path(__file__).with_name("convert").is_file():  # a link that Git wrote as a text: the folder is beside this one
     __path__.append(str(Path(__file__).parents[1]))
 
 __version__ = "0.1.0"
