@@ -52,6 +52,10 @@ def ran_commands(folder: Path, *commands: str) -> list[str]:
     return ran(COMMANDS, folder, json.dumps([command.split() for command in commands])).splitlines()
 
 
+def test_tests_can_be_collected(folder: Path) -> None:
+    ran("import tests.conftest", folder)
+
+
 def test_conversions_and_each_way_back(topped: Path, folder: Path) -> None:
     (folder / "my.h5").write_bytes(topped.read_bytes())
     outputs = ("out.safetensors", "out.pt", "back.h5", "back.weights.h5")

@@ -65,16 +65,19 @@ class Parquet:
 
     def write(self, path: Path, chunks: Iterator[Rows]) -> None:
         first = to_table(next(chunks))
-        with self._parquet.ParquetWriter(path, first.schema) as writer:
+        # Python opens the files: Arrow takes only names in UTF-8.
+        with open(path, "wb") as stream, self._parquet.ParquetWriter(stream, first.schema) as writer:
             writer.write_table(first)
             for rows in chunks:
                 writer.write_table(to_table(rows))
 
     def paths(self, path: Path) -> list[str]:
-        return self._parquet.read_table(path, columns=["path"])["path"].to_pylist()
+        with open(path, "rb") as stream:
+            return self._parquet.read_table(stream, columns=["path"])["path"].to_pylist()
 
     def read(self, path: Path) -> Rows:
-        return to_rows(self._parquet.read_table(path))
+        with open(path, "rb") as stream:
+            return to_rows(self._parquet.read_table(stream))
 
 
 class Npz:
