@@ -58,6 +58,9 @@ def test_tests_can_be_collected(folder: Path) -> None:
 
 def test_conversions_and_each_way_back(topped: Path, folder: Path) -> None:
     (folder / "my.h5").write_bytes(topped.read_bytes())
+    (left := folder / "temporary" / "torchvgg-left").mkdir(parents=True)  # by a process that was killed; it is cleared
+    for name in ("claim", "half"):
+        (left / name).touch()
     outputs = ("out.safetensors", "out.pt", "back.h5", "back.weights.h5")
     forth = "convert my.h5 --input-shape 32,32 --activation softmax -o"
     ran_commands(folder, *(f"{forth} {output}" for output in outputs), f"{forth} out.pt --force")
