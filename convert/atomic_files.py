@@ -1,12 +1,13 @@
 """Writing files safely: what may be written, whole or not at all; locks, other users' files, hashes."""
 
+import errno
 import glob
 import hashlib
 import os
 import secrets
-import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,7 +59,13 @@ def writing(target: Path) -> Iterator[Path]:
         with scratch_folder(target.parent, f".{target.name[:100]}-") as folder:
             unfinished = folder / f"unfinished{suffix_of(target)}"
             yield unfinished
-            unfinished.replace(target)
+            try:
+                unfinished.replace(target)
+            except PermissionError as error:  # Windows replaces no file that is open or mapped
+                raise OSError(
+                    f"{target}: can't be replaced ({error.strerror}); close what uses it, such as a program with a model "
+                    "loaded from it, or name another output"
+                ) from None
     except OSError as error:
         if error.errno is None or final_names(str(error.filename)) == str(error.filename):
             raise
@@ -75,47 +82,55 @@ def scratch_folder(parent: Path | None = None, prefix: str = "torchvgg-") -> Ite
     parent = parent or Path(tempfile.gettempdir())
     for left in parent.glob(f"{glob.escape(prefix)}*/{_CLAIM}"):
         if is_own(left.parent) and is_own(left):
-            with suppress(OSError), open(left, "rb+") as claim:  # another process may have removed it
-                if lock(claim):
+            with suppress(OSError):  # another process may have removed it
+                with open(left, "rb+") as claim:
+                    is_left = lock(claim) and claim.write(b"left")  # its owner may be about to lock it, and sees that
+                if is_left:
                     _clear(left.parent)
-    folder = parent / f"{prefix}{secrets.token_hex(8)}"  # named before it is made: a signal may come in between
-    try:
-        folder.mkdir(mode=0o700)
-        with open(folder / _CLAIM, "wb", opener=open_own) as claim:
-            lock(claim)
-            yield folder
-    except OSError as error:
-        is_elsewhere = error.filename is not None and not str(error.filename).startswith(str(folder))
-        if not is_temporary or is_elsewhere or error.errno not in FULL:
-            raise
-        reason = os.strerror(error.errno)
-        raise OSError(f"{parent}: {reason}; make room there, or name another folder in TMPDIR") from error
-    finally:
-        _clear(folder)
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(8)}"  # named before it is made: a signal may come in between
+        try:
+            folder.mkdir(mode=0o700)
+            with open(folder / _CLAIM, "wb", opener=open_own) as claim:
+                if lock(claim) is not False and not os.fstat(claim.fileno()).st_size:
+                    yield folder
+                    return
+        except OSError as error:
+            is_elsewhere = error.filename is not None and not str(error.filename).startswith(str(folder))
+            if not is_temporary or is_elsewhere or error.errno not in FULL:
+                raise
+            reason = os.strerror(error.errno)
+            raise OSError(f"{parent}: {reason}; make room there, or name another folder in TMPDIR") from error
+        finally:
+            _clear(folder)
 
 
 def _clear(folder: Path) -> None:
     """Removes a scratch folder, its claim last, by which the next run would recognise it if this is interrupted."""
-    for path in folder.glob("*"):
-        if path.name != _CLAIM:
-            with suppress(OSError):
-                path.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # Windows keeps what is open or mapped, and so the claim
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == _CLAIM):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time in for a file, which is made if it isn't there."""
+    """Lets one process at a time in. The file `path` is for that alone, and removed by the last process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with open(path, "ab") as claim:
-            lock(claim, wait=True)
+        with open(path, "ab", opener=open_own) as claim:
+            while lock(claim) is False:
+                time.sleep(0.1)
             if path.exists() and os.path.samestat(path.stat(), os.fstat(claim.fileno())):
                 try:
                     yield
                 finally:
-                    if path.exists() and not path.stat().st_size:
-                        path.unlink()
+                    try:
+                        path.unlink(missing_ok=True)
+                    except PermissionError:  # Windows removes no open file, not even another process's
+                        claim.close()
+                        with suppress(OSError):
+                            path.unlink()
                 return
 
 
@@ -136,14 +151,22 @@ def open_own(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
-def lock(claim: IO[bytes], wait: bool = False) -> bool:
-    """Locks an open file until it is closed, at the end of the process at the latest. Returns False if another has."""
-    try:
-        import fcntl
+def lock(claim: IO[bytes]) -> bool | None:
+    """Locks an open file until it is closed, at the end of the process at the latest.
 
-        fcntl.flock(claim, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (ImportError, OSError):  # Windows has no fcntl
-        return False
+    Returns False if another process has locked it, None where files can't be locked.
+    """
+    try:
+        try:
+            import fcntl
+        except ImportError:  # Windows, which locks bytes, of an empty file too
+            import msvcrt
+
+            msvcrt.locking(claim.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True
 
 

@@ -19,7 +19,7 @@ def download(url: str, target: Path, expected_md5: str) -> None:
     partial = target.with_name(f"{target.name}.part")
     by_hand = f"fetch it by hand and put it at {target}"
     try:
-        with locked(partial):
+        with locked(target.with_name(f"{target.name}.lock")):
             if target.is_file() and md5(target) == expected_md5:
                 return  # by another process
             _fetch(url, partial)

@@ -23,7 +23,7 @@ def one_line(text: str) -> str:
 
 def final_names(text: str) -> str:
     """Replaces the names of unfinished files, as `atomic_files.writing` makes them, by the names that they will have."""
-    return re.sub(r"\.([^/]{1,100})-[0-9a-f]{16}/unfinished[.\w]*|\.([^/]{1,100})-[0-9a-f]{16}(?!\w)", r"\1\2", text)
+    return re.sub(r"\.([^/\\]{1,100})-[0-9a-f]{16}(?:[/\\]+unfinished[.\w]*|(?!\w))", r"\1", text)
 
 
 def message_of(error: Exception) -> str:

@@ -7,7 +7,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes share the cores: 
 
 import hashlib
 import re
-import resource
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ def _own_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def file_size_limit() -> Iterator[int]:
     """The number of bytes that a file may have here, as if the disk were full then."""
+    resource = pytest.importorskip("resource")
     limit = 5_000_000
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -74,13 +75,31 @@ def test_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
     assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
 
 
+def test_a_checkout_without_symbolic_links(tmp_path: Path) -> None:
+    """The link torchvgg/convert is a text there, as Git writes it on Windows."""
+    shutil.copytree(ROOT / "convert", tmp_path / "convert")
+    shutil.copytree(ROOT / "torchvgg", tmp_path / "torchvgg", ignore=shutil.ignore_patterns("convert"))
+    (tmp_path / "torchvgg" / "convert").write_text("../convert", "ascii")
+    code = f"""
+import runpy, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in finder.__module__]  # of this checkout
+sys.argv[1:] = [{str(ROOT / "tests/data/keras2/trained.h5")!r}, "-o", "out.safetensors", "-q"]
+try:
+    runpy.run_module("convert", run_name="__main__")
+except SystemExit as end:
+    print(end.code, sys.modules["torchvgg.convert.errors"].__file__)
+"""
+    assert python(code, tmp_path) == f"0 {tmp_path}/convert/errors.py"
+    assert (tmp_path / "out.safetensors").exists()
+
+
 def in_convert(name: str) -> bool:
     return f"{name}.".startswith(f"{CONVERT}.")
 
 
 def imports(name: str, modules: dict[str, Path], top_level_only: bool = False) -> set[str]:
     """The modules that a module imports; by default also those imported in functions or for types only."""
-    tree = ast.parse(modules[name].read_text())
+    tree = ast.parse(modules[name].read_text("utf-8"))
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree):
         is_typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
@@ -186,9 +205,21 @@ def test_imports_point_downwards(name: str) -> None:
     assert {other for other in import_graph(MODULES)[name] if floor(other) > floor(name)} == set()
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_every_text_file_has_an_encoding(name: str) -> None:
+    """Else it is the system's, on Windows another one in each country."""
+    for call in (node for node in ast.walk(ast.parse(MODULES[name].read_text("utf-8"))) if isinstance(node, ast.Call)):
+        function, keywords = ast.unparse(call.func), {keyword.arg for keyword in call.keywords}
+        mode = next((ast.unparse(argument) for argument in call.args[1:2]), "")
+        is_text = (function == "open" and "b" not in mode) or "text" in keywords
+        is_text |= function.endswith(".read_text") and not call.args
+        is_text |= function.endswith(".write_text") and len(call.args) < 2
+        assert not is_text or "encoding" in keywords, ast.unparse(call)
+
+
 @pytest.mark.parametrize("name", PACKAGES)
 def test_the_docstring_of_a_package_names_its_modules(name: str) -> None:
-    docstring = ast.get_docstring(ast.parse(MODULES[name].read_text())) or ""
+    docstring = ast.get_docstring(ast.parse(MODULES[name].read_text("utf-8"))) or ""
     inside = {other.rpartition(".")[2] for other in MODULES if other.rpartition(".")[0] == name} - {"__main__"}
     assert {module for module in inside if not re.search(rf"\b{module}\b", docstring)} == set()
 

@@ -13,6 +13,7 @@ The names in `__all__` are imported when first used, so that `import torchvgg` c
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from .torchvision_models import from_torchvision
     from .vgg16 import VGG16
     from .vgg19 import VGG19
+
+if Path(__file__).with_name("convert").is_file():  # a link that Git wrote as a text: the folder is beside this one
+    __path__.append(str(Path(__file__).parents[1]))
 
 __version__ = "0.1.0"
 __all__ = [

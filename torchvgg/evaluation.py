@@ -103,7 +103,7 @@ def evaluate(
         exif: rotate images by their EXIF orientation.
         batch_size: images computed at once.
         half: compute in half precision, on a GPU.
-        workers: processes that decode.
+        workers: processes or threads that decode.
         ray: True to run on a local Ray cluster, or a cluster's address.
         progress: show a bar on standard error if that is a terminal.
 

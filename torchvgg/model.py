@@ -1,5 +1,6 @@
 """`Model`: layers called in order, with a summary as Keras prints it and access to every layer's output."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ from torch.func import functional_call
 
 from .layers.reshaping import in_keras_order, order_after
 from .layers.shared import pair
+from .summary import for_encoding, summary_table
 from .summary import in_keras_order as layers_in_keras_order
-from .summary import summary_table
 
 Shape = tuple[int | None, ...]
 Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -216,7 +217,7 @@ class Model(nn.Module):
             row = (f"{own} ({kind})", text((self.input_shapes | shapes)[own]), f"{count:,}")
             rows.append(row if self._nodes is None else (*row, ", ".join(connections.get(own, "-"))))
         for line in summary_table(self.name, rows, list(self.state_dict(keep_vars=True).values())):
-            print_fn(line)
+            print_fn(for_encoding(line, getattr(sys.stdout, "encoding", None)) if print_fn is print else line)
 
     def _output_shapes(self) -> dict[str, Shape]:
         """Runs the layers on the meta device at two sizes; a size of a layer's output that differs is open, None."""

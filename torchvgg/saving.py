@@ -60,6 +60,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
         file = read_torch_file(unfinished)
         assert file.architecture is not None
         check_saved(model, described, network, build(file.architecture, file.tensors))
+        del file  # mapped, so that Windows wouldn't rename it
 
 
 @torch.no_grad()

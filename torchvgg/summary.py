@@ -9,6 +9,7 @@ from torch import Tensor
 COLUMNS = ("Layer (type)", "Output Shape", "Param #", "Connected to")
 # Of the columns' text: three for a chain, in Keras's default width of 88, and four for another graph, in 108.
 WIDTHS = {3: (36, 27, 15), 4: (29, 25, 15, 26)}
+_ASCII = str.maketrans("┏━┳┓┃┡╇┩│├─┼┤└┴┘", "+--+||+|||-+|+-+")
 
 
 def summary_table(title: str, rows: Sequence[Sequence[str]], weights: Sequence[Tensor]) -> Iterator[str]:
@@ -40,6 +41,13 @@ def summary_table(title: str, rows: Sequence[Sequence[str]], weights: Sequence[T
         group = [weight for weight in weights if weight.requires_grad in counted]
         count, size = sum(weight.numel() for weight in group), sum(weight.nbytes for weight in group)
         yield f" {label} params: {count:,} ({_memory(size)})"
+
+
+def for_encoding(line: str, encoding: str | None) -> str:
+    """Replaces what an output can't show in a line, the frame by ASCII as rich draws it for Keras."""
+    if encoding is None or encoding.lower().startswith("utf"):
+        return line
+    return line.translate(_ASCII).encode(encoding, "replace").decode(encoding)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -28,11 +28,16 @@ def find_weights(weights: str | os.PathLike[str], network: str, include_top: boo
     from .convert import convert, published
 
     name = network if include_top else f"{network}-notop"
-    for converted in (published.converted_path(name), published.converted_path(network)):
+    target = published.converted_path(name)
+    for converted in (target, published.converted_path(network)):
         if converted.is_file():
             return converted
-    convert(name, force=True)  # another process may have been faster: the file is whole either way
-    return published.converted_path(name)
+    try:
+        convert(name, force=True)
+    except OSError:
+        if not target.is_file():  # else another process was faster, and on Windows a file in use isn't replaced
+            raise
+    return target
 
 
 def read_model(

@@ -160,7 +160,11 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
                 found = _read_saved_model(path, kind)
             else:
                 raise ValueError(f"{kind.value}, which isn't read; {SAVED_AGAIN}")
-        yield found
+        try:
+            yield found
+        finally:
+            for array in (array for layer in found.layers for array in layer.arrays):
+                vars(array).pop("_mapped", None)  # Windows removes no file that is mapped
 
 
 def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -> KerasFile:

@@ -54,6 +54,7 @@ def write_checked(
             with explaining_failed_write(output.parent):
                 written = _read_back(unfinished, suffix, network, naming_scheme, dtype)
             error, worst = check_conversion(network, written, dtype, build)
+            del written  # mapped from the file, which Windows wouldn't rename
         source.check_unchanged()
     return network, error, worst
 

@@ -1,6 +1,8 @@
 """Whenever and however a conversion or a download ends, an output is the old file, the new file, or isn't there."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import itertools
 import os
@@ -10,18 +12,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
 
-from torchvgg import VGG16
-from torchvgg.convert import convert, published
-from torchvgg.convert.atomic_files import locked, writing
+from torchvgg import VGG16, extract_features
+from torchvgg.convert import atomic_files, convert, published
+from torchvgg.convert.atomic_files import locked, scratch_folder, writing
 from torchvgg.convert.write import write_checked as write_checked_module
 
 from ..helpers.command_line import heed, run
 from ..helpers.hostile import KERAS2
+from ..helpers.photos import write_photos
 from ..helpers.server import FILENAME, Server
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +115,8 @@ def test_kill_9_in_a_download(server: Server, tmp_path: Path, temporary: Path) -
     part, output = home / f"{FILENAME}.part", tmp_path / "out.pt"
     for _ in killed_runs(md5, 0.5, part, "vgg16-notop", "-o", output, "--no-check", "--force", "-q"):
         for path in home.iterdir():
+            if path.name == f"{FILENAME}.lock":
+                continue
             assert path.name in (FILENAME, f"{FILENAME}.part")
             size = path.stat().st_size
             parts.add(size)
@@ -356,8 +361,8 @@ def test_what_a_dead_process_left_is_cleared_and_a_living_ones_kept(tmp_path: Pa
 def test_an_interrupted_clearing_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unlink = Path.unlink
 
-    def unlink_and_be_interrupted(path: Path) -> None:
-        unlink(path)
+    def unlink_and_be_interrupted(path: Path, **options: Any) -> None:
+        unlink(path, **options)
         raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt), writing(tmp_path / "out.pt") as first:
@@ -370,6 +375,51 @@ def test_an_interrupted_clearing_is_resumed(tmp_path: Path, monkeypatch: pytest.
         assert sorted(tmp_path.iterdir()) == sorted([second.parent, tmp_path / "out.pt"])
         second.write_bytes(b"second")
     assert list(tmp_path.iterdir()) == [tmp_path / "out.pt"]
+
+
+@pytest.mark.parametrize("is_still_there", [False, True])
+def test_a_scratch_folder_is_not_cleared_before_it_is_locked(
+    is_still_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between making its claim and locking it, another process may come and take it for one that was left."""
+    lock, others = atomic_files.lock, []
+
+    def be_overtaken(claim: IO[bytes]) -> bool | None:
+        monkeypatch.undo()
+        if is_still_there:
+            others.append(open(claim.name, "rb+"))  # noqa: SIM115
+            assert lock(others[0])
+        else:
+            with scratch_folder(tmp_path, "x-"):
+                pass
+        return lock(claim)
+
+    monkeypatch.setattr(atomic_files, "lock", be_overtaken)
+    with scratch_folder(tmp_path, "x-") as folder:
+        with scratch_folder(tmp_path, "x-"):
+            pass
+        (folder / "numbers").touch()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_files_cannot_be_locked(headless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network filesystems: nothing waits for a lock, and nothing of others is cleared."""
+    (other := tmp_path / ".out.pt-other").mkdir(mode=0o700)
+    (other / "claim").touch(0o600)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    convert(headless, tmp_path / "out.pt", check=False)
+    with locked(tmp_path / "lock"):
+        pass
+    write_photos(tmp_path / "photos", 1)
+    done = extract_features(
+        VGG16(weights=tmp_path / "out.pt", include_top=False), tmp_path / "photos", tmp_path / "f.npz"
+    )
+    assert done.images == 1
+    assert {path.name for path in tmp_path.iterdir()} == {".out.pt-other", "out.pt", "photos", "f.npz"}
 
 
 def test_one_at_a_time_is_in_a_lock(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torchvgg.convert.errors import explaining_failed_write, message_of, one_lin
     ("text", "expected"),
     [
         ("/a/.out.h5-0123456789abcdef/unfinished.h5: full", "/a/out.h5: full"),
+        (r"C:\\a\\.out.h5-0123456789abcdef\\unfinished.h5: full", r"C:\\a\\out.h5: full"),
         ("name = '/a/.b-c.pt-0123456789abcdef/unfinished.pt', errno", "name = '/a/b-c.pt', errno"),
         ("/a/.out.h5-0123456789abcdef: full", "/a/out.h5: full"),
         ("/a/.config/out-2.h5", "/a/.config/out-2.h5"),

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,11 @@ from torch import nn
 
 from torchvgg import VGG16, VGG19, vgg16, vgg19
 
+ROOT = Path(__file__).parents[2]
 NETWORKS: dict[str, Any] = {"vgg16": VGG16, "vgg19": VGG19}
-REFERENCE = json.loads(Path(__file__).parents[1].joinpath("data").joinpath("keras_layers.json").read_text())["models"]
+REFERENCE = json.loads(Path(__file__).parents[1].joinpath("data").joinpath("keras_layers.json").read_text("utf-8"))[
+    "models"
+]
 
 
 def meta(network: str = "vgg16", **arguments: Any) -> Any:
@@ -85,6 +91,23 @@ def test_summary_is_keras_line_for_line(
     ours: list[str] = []
     meta(network, **arguments).summary(data_format="channels_last", print_fn=ours.append)
     assert ours == [line for line in theirs if line]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_summary_where_the_frame_cannot_be_printed_is_keras_too(encoding: str) -> None:
+    code = """
+import keras, torch
+from torchvgg import VGG16
+keras.applications.VGG16(weights=None, include_top=False).summary()
+with torch.device("meta"):
+    VGG16(weights=None, include_top=False, name="vgg16").summary("channels_last")
+"""
+    environment = {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, env=os.environ | environment, capture_output=True, encoding=encoding, check=True)
+    lines = [line for line in printed.stdout.splitlines() if line]
+    assert len(lines) > 40
+    assert lines[len(lines) // 2 :] == lines[: len(lines) // 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

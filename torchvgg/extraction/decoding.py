@@ -1,12 +1,16 @@
-"""Decoding batches of images in worker processes while the model computes."""
+"""Decoding batches of images in worker processes, or in threads, while the model computes."""
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -62,15 +66,38 @@ def usable_cores() -> int:
 def decode_batches(
     batches: Sequence[Batch], decoder: Callable[[Batch], Decoded], workers: int | None
 ) -> Iterator[Decoded]:
-    """Yields the batches in order, decoded ahead by worker processes (None: one per core, at most 8)."""
+    """Yields the batches in order, decoded ahead by workers (None: one per core, at most 8)."""
     workers = min(8, usable_cores()) if workers is None else workers
+    workers = min(workers, len(batches))
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if workers and method != "fork":
+        yield from _decode_in_threads(batches, decoder, workers)
+        return
     yield from DataLoader(
         batches,  # type: ignore[arg-type]  # any sequence will do
         batch_size=None,
-        num_workers=min(workers, len(batches)),
+        num_workers=workers,
         collate_fn=decoder,  # type: ignore[arg-type]  # arrays go through a pipe; tensors would need shared memory, which is small in containers
         worker_init_fn=_exit_with_parent,
     )
+
+
+def _decode_in_threads(
+    batches: Sequence[Batch], decoder: Callable[[Batch], Decoded], workers: int
+) -> Iterator[Decoded]:
+    """Decodes where processes aren't forked: new ones would import PyTorch, and run the user's script again if it has no main guard.
+
+    Pillow's decoders run side by side in threads as well. Only a crash of one would end the program.
+    """
+    pool, left = ThreadPoolExecutor(workers), iter(batches)
+    try:
+        ahead = deque(pool.submit(decoder, batch) for batch in islice(left, 2 * workers))
+        while ahead:
+            decoded = ahead.popleft().result()
+            ahead.extend(pool.submit(decoder, batch) for batch in islice(left, 1))
+            yield decoded
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -66,16 +65,19 @@ class Parquet:
 
     def write(self, path: Path, chunks: Iterator[Rows]) -> None:
         first = to_table(next(chunks))
-        with self._parquet.ParquetWriter(path, first.schema) as writer:
+        # Python opens the files: Arrow takes only names in UTF-8.
+        with open(path, "wb") as stream, self._parquet.ParquetWriter(stream, first.schema) as writer:
             writer.write_table(first)
             for rows in chunks:
                 writer.write_table(to_table(rows))
 
     def paths(self, path: Path) -> list[str]:
-        return self._parquet.read_table(path, columns=["path"])["path"].to_pylist()
+        with open(path, "rb") as stream:
+            return self._parquet.read_table(stream, columns=["path"])["path"].to_pylist()
 
     def read(self, path: Path) -> Rows:
-        return to_rows(self._parquet.read_table(path))
+        with open(path, "rb") as stream:
+            return to_rows(self._parquet.read_table(stream))
 
 
 class Npz:
@@ -127,12 +129,13 @@ def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts
             "another output"
         )
     with open(parts.folder / "claim", "ab", opener=open_own) as claim:
-        if not lock(claim) and sys.platform != "win32":  # Windows has no such locks
+        if lock(claim) is False:
             raise OSError(f"{output}: another extraction is writing it")
         try:
             parts.begin(job, force)
             yield parts
         finally:
+            claim.close()  # Windows removes no open file
             if not parts.files():
                 shutil.rmtree(parts.folder, ignore_errors=True)
 
@@ -147,7 +150,9 @@ class Parts:
     def begin(self, job: dict[str, Any], force: bool) -> None:
         """Records the job. Rows of a different one are deleted with `force`, else a ValueError."""
         path = self.folder / "job.json"
-        known = json.loads(path.read_text()) if path.exists() else None  # parts without a job are no extraction's
+        known = (
+            json.loads(path.read_text("utf-8")) if path.exists() else None
+        )  # parts without a job are no extraction's
         if self.files() and known != job:
             if known and not force:
                 raise ValueError(
@@ -156,7 +161,7 @@ class Parts:
                 )
             for part in self.files():
                 part.unlink()
-        self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job)))
+        self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job), "utf-8"))
 
     def files(self) -> list[Path]:
         from ..convert.atomic_files import is_own
@@ -202,7 +207,8 @@ class Parts:
                 yield Rows(chunk, np.concatenate(vectors), errors)
 
         self._write(self.output, lambda unfinished: self.format.write(unfinished, chunks()))
-        shutil.rmtree(self.folder)
+        for part in self.files():
+            part.unlink()
         return bad
 
     def _write(self, path: Path, write: Callable[[Path], Any]) -> None:

@@ -69,7 +69,8 @@ def extract_features(
         keep_aspect_ratio: cut images to the proportions of `resize` first, as in Keras.
         exif: rotate images by their EXIF orientation.
         half: compute in half precision, on a GPU.
-        workers: processes that decode; by default one per core, at most 8; 0 decodes in this process.
+        workers: processes that decode, or threads where processes aren't forked, as on Windows and macOS; by default one per core, at
+            most 8; 0 decodes in this process.
         ray: True to run on a local Ray cluster, or a cluster's address. Files need the same paths on all nodes.
         force: overwrite `output`.
         progress: show a bar on standard error if that is a terminal, or in a notebook.
