@@ -38,6 +38,8 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def _leave_the_cluster() -> Iterator[None]:
     yield
+    if ray.is_initialized():
+        time.sleep(1)  # a thread of Ray's that is still clearing up would end the process if it called Ray after that
     ray.shutdown()
 
 
