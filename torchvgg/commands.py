@@ -256,8 +256,11 @@ def _choices(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read_lines(path: Path | None) -> list[str] | None:
+    from .convert.errors import check_no_device
+
     if not path:
         return None
+    check_no_device(path)
     try:
         return path.read_text("utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
