@@ -177,6 +177,29 @@ def test_a_pipe_is_refused_in_one_line(
     assert Path(pipe).is_fifo()
 
 
+@pytest.mark.parametrize("command", ["torchvgg summary", "torchvgg --help", "convert --version"])
+@pytest.mark.parametrize("where", ["closed", "full", "full, unbuffered", "gone"])
+def test_lost_output_is_an_error(command: str, where: str, weights: Path, tmp_path: Path) -> None:
+    """One line and a status that isn't 0; no line where the reader has gone, as with `| head`."""
+    words = [sys.executable, *(["-u"] if "unbuffered" in where else []), "-m", *command.split()]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb"), open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*words, *([str(weights)] if "summary" in command else [])],
+            stdout=writer if where == "gone" else full,
+            stderr=subprocess.PIPE,
+            preexec_fn=(lambda: os.close(1)) if where == "closed" else None,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            cwd=ROOT,
+            text=True,
+            check=False,
+        )
+    reason = "Bad file descriptor" if where == "closed" else "No space left on device"
+    assert done.stderr == ("" if where == "gone" else f"error: standard output can't be written to ({reason})\n")
+    assert done.returncode == 1
+
+
 class Notebook:
     """Stands for a notebook's standard error, which is no terminal."""
 
