@@ -116,8 +116,7 @@ def check_extraction(output: Path, force: bool) -> None:
     """
     from ..convert.atomic_files import check_output
 
-    is_own = output.suffix in FORMATS and Parts(output, 0).joined()
-    check_output(output, list(FORMATS), force or bool(is_own))
+    check_output(output, list(FORMATS), force or _joined(output) is not None)
 
 
 @contextmanager
@@ -164,7 +163,7 @@ class Parts:
 
     def __init__(self, output: Path, size: int) -> None:
         self.output, self.size, self.format = output, size, FORMATS[output.suffix]()
-        self.folder = output.with_name(f"{output.name}.parts")
+        self.folder = _folder(output)
 
     def begin(self, job: dict[str, Any], force: bool) -> None:
         """Records the job. Rows of a different one are deleted with `force`, else a ValueError."""
@@ -208,14 +207,8 @@ class Parts:
 
     def unfinished(self, paths: Mapping[str, str]) -> list[str]:
         """Returns the paths, given by their escaped names, that have no row yet: an interrupted extraction does only these."""
-        done = paths if self.joined(paths) else self.places()
+        done = paths if _joined(self.output, paths) else self.places()
         return [path for name, path in paths.items() if name not in done]
-
-    def joined(self, paths: Iterable[str] | None = None) -> dict[str, Any] | None:
-        """Returns what `join` noted if it wrote `output` and was killed before the parts were gone; with `paths`, only if of these."""
-        known = _read_json(self.folder / "joined.json")
-        is_same = isinstance(known, dict) and self.output.exists() and known.get("output") == _stamp(self.output)
-        return known if is_same and (paths is None or known.get("paths") == _checksum(paths)) else None
 
     def add(self, rows: Rows) -> None:
         """Writes some rows, all or none."""
@@ -224,7 +217,7 @@ class Parts:
 
     def join(self, paths: Sequence[str]) -> int:
         """Writes the rows of `paths`, in this order, to `output`, deletes the parts, and returns the number of bad images."""
-        if done := self.joined(paths):
+        if done := _joined(self.output, paths):
             self._remove_parts()
             return done["bad"]
         places, read, bad = self.places(), lru_cache(8)(self._read), 0
@@ -261,6 +254,17 @@ class Parts:
         unfinished = self.folder / f"unfinished-{secrets.token_hex(8)}"
         write(unfinished)
         unfinished.replace(path)
+
+
+def _folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.parts")
+
+
+def _joined(output: Path, paths: Iterable[str] | None = None) -> dict[str, Any] | None:
+    """Returns what `join` noted if it wrote `output` and was killed before the parts were gone; with `paths`, only if of these."""
+    known = _read_json(_folder(output) / "joined.json")
+    is_same = isinstance(known, dict) and output.exists() and known.get("output") == _stamp(output)
+    return known if is_same and (paths is None or known.get("paths") == _checksum(paths)) else None
 
 
 def _read_json(path: Path) -> Any:
