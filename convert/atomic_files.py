@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from .errors import FULL, UsageError, final_names
+from .errors import FULL, UsageError, check_no_device, final_names
 from .options import suffix_of
 
 _CLAIM = "claim"  # the file in a scratch folder that its owner has locked
@@ -23,10 +23,11 @@ def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
     """Checks that a file may be written, with `force` also over an existing one.
 
     Raises:
-        ValueError: the name ends in none of the suffixes, if there are any.
+        ValueError: the name ends in none of the suffixes, if there are any, or is a pipe or a device.
         OSError: the path is a folder, or a link to itself, or exists, or its folder can't be written to.
     """
     check_suffix(path, suffixes)
+    check_no_device(path)
     if Path(os.path.realpath(path)).is_symlink():
         raise OSError(f"{path} is a link that leads to itself; name another file")
     if path.is_dir():

@@ -9,7 +9,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, NoReturn
 
 from .errors import UsageError, message_of, one_line
@@ -21,6 +21,16 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+
+    def parse_args(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            with _noticing_lost_output():  # of --help and --version
+                return super().parse_args(*arguments, **keywords)
+        except OSError as error:
+            self.exit(1, "" if isinstance(error, BrokenPipeError) else f"error: {message_of(error)}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse's own would ignore errors
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
@@ -47,16 +57,19 @@ def status_of(action: Callable[[], object], source: object, quiet: bool = False)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets question marks
     try:
-        with _handling(signal.SIGTERM, _clear_up_and_end), warnings.catch_warnings(), silenced(quiet):
+        with (
+            _handling(signal.SIGTERM, _clear_up_and_end),
+            warnings.catch_warnings(),
+            silenced(quiet),
+            _noticing_lost_output(),
+        ):
             warnings.showwarning = lambda message, *_, **__: print(
                 f"warning: {one_line(str(message))}", file=sys.stderr
             )
             if quiet:
                 warnings.simplefilter("ignore")
             action()
-            sys.stdout.flush()
     except BrokenPipeError:  # the reader has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
@@ -98,6 +111,41 @@ def _reason(error: Exception, source: object) -> str:
 
 def _clear_up_and_end(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)  # and so unfinished files are removed
+
+
+class _Output:
+    """Stands for standard output; its errors say that they are of that."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> Any:
+        return self._try(self.stream.write, text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, action: Callable[..., Any], *arguments: str) -> Any:
+        try:
+            return action(*arguments)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # or Python would try again at its end
+            raise type(error)(f"standard output can't be written to ({error.strerror})") from None
+
+
+@contextmanager
+def _noticing_lost_output() -> Iterator[None]:
+    """Raises an OSError if what is printed can't be written: standard output is closed, or its disk is full."""
+    # Closed before Python started, it is None; what refuses to be written to stands for it.
+    stream = sys.stdout or open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115
+    with redirect_stdout(_Output(stream)):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
 
 
 @contextmanager

@@ -1,17 +1,21 @@
 """Downloads: resumed if they were interrupted, checked by their MD5, one process at a time."""
 
+import time
 import urllib.error
 import urllib.request
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from .atomic_files import locked, md5
 from .errors import FULL
 from .progress import DownloadProgress
 
+SLOWEST, PATIENCE = 1000, 60  # bytes a second on average, over so many seconds; slower downloads are given up
 
-def download(url: str, target: Path, expected_md5: str) -> None:
-    """Fetches `url` to `target`, which appears only when it is complete and right. An interrupted download is resumed.
+
+def download(url: str, target: Path, size: int, expected_md5: str) -> None:
+    """Fetches `url`, of `size` bytes, to `target`, which appears only when it is complete and right. An interrupted download is resumed.
 
     Raises:
         OSError: it can't be fetched or written, or has another hash; the message says what to do.
@@ -22,10 +26,11 @@ def download(url: str, target: Path, expected_md5: str) -> None:
         with locked(target.with_name(f"{target.name}.lock")):
             if target.is_file() and md5(target) == expected_md5:
                 return  # by another process
-            _fetch(url, partial)
+            _fetch(url, partial, size)
             if (received := md5(partial)) == expected_md5:
                 partial.replace(target)
                 return
+            received_size = partial.stat().st_size
             partial.unlink()
     except urllib.error.HTTPError as error:
         raise OSError(f"{url}: HTTP status {error.code} ({error.reason}); {by_hand}") from None
@@ -35,28 +40,42 @@ def download(url: str, target: Path, expected_md5: str) -> None:
     except OSError as error:
         advice = f"{'make room, or ' if error.errno in FULL else ''}set TORCHVGG_HOME to another folder, or {by_hand}"
         raise OSError(f"{target}: {error.strerror or error}; {advice}") from None
-    raise OSError(f"{url}: expected MD5 {expected_md5}. Received: {received}, deleted; run it again, or {by_hand}")
+    more = " and more" if received_size > size else ""
+    raise OSError(
+        f"{url}: expected MD5 {expected_md5}, {size:,} bytes. Received: {received}, {received_size:,} bytes{more}, deleted; "
+        f"run it again, or {by_hand}"
+    )
 
 
-def _fetch(url: str, partial: Path) -> None:
-    """Appends to `partial` what is missing of `url`."""
+def _fetch(url: str, partial: Path, size: int) -> None:
+    """Appends to `partial` what is missing of `url`, until it has all of it, or more than `size` bytes."""
     done = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        response: HTTPResponse = urllib.request.urlopen(request, timeout=60)
+        response: Any = urllib.request.urlopen(request, timeout=60)  # seconds, for each read
     except urllib.error.HTTPError as error:
         if error.code != 416:  # nothing follows: `partial` is complete, or another file, which the MD5 shows
             raise
         return
     with response:
+        if packing := response.headers.get("Content-Encoding"):
+            raise EOFError(f"the server packed it as {packing}, which nobody asked for")
         if response.status != 206:
             done = 0  # the server sends all of it
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length else None
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+            partial.unlink(missing_ok=True)
+            raise EOFError("the server sent another part than was asked for; what was there is deleted")
+        length = getattr(response, "length", None)  # of HTTP, unless it is no number
+        total = size if length is None else done + length
         with open(partial, "ab" if done else "wb") as stream, DownloadProgress(partial.stem, total) as progress:
-            while block := response.read(1 << 18):
+            since, before = time.monotonic(), done
+            while done <= size and (block := response.read1(1 << 18)):
                 stream.write(block)
                 done += len(block)
                 progress.update(done)
-    if total is not None and done < total:
+                if (seconds := time.monotonic() - since) > PATIENCE:
+                    if done - before < SLOWEST * seconds:
+                        raise TimeoutError(f"{done - before:,} bytes in {seconds:.0f} seconds, which is too slow")
+                    since, before = time.monotonic(), done
+    if done < total <= size:
         raise EOFError(f"the connection ended after {done:,} of {total:,} bytes")

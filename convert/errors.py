@@ -1,6 +1,7 @@
 """Error messages in one line that a terminal can show, with the file that they are about."""
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,12 @@ def message_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return one_line(f"{error.filename}: {error.strerror}")
     return one_line(str(error))
+
+
+def check_no_device(path: str | os.PathLike[str]) -> None:
+    """Raises a ValueError for a pipe or a device, which may never end."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
+        raise ValueError(f"{os.fspath(path)}: no plain file, but a pipe or a device; name a file")
 
 
 @contextmanager

@@ -9,21 +9,26 @@ from .download import download
 
 
 class Published(NamedTuple):
-    """One published file: its folder at `ADDRESS`, its name, its MD5."""
+    """One published file: its folder at `ADDRESS`, its name, its size in bytes, its MD5."""
 
     folder: str
     filename: str
+    size: int
     md5: str
 
 
-# Names and hashes as in Keras's source, keras/src/applications/vgg16.py and vgg19.py.
+# Names and hashes as in Keras's source, keras/src/applications/vgg16.py and vgg19.py; sizes as the server says them.
 ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _FILENAME = "{0}_weights_tf_dim_ordering_tf_kernels{1}.h5"
 FILES = {
-    "vgg16": Published("vgg16", _FILENAME.format("vgg16", ""), "64373286793e3c8b2b4e3219cbf3544b"),
-    "vgg16-notop": Published("vgg16", _FILENAME.format("vgg16", "_notop"), "6d6bbae143d832006294945121d1f1fc"),
-    "vgg19": Published("vgg19", _FILENAME.format("vgg19", ""), "cbe5617147190e668d6c5d5026f83318"),
-    "vgg19-notop": Published("vgg19", _FILENAME.format("vgg19", "_notop"), "253f8cb515780f3b799900260a226db6"),
+    "vgg16": Published("vgg16", _FILENAME.format("vgg16", ""), 553_467_096, "64373286793e3c8b2b4e3219cbf3544b"),
+    "vgg16-notop": Published(
+        "vgg16", _FILENAME.format("vgg16", "_notop"), 58_889_256, "6d6bbae143d832006294945121d1f1fc"
+    ),
+    "vgg19": Published("vgg19", _FILENAME.format("vgg19", ""), 574_710_816, "cbe5617147190e668d6c5d5026f83318"),
+    "vgg19-notop": Published(
+        "vgg19", _FILENAME.format("vgg19", "_notop"), 80_134_624, "253f8cb515780f3b799900260a226db6"
+    ),
 }
 
 
@@ -61,5 +66,5 @@ def find(name: str) -> Path:
         return keras
     mirror = os.environ.get("TORCHVGG_MIRROR")
     folder = mirror.rstrip("/") if mirror else f"{ADDRESS}/{published.folder}"
-    download(f"{folder}/{published.filename}", ours, published.md5)
+    download(f"{folder}/{published.filename}", ours, published.size, published.md5)
     return ours

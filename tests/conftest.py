@@ -59,7 +59,7 @@ def topped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(headless: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A mirror of the release in which vgg16-notop is our twin, its hash among the known ones."""
     content = headless.read_bytes()
-    known = published.FILES["vgg16-notop"]._replace(md5=hashlib.md5(content).hexdigest())
+    known = published.FILES["vgg16-notop"]._replace(size=len(content), md5=hashlib.md5(content).hexdigest())
     monkeypatch.setitem(published.FILES, "vgg16-notop", known)
     with Server() as server:
         server.content = content

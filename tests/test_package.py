@@ -174,7 +174,7 @@ ROOMS = {
         "vgg",
         "vgg16 vgg19",
         "dense_evaluation",
-        "image_files predicting gradcam plots",
+        "image_limits image_files predicting gradcam plots",
         "loading",
         "inference",
         "extraction",

@@ -140,8 +140,8 @@ def test_the_extras() -> None:
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     extras = {name: set(text.split()) for name, text in config["options.extras_require"].items()}
-    assert INSTALL.code == "pip install '.[images,plot,ray]'\n"
-    for name in ("images", "plot", "ray"):
+    assert INSTALL.code == "pip install '.[images,plot,parquet,ray]'\n"
+    for name in ("images", "plot", "parquet", "ray"):
         assert extras[name] <= extras["test"], name
 
 

@@ -5,7 +5,7 @@ Keras's. `weights` finds and assigns their weights, `loading` builds models from
 has those of PyTorch's own), `own_modules` loads weights into any module,
 `torchvision_models` takes torchvision's and timm's. `imagenet` has ImageNet's preprocessing
 and labels. `inference` makes a model fast; `extraction` writes feature vectors of many images. `evaluation` measures accuracy on
-`labelled_images`. `image_files` reads image files,
+`labelled_images`. `image_files` reads image files, within `image_limits`,
 `predicting` names what is on them, `dense_evaluation` scores every place of a large image, `gradcam` shows where a network looks, `plots` draws that. `command_line` parses
 options, `commands` runs them; `optional_imports` names missing optional packages, and makes bars of tqdm. `convert` converts weights.
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from . import evaluation
 from .dense_evaluation import FullyConvolutional, dense
-from .extraction.feature_files import FORMATS
+from .extraction.feature_files import check_extraction
 from .extraction.features import extract_features, packages_of
 from .gradcam import HEAD, grad_cam, last_convolution
 from .image_files import Pipeline, find_images, load_for, pipeline_for, read_pixels
@@ -104,9 +104,7 @@ def _write_predictions(results: list[dict[str, Any]], output: Path) -> None:
 
 
 def extract(options: argparse.Namespace) -> None:
-    from .convert.atomic_files import check_output
-
-    check_output(options.output, list(FORMATS), options.force)
+    check_extraction(options.output, options.force)
     require(*packages_of(options.output, options.ray))
     images = find_images(options.images)
     model = open_model(options.weights, include_top=options.layer in IN_TOP)
@@ -256,8 +254,11 @@ def _choices(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read_lines(path: Path | None) -> list[str] | None:
+    from .convert.errors import check_no_device
+
     if not path:
         return None
+    check_no_device(path)
     try:
         return path.read_text("utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:

@@ -191,7 +191,7 @@ def _evaluate(
     is_probability = gives_probabilities(model)
     truth = {escaped(path): label for path, label in labelled.items()}
     results = []
-    with _rows(batches, decoders, extractor, workers, ray, half, progress) as rows:
+    with _rows(batches, decoders, extractor, outputs, workers, ray, half, progress) as rows:
         for pipeline in pipelines:
             started, tally = time.perf_counter(), _Tally(truth, is_probability)
             while len(tally.seen) < len(truth) and (some := next(rows, None)):
@@ -209,6 +209,7 @@ def _rows(
     batches: Sequence[list[str]],
     decoders: Sequence[Decoder],
     extractor: Any,
+    outputs: int,
     workers: int | None,
     ray: str | bool,
     half: bool,
@@ -219,7 +220,8 @@ def _rows(
         from .extraction.ray_job import rows_on_ray
 
         with rows_on_ray(batches, decoders[0], extractor, ray, half, progress) as dataset:
-            yield map(to_rows, dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+            tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+            yield (to_rows(table, outputs) for table in tables)
         return
     work = [(decoder, batch) for decoder in decoders for batch in batches]
     bar = progress_bar(sum(len(batch) for _, batch in work), 0, " images", progress)

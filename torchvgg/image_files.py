@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .image_limits import open_image
 from .imagenet import MEAN_BGR, preprocess_input, warn
 from .layers.preprocessing import CenterCrop, Normalization, PreprocessInput, Rescaling, Resizing
 from .model import Model
@@ -22,8 +23,6 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 # Of RGB in [0, 1], from torchvision's `ImageClassification` preset.
 TORCHVISION_MEAN, TORCHVISION_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# The formats that Pillow may detect; EPS isn't one, since it would run Ghostscript.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow's modes that are kept; others are converted to the first.
 _PILLOW_MODES = {"grayscale": ("L", "I;16", "I"), "rgb": ("RGB",), "rgba": ("RGBA",)}
 
@@ -78,7 +77,8 @@ def load_image(
     """Loads an image as a batch of one, the same pixels as `keras.utils.img_to_array(keras.utils.load_img(path, …))`.
 
     Args:
-        path: a BMP, GIF (first frame), JPEG, PNG, PPM, TIFF or WebP file.
+        path: a BMP, GIF (first frame), JPEG, PNG, PPM, TIFF or WebP file, no pipe or device. Up to 200 million pixels, in a WebP 100
+            million, or as many as Pillow accepts if you set `PIL.Image.MAX_IMAGE_PIXELS`.
         size: `(height, width)` to resize to, ignoring proportions; or a number for the shorter side, with the proportions kept, as
             in torchvision's `Resize`; None keeps the size.
         color_mode: "rgb", "grayscale" or "rgba". Grey, palette, alpha and 16-bit images are converted as in Keras.
@@ -91,7 +91,7 @@ def load_image(
         `(1, C, H, W)`, float32, 0 to 255 (16-bit greyscale images keep their range), ready for `preprocess_input`.
 
     Raises:
-        ValueError: the file is no such image, damaged, or smaller than `crop`; or an argument is invalid.
+        ValueError: the file is no such image, damaged, too large, or smaller than `crop`; or an argument is invalid.
         OSError: it can't be read.
         ImportError: Pillow isn't installed.
 
@@ -116,15 +116,18 @@ def read_pixels(
 ) -> np.ndarray:
     """Reads an image like `load_image`, but as `(H, W, C)` in the file's own type, mostly uint8."""
     require("PIL")
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
+
+    from .convert.errors import check_no_device
 
     if color_mode not in _PILLOW_MODES:
         raise ValueError(f"color_mode: expected one of {', '.join(_PILLOW_MODES)}. Received: {color_mode!r}")
     _check_reading(size, crop, interpolation)
     modes = _PILLOW_MODES[color_mode]
+    check_no_device(path)
     with open(path, "rb") as stream:
         try:
-            image: Any = Image.open(stream, formats=_FORMATS)
+            image = open_image(stream)
             if exif:
                 image = ImageOps.exif_transpose(image)
             if image.mode not in modes:
@@ -138,8 +141,7 @@ def read_pixels(
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise any kind of exception for a damaged file
-            reason = "it isn't one that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-            raise ValueError(f"{os.fspath(path)}: can't be read as an image ({reason})") from None
+            raise ValueError(f"{os.fspath(path)}: can't be read as an image ({error})") from None
     if loss:
         warn(loss)
     if crop is not None:

@@ -101,9 +101,12 @@ def read_csv(path: Path, folder: str) -> dict[str, str]:
     """Reads a CSV file of rows `path,class`, with or without a header. Paths are relative to `folder`.
 
     Raises:
-        ValueError: the file isn't such a file, or names an image twice.
+        ValueError: the file isn't such a file, is a pipe or a device, or names an image twice.
         OSError: it can't be read, or an image doesn't exist.
     """
+    from .convert.errors import check_no_device
+
+    check_no_device(path)
     found: dict[str, str] = {}
     is_first = True
     with open(path, encoding="utf-8-sig", newline="") as stream:

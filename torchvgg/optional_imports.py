@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from typing import Any
 
-EXTRAS = {"PIL": "images", "tqdm": "images", "matplotlib": "plot", "pyarrow": "ray", "ray": "ray"}  # in setup.cfg
+EXTRAS = {"PIL": "images", "tqdm": "images", "matplotlib": "plot", "pyarrow": "parquet", "ray": "ray"}  # in setup.cfg
 _NAMES = {"PIL": "Pillow"}
 
 

@@ -8,6 +8,7 @@ import re
 from enum import Enum
 from pathlib import Path
 
+from ..errors import check_no_device
 from .archive import CONFIG, METADATA, WEIGHTS, ZIP_MAGIC, member_names
 
 EXPECTED = "expected a Keras file, or one that `convert` wrote (.safetensors, .pt, .pth)"
@@ -69,8 +70,7 @@ def file_kind(path: Path) -> FileKind:
         return _folder_kind(path)
     if checkpoint_prefix(path):
         return FileKind.CHECKPOINT
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: no plain file")
+    check_no_device(path)
     with open(path, "rb") as stream:
         head = stream.read(4096)
     if head[8:9] == b"{":  # a JSON header after its length

@@ -1,6 +1,7 @@
 """Getting the published files: where they are looked for, and downloads from a real HTTP server on this machine."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from torchvgg import VGG16, convert
-from torchvgg.convert import published
+from torchvgg.convert import download, published
 from torchvgg.convert.command_line import main
 
 from ..helpers.server import FILENAME, Server
@@ -82,6 +83,51 @@ def test_a_server_without_ranges_sends_it_all_again(server: Server) -> None:
     assert published.find("vgg16-notop").read_bytes() == server.content
 
 
+@pytest.mark.parametrize("fault", ["no length", "no number"])
+def test_without_a_length_the_known_size_counts(server: Server, fault: str) -> None:
+    server.fault = fault
+    if fault == "no length":  # and it breaks off in the middle
+        with pytest.raises(
+            OSError, match=r"the connection ended after [\d,]+ of [\d,]+ bytes\); run it again to resume"
+        ):
+            published.find("vgg16-notop")
+        assert home(f"{FILENAME}.part").stat().st_size == len(server.content) // 2
+        server.fault = ""
+    assert published.find("vgg16-notop").read_bytes() == server.content
+
+
+@pytest.mark.parametrize("fault", ["endless", "too long"])
+def test_an_endless_body_is_cut_at_the_known_size(server: Server, fault: str) -> None:
+    server.fault = fault
+    with pytest.raises(OSError, match=r"expected MD5 .*, [\d,]+ bytes\. Received: .*, [\d,]+ bytes and more") as caught:
+        published.find("vgg16-notop")
+    received = re.search(r"([\d,]+) bytes and more, deleted", str(caught.value))
+    assert received
+    assert 0 < int(received[1].replace(",", "")) - len(server.content) <= 1 << 18
+    assert contents() == set()
+
+
+def test_a_trickle_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PATIENCE", 0.2)
+    server.fault, server.pause = "trickling", 0.02  # for days, if nobody gives up
+    with pytest.raises(
+        OSError, match=r"no full download \(\d+ bytes in 0 seconds, which is too slow\); run it again to"
+    ):
+        published.find("vgg16-notop")
+    assert 0 < home(f"{FILENAME}.part").stat().st_size < 1000
+    server.fault, server.pause = "", 0.0
+    assert published.find("vgg16-notop").read_bytes() == server.content
+
+
+def test_another_part_than_was_asked_for(server: Server) -> None:
+    home(f"{FILENAME}.part").write_bytes(server.content[:1000])
+    server.fault = "another part"
+    with pytest.raises(OSError, match="the server sent another part than was asked for; what was there is deleted"):
+        published.find("vgg16-notop")
+    assert contents() == set()
+    assert published.find("vgg16-notop").read_bytes() == server.content
+
+
 def test_a_part_that_is_whole_is_taken(server: Server) -> None:
     home(f"{FILENAME}.part").write_bytes(server.content)
     assert published.find("vgg16-notop").read_bytes() == server.content
@@ -94,6 +140,8 @@ def test_a_part_that_is_whole_is_taken(server: Server) -> None:
         ("wrong", "expected MD5"),
         ("wrong part", "expected MD5"),
         ("closed", "no full download"),
+        ("packed", "the server packed it as gzip, which nobody asked for"),
+        ("redirected", "file:///etc/passwd"),
     ],
 )
 def test_a_fault_is_one_line_and_leaves_nothing(

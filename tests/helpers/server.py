@@ -13,7 +13,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     content = b""
     fault = ""
-    pause = 0.0  # seconds after each 100 KB
+    pause = 0.0  # seconds after each 100 KB, or each byte that trickles
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -35,15 +35,32 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif start >= len(self.server.content):
             self.send_error(416)
             return
+        if self.server.fault == "redirected":
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/passwd")
+            self.end_headers()
+            return
         body = self.server.content[start:]
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
+        lengths = {"no length": None, "endless": None, "trickling": None, "no number": "12abc", "too long": "9" * 12}
+        if length := lengths.get(self.server.fault, str(len(body))):
+            self.send_header("Content-Length", length)
+        if start:
+            first = 0 if self.server.fault == "another part" else start
+            self.send_header(
+                "Content-Range", f"bytes {first}-{len(self.server.content) - 1}/{len(self.server.content)}"
+            )
+        if self.server.fault == "packed":
+            self.send_header("Content-Encoding", "gzip")
         self.end_headers()
-        if self.server.fault == "cut off":
+        if self.server.fault in ("cut off", "no length"):
             body = body[: len(body) // 2]
-        with contextlib.suppress(ConnectionError):  # who asked may be dead by now
-            for start in range(0, len(body), 100_000):
-                self.wfile.write(body[start : start + 100_000])
+        with contextlib.suppress(ConnectionError):  # who asked may be dead by now, or have enough
+            while self.server.fault in ("endless", "too long"):
+                self.wfile.write(body)
+            step = 1 if self.server.fault == "trickling" else 100_000
+            for start in range(0, len(body), step):
+                self.wfile.write(body[start : start + step])
                 time.sleep(self.server.pause)
 
     def log_message(self, *_: Any) -> None:

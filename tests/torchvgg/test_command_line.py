@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,69 @@ def test_extract_says_what_was_done(weights: Path, tmp_path: Path, capsys: pytes
     assert capsys.readouterr() == ("", "")
     assert run(*arguments, tmp_path / "c.npz") == 0
     assert capsys.readouterr().out.startswith("1 image, 0 of them bad, 4 numbers each → ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "pipe.jpg"],
+        ["predict", "cat.png", "--labels", "pipe.txt"],
+        ["predict", "cat.png", "--weights", "pipe.h5"],
+        ["predict", "cat.png", "-o", "pipe.csv", "--force"],
+        ["extract", "pipe.jpg", "-o", "features.npz", "--workers", "1", "--layer", "conv"],
+        ["show", "pipe.jpg", "-o", "cat.pdf"],
+        ["evaluate", ".", "--labels-csv", "pipe.csv"],
+        ["summary", "pipe.h5"],
+        ["convert", "pipe.h5", "-o", "x.pt"],
+        ["convert", "pipe.h5", "-o", "pipe.pt", "--force"],
+    ],
+)
+def test_a_pipe_is_refused_in_one_line(
+    arguments: list[str],
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing waits for somebody to write to it, and an output doesn't take its place."""
+    monkeypatch.chdir(tmp_path)
+    photo(size=(32, 32)).save("cat.png")
+    *_, pipe = pipes = [word for word in arguments if word.startswith("pipe")]
+    for name in pipes:
+        os.mkfifo(name)
+    options = [] if arguments[0] in ("summary", "convert") or "--weights" in arguments else ["--weights", weights]
+    assert run(*arguments, *options) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    if arguments[0] == "extract":  # as any bad image: its row has the error
+        assert error == "error: the image is bad; features.npz has the error for each\n"
+        assert "a pipe or a device" in str(np.load("features.npz")["error"])
+    else:
+        assert error == f"error: {pipe}: no plain file, but a pipe or a device; name a file\n"
+    assert Path(pipe).is_fifo()
+
+
+@pytest.mark.parametrize("command", ["torchvgg summary", "torchvgg --help", "convert --version"])
+@pytest.mark.parametrize("where", ["closed", "full", "full, unbuffered", "gone"])
+def test_lost_output_is_an_error(command: str, where: str, weights: Path, tmp_path: Path) -> None:
+    """One line and a status that isn't 0; no line where the reader has gone, as with `| head`."""
+    words = [sys.executable, *(["-u"] if "unbuffered" in where else []), "-m", *command.split()]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb"), open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*words, *([str(weights)] if "summary" in command else [])],
+            stdout=writer if where == "gone" else full,
+            stderr=subprocess.PIPE,
+            preexec_fn=(lambda: os.close(1)) if where == "closed" else None,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            cwd=ROOT,
+            text=True,
+            check=False,
+        )
+    reason = "Bad file descriptor" if where == "closed" else "No space left on device"
+    assert done.stderr == ("" if where == "gone" else f"error: standard output can't be written to ({reason})\n")
+    assert done.returncode == 1
 
 
 class Notebook:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -319,8 +320,8 @@ def test_a_wrong_command_line(arguments: list[str], message: str, capsys: pytest
     [
         ("PIL", ["predict", "{cat}"], "error: Pillow is missing; pip install 'torchvgg[images]'\n"),
         ("tqdm", ["extract", "{cat}", "-o", "{tmp}/f.npz"], "error: tqdm is missing; pip install 'torchvgg[images]'\n"),
-        ("pyarrow", ["extract", "{cat}", "-o", "{tmp}/f.parquet"], "error: pyarrow is missing; pip install 'torchvgg[ray]'\n"),
-        ("PIL tqdm pyarrow", ["extract", "{cat}", "-o", "{tmp}/f.parquet"], "error: Pillow, tqdm and pyarrow are missing; pip install 'torchvgg[images,ray]'\n"),
+        ("pyarrow", ["extract", "{cat}", "-o", "{tmp}/f.parquet"], "error: pyarrow is missing; pip install 'torchvgg[parquet]'\n"),
+        ("PIL tqdm pyarrow", ["extract", "{cat}", "-o", "{tmp}/f.parquet"], "error: Pillow, tqdm and pyarrow are missing; pip install 'torchvgg[images,parquet]'\n"),
         ("PIL matplotlib", ["show", "{cat}", "-o", "{tmp}/f.png"], "error: matplotlib and Pillow are missing; pip install 'torchvgg[images,plot]'\n"),
         ("ray", ["extract", "{cat}", "-o", "{tmp}/f.parquet", "--ray"], "error: ray is missing; pip install 'torchvgg[ray]'\n"),
         ("matplotlib", ["show", "{cat}", "-o", "{tmp}/f.png"], "error: matplotlib is missing; pip install 'torchvgg[plot]'\n"),
@@ -344,6 +345,24 @@ def test_a_missing_extra_is_named(
     printed, error = capsys.readouterr()
     assert (printed, error) == ("", message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parquet_needs_no_ray(
+    weights: Path,
+    cat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "bad.jpg").write_text("no image")
+    output = tmp_path / "f.parquet"
+    assert run("extract", tmp_path / "bad.jpg", cat, "-o", output, "--weights", weights, "-q") == 0
+    bad, good = pyarrow.parquet.read_table(output).to_pylist()
+    assert (bad["vector"], len(good["vector"]), good["error"]) == (None, 512, None)
+    assert capsys.readouterr().err == f"1 of 2 images is bad; {output} has the error for each\n"
 
 
 COMMANDS = ("summary", "predict", "extract", "show", "evaluate")

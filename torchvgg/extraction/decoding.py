@@ -113,7 +113,10 @@ def explained_worker_death(advice: str = "run the same command again to resume")
 
 def _exit_with_parent(_: int) -> None:
     """Exits when the parent dies, even if it was killed; PyTorch's worker would wait forever to write to its pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent stops its workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # sent to a whole group, it reaches the parent too, which stops its workers
     parent = os.getppid()
 
     def watch() -> None:

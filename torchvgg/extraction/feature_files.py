@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -36,22 +36,30 @@ def to_table(rows: Rows) -> pyarrow.Table:
     require("pyarrow")
     import pyarrow
 
-    bad = pyarrow.array([bool(error) for error in rows.error], pyarrow.bool_())
-    values = pyarrow.array(rows.vector.ravel(), pyarrow.float32())
+    good = np.array([not error for error in rows.error], bool)
+    ends = np.append(0, np.cumsum(good)) * rows.vector.shape[1]
     columns = [
         pyarrow.array(rows.path, pyarrow.string()),
-        pyarrow.FixedSizeListArray.from_arrays(values, rows.vector.shape[1], mask=bad),
+        # Not a FixedSizeListArray: pyarrow before 26 reads none with missing vectors.
+        pyarrow.ListArray.from_arrays(
+            pyarrow.array(ends, pyarrow.int32(), mask=np.append(~good, False)),
+            pyarrow.array(rows.vector[good].ravel(), pyarrow.float32()),
+        ),
         pyarrow.array([error or None for error in rows.error], pyarrow.string()),
     ]
     return pyarrow.table(columns, names=Rows._fields)
 
 
-def to_rows(table: pyarrow.Table) -> Rows:
-    """Converts Parquet's columns to rows."""
-    table = table.combine_chunks()
-    names, vectors, errors = (table[name].chunk(0) for name in Rows._fields)
-    values = vectors.values.to_numpy(zero_copy_only=False)  # NaN for missing vectors
-    return Rows(names.to_pylist(), values.reshape(len(table), -1), [error or "" for error in errors.to_pylist()])
+def to_rows(table: pyarrow.Table, size: int) -> Rows:
+    """Converts Parquet's columns to rows, with vectors of `size`. Raises a ValueError if they have another."""
+    import pyarrow.compute
+
+    vector = table["vector"].combine_chunks()
+    if pyarrow.compute.list_value_length(vector).drop_null().unique().to_pylist() not in ([], [size]):
+        raise ValueError(f"expected vectors of {size:,} numbers")
+    vectors = np.full((len(table), size), np.nan, np.float32)
+    vectors[np.array(vector.is_valid(), bool)] = vector.flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
+    return Rows(table["path"].to_pylist(), vectors, [error or "" for error in table["error"].to_pylist()])
 
 
 class Parquet:
@@ -71,13 +79,9 @@ class Parquet:
             for rows in chunks:
                 writer.write_table(to_table(rows))
 
-    def paths(self, path: Path) -> list[str]:
+    def read(self, path: Path, size: int) -> Rows:
         with open(path, "rb") as stream:
-            return self._parquet.read_table(stream, columns=["path"])["path"].to_pylist()
-
-    def read(self, path: Path) -> Rows:
-        with open(path, "rb") as stream:
-            return to_rows(self._parquet.read_table(stream))
+            return to_rows(self._parquet.read_table(stream), size)
 
 
 class Npz:
@@ -90,24 +94,38 @@ class Npz:
         with open(path, "wb") as stream:
             np.savez(stream, **arrays)
 
-    def paths(self, path: Path) -> list[str]:
+    def read(self, path: Path, size: int) -> Rows:
         with np.load(path) as file:
-            return file["path"].tolist()
-
-    def read(self, path: Path) -> Rows:
-        with np.load(path) as file:
-            return Rows(file["path"].tolist(), file["vector"], file["error"].tolist())
+            rows = Rows(file["path"].tolist(), file["vector"], file["error"].tolist())
+        if rows.vector.shape != (len(rows.path), size) or rows.vector.dtype != np.float32:
+            raise ValueError(f"expected vectors of {size:,} numbers")
+        return rows
 
 
 FORMATS: dict[str, type[Parquet | Npz]] = {".parquet": Parquet, ".npz": Npz}
 
 
+def check_extraction(output: Path, force: bool) -> None:
+    """Checks that an extraction may write `output`, with `force` also over an existing one.
+
+    It may if `output` is its own, as it was killed before its parts were gone.
+
+    Raises:
+        ValueError: the name ends in none of the suffixes.
+        OSError: the path exists, or its folder can't be written to.
+    """
+    from ..convert.atomic_files import check_output
+
+    check_output(output, list(FORMATS), force or _joined(output) is not None)
+
+
 @contextmanager
-def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts]:
+def open_parts(output: Path, size: int, job: dict[str, Any], force: bool) -> Iterator[Parts]:
     """Opens the parts of an extraction for this process alone. Finished rows stay until all are joined.
 
     Args:
         output: the file that the parts are joined into; its suffix says its format.
+        size: length of a vector.
         job: everything that the rows depend on, as JSON has it: rows from a different job are not reused.
         force: overwrite `output`, and delete the rows of a different job.
 
@@ -116,10 +134,10 @@ def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts
         OSError: `output` exists, its folder can't be written to, other users can write to the parts, or another process is
             writing them.
     """
-    from ..convert.atomic_files import check_output, is_own, lock, open_own
+    from ..convert.atomic_files import is_own, lock, open_own
 
-    check_output(output, list(FORMATS), force)
-    parts = Parts(output)
+    check_extraction(output, force)
+    parts = Parts(output, size)
     parts.folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         parts.folder.mkdir(mode=0o700)
@@ -143,18 +161,16 @@ def open_parts(output: Path, job: dict[str, Any], force: bool) -> Iterator[Parts
 class Parts:
     """The folder `OUTPUT.parts` with the finished rows of an extraction, a file for each batch or a few."""
 
-    def __init__(self, output: Path) -> None:
-        self.output, self.format = output, FORMATS[output.suffix]()
-        self.folder = output.with_name(f"{output.name}.parts")
+    def __init__(self, output: Path, size: int) -> None:
+        self.output, self.size, self.format = output, size, FORMATS[output.suffix]()
+        self.folder = _folder(output)
 
     def begin(self, job: dict[str, Any], force: bool) -> None:
         """Records the job. Rows of a different one are deleted with `force`, else a ValueError."""
         path = self.folder / "job.json"
-        known = (
-            json.loads(path.read_text("utf-8")) if path.exists() else None
-        )  # parts without a job are no extraction's
+        known = _read_json(path)  # parts without a job are no extraction's
         if self.files() and known != job:
-            if known and not force:
+            if known is not None and not force:
                 raise ValueError(
                     f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or pass "
                     "force=True, or --force"
@@ -169,18 +185,29 @@ class Parts:
         return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path, others=0))
 
     def places(self) -> dict[str, tuple[Path, int]]:
-        """Finds the part and the row in it of each finished path. Parts that a killed writer left damaged are deleted."""
-        found = {}
-        for part in self.files():
-            try:
-                found.update({path: (part, row) for row, path in enumerate(self.format.paths(part))})
-            except (ValueError, EOFError, BadZipFile):
-                part.unlink()
-        return found
+        """Finds the part and the row in it of each finished path."""
+        return {path: (part, row) for part in self.files() for row, path in enumerate(self._read(part).path)}
+
+    def _read(self, part: Path) -> Rows:
+        """Returns the rows of a part, of which there are none if it is damaged, as a killed writer leaves it: then it is deleted."""
+        from ..convert.errors import message_of
+
+        try:
+            rows = self.format.read(part, self.size)
+            if len(rows.error) != len(rows.path) or {type(text) for text in (*rows.path, *rows.error)} != {str}:
+                raise ValueError("expected texts")
+        except Exception as error:  # NumPy, zipfile and pyarrow raise any kind for a damaged file
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+                raise OSError(
+                    f"{part}: can't be read ({message_of(error)}); delete it to have its images read again"
+                ) from None
+            part.unlink()
+            return Rows([], np.empty((0, self.size), np.float32), [])
+        return rows
 
     def unfinished(self, paths: Mapping[str, str]) -> list[str]:
         """Returns the paths, given by their escaped names, that have no row yet: an interrupted extraction does only these."""
-        done = self.places()
+        done = paths if _joined(self.output, paths) else self.places()
         return [path for name, path in paths.items() if name not in done]
 
     def add(self, rows: Rows) -> None:
@@ -190,7 +217,10 @@ class Parts:
 
     def join(self, paths: Sequence[str]) -> int:
         """Writes the rows of `paths`, in this order, to `output`, deletes the parts, and returns the number of bad images."""
-        places, read, bad = self.places(), lru_cache(8)(self.format.read), 0
+        if done := _joined(self.output, paths):
+            self._remove_parts()
+            return done["bad"]
+        places, read, bad = self.places(), lru_cache(8)(self._read), 0
         if lost := [path for path in paths if path not in places]:
             raise OSError(f"{self.folder}: the rows of {len(lost)} images are lost; run the same command again")
 
@@ -206,13 +236,50 @@ class Parts:
                 bad += sum(map(bool, errors))
                 yield Rows(chunk, np.concatenate(vectors), errors)
 
-        self._write(self.output, lambda unfinished: self.format.write(unfinished, chunks()))
+        def write(unfinished: Path) -> None:
+            self.format.write(unfinished, chunks())
+            note = {"output": _stamp(unfinished), "paths": _checksum(paths), "bad": bad}
+            self._write(self.folder / "joined.json", lambda file: file.write_text(json.dumps(note)))
+
+        self._write(self.output, write)
+        self._remove_parts()
+        return bad
+
+    def _remove_parts(self) -> None:
         for part in self.files():
             part.unlink()
-        return bad
 
     def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
         """Calls `write` with a temporary name and renames the finished file to `path`."""
         unfinished = self.folder / f"unfinished-{secrets.token_hex(8)}"
         write(unfinished)
         unfinished.replace(path)
+
+
+def _folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.parts")
+
+
+def _joined(output: Path, paths: Iterable[str] | None = None) -> dict[str, Any] | None:
+    """Returns what `join` noted if it wrote `output` and was killed before the parts were gone; with `paths`, only if of these."""
+    known = _read_json(_folder(output) / "joined.json")
+    is_same = isinstance(known, dict) and output.exists() and known.get("output") == _stamp(output)
+    return known if is_same and (paths is None or known.get("paths") == _checksum(paths)) else None
+
+
+def _read_json(path: Path) -> Any:
+    """Returns what a file holds: None if it doesn't exist, "" if it is damaged."""
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
+    except (ValueError, RecursionError):
+        return ""
+
+
+def _stamp(path: Path) -> list[int]:
+    """Returns the size of a file and the time of its last change, which stay when it is renamed."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _checksum(paths: Iterable[str]) -> int:
+    return zlib.crc32("\0".join(paths).encode())

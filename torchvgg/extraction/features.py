@@ -92,6 +92,7 @@ def extract_features(
         raise UsageError(f"output: with Ray, expected a name that ends in .parquet. Received: {output}")
     pipeline = pipeline_for(model, resize, crop, interpolation, keep_aspect_ratio, exif, preprocessing)
     features = features_of(model, layer, pooling, pipeline.size)
+    size = features.output_shape[1] or 0
     decoder = Decoder(pipeline, os.getcwd())  # noqa: PTH109
     extractor = partial(Extractor, features, half)
     job = {
@@ -101,7 +102,7 @@ def extract_features(
         "half": half,
     }
     names = {escaped(path): path for path in find_images([images] if isinstance(images, str | os.PathLike) else images)}
-    with open_parts(Path(output), job, force) as parts:
+    with open_parts(Path(output), size, job, force) as parts:
         left = parts.unfinished(names)
         done = len(names) - len(left)
         batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
@@ -116,7 +117,7 @@ def extract_features(
                 for rows in rows_here(batches, decoder, compute, workers, bar):
                     parts.add(rows)
         bad = parts.join(list(names))
-    return Extraction(len(names), bad, done, features.output_shape[1] or 0, time.perf_counter() - started)
+    return Extraction(len(names), bad, done, size, time.perf_counter() - started)
 
 
 def packages_of(output: str | os.PathLike[str], ray: str | bool) -> list[str]:

@@ -1,6 +1,7 @@
 """`extract_features`: the rows are what Keras computes, whatever happens on the way."""
 
 import fcntl
+import io
 import os
 import pty
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ import pytest
 import torch
 
 from torchvgg import VGG16, extract_features, load_image, load_model, preprocess_input
+from torchvgg.command_line import main
 from torchvgg.convert import convert
 from torchvgg.extraction.extractor import features_of
-from torchvgg.extraction.feature_files import Rows, open_parts
+from torchvgg.extraction.feature_files import Parts, Rows, open_parts
 
 from ...helpers.command_line import heed
 from ...helpers.graphs import GRAPHS
@@ -69,8 +72,9 @@ def table(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
             return file["path"].tolist(), file["vector"], file["error"].tolist()
     columns = pyarrow.parquet.read_table(path)
     assert columns.column_names == ["path", "vector", "error"]
-    size = columns.schema.field("vector").type.list_size
-    vectors = [np.full(size, np.nan) if vector is None else vector for vector in columns["vector"].to_pylist()]
+    known = [vector for vector in columns["vector"].to_pylist() if vector]
+    nothing = np.full(len(known[0]) if known else 0, np.nan)
+    vectors = [nothing if vector is None else vector for vector in columns["vector"].to_pylist()]
     return columns["path"].to_pylist(), np.array(vectors, np.float32), [e or "" for e in columns["error"].to_pylist()]
 
 
@@ -213,6 +217,18 @@ def test_signals_end_it_in_one_line(
     assert (tmp_path / "f.npz.parts").is_dir()
 
 
+def test_a_signal_to_all_its_processes_ends_it_in_no_line(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """As a container or `timeout` ends a group; a worker that died of it would be a line more, or a traceback."""
+    process = start(photos, "-o", tmp_path / "f.npz", "--weights", weights, "--batch-size", 2, "--workers", 2)
+    wait_for_parts(tmp_path / "f.npz.parts", ".npz", 1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    for number in (*map(int, children), process.pid):  # the workers first
+        os.kill(number, signal.SIGTERM)
+    printed, error = process.communicate(timeout=60)
+    assert (process.returncode, printed, error) == (143, "", "")
+
+
 def test_a_worker_that_is_killed_is_one_line(weights: Path, photos: Path, tmp_path: Path) -> None:
     process = start(photos, "-o", tmp_path / "f.npz", "--weights", weights, "--batch-size", 1, "--workers", 1)
     wait_for_parts(tmp_path / "f.npz.parts", ".npz", 1)
@@ -250,7 +266,7 @@ def test_rows_are_there_once_each_or_it_is_an_error(suffix: str, tmp_path: Path)
         )
 
     output, names = tmp_path / f"f{suffix}", [f"{n}.jpg" for n in range(12)]
-    with open_parts(output, {}, force=False) as parts:
+    with open_parts(output, 2, {}, force=False) as parts:
         parts.add(rows(6, 12))
         parts.add(rows(2, 6))
         with pytest.raises(OSError, match="the rows of 2 images are lost; run the same command again"):
@@ -265,6 +281,108 @@ def test_rows_are_there_once_each_or_it_is_an_error(suffix: str, tmp_path: Path)
     assert paths == names
     assert vectors[:, 1].tolist() == list(range(12))
     assert errors == [""] * 12
+
+
+def tampered(good: Path) -> Iterator[bytes]:
+    """What somebody, or a disk, may make of a part."""
+    content, size = good.read_bytes(), 512
+    yield from (b"", content[: len(content) // 2], content[:-1], content[1:], bytes(len(content)))
+    yield content.replace(b"path", b"paht")
+    columns = {"path": ["a.jpg"], "vector": np.zeros((1, size), np.float32), "error": [""]}
+    changes: list[dict[str, Any]] = [
+        {"vector": np.zeros((1, size + 1), np.float32)},
+        {"vector": np.zeros((2, size), np.float32)},
+        {"vector": np.zeros((1, size), np.int64)},
+        {"path": [1]},
+        {"error": [1]},
+        {"error": []},
+    ]
+    for change in changes:
+        stream = io.BytesIO()
+        if good.suffix == ".npz":
+            np.savez(stream, **(columns | change))
+        elif {len(column) for column in (columns | change).values()} == {1} and "int64" not in str(change):
+            values = {name: list(column) for name, column in (columns | change).items()}
+            pyarrow.parquet.write_table(pyarrow.table(values), stream)
+        yield stream.getvalue()
+    if good.suffix == ".npz":
+        for array in (np.zeros(3), np.array([{}], object)):
+            np.save(stream := io.BytesIO(), array)
+            yield stream.getvalue()
+        np.savez(stream := io.BytesIO(), path=np.array([{}], object), vector=columns["vector"], error=[""])
+        yield stream.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_tampered_parts_are_computed_again(
+    suffix: str, weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line or none, whatever was done to them; a damaged job is no other extraction's."""
+    model = load_model(weights)
+    paths = [photos / "000.jpg", photos / "001.jpg", photos / "002.jpg", photos / "003.jpg"]
+    extract_features(model, paths, whole := tmp_path / f"whole{suffix}")
+    output = tmp_path / f"f{suffix}"
+    with pytest.raises(InterruptedError):
+        _interrupted(model, paths, output, after=1)
+    (part,) = output.with_name(f"{output.name}.parts").glob(f"*{suffix}")
+    for number, content in enumerate(tampered(part)):
+        part.with_name(f"{number}{suffix}").write_bytes(content)
+    arguments = ("extract", *paths, "-o", output, "--weights", weights, "--workers", 0)
+    (job := part.with_name("job.json")).write_text(job.read_text()[:-9])
+    assert main([str(argument) for argument in arguments]) == 1
+    error = capsys.readouterr().err
+    assert f"f{suffix}.parts: an unfinished extraction with other weights or settings; delete" in error
+    assert error.count("\n") == 1
+    with pytest.raises(InterruptedError):
+        _interrupted(model, paths, output, after=1, force=True)
+    (part,) = part.parent.glob(f"*{suffix}")
+    for number, content in enumerate(tampered(part)):
+        part.with_name(f"{number}{suffix}").write_bytes(content)
+    assert main([str(argument) for argument in arguments]) == 0
+    printed, error = capsys.readouterr()
+    assert "2 were done before" in printed
+    assert error == ""
+    for received, expected in zip(table(output), table(whole), strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_killed_between_the_output_and_the_clean_up(
+    suffix: str, weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command sees that all is done, whether or not parts are left; another one keeps the output."""
+    model, output = load_model(weights), tmp_path / f"f{suffix}"
+    parts = tmp_path / f"f{suffix}.parts"
+    paths = [photos / "000.jpg", photos / "004b.jpg", photos / "001.jpg"]
+    arguments = [str(word) for word in ("extract", *paths, "-o", output, "--weights", weights, "--workers", 0, "-q")]
+    for are_left in (True, False):
+        output.unlink(missing_ok=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(Parts, "_remove_parts", _interrupt)
+            with pytest.raises(InterruptedError):
+                extract_features(model, paths, output, workers=0)
+        before = output.stat()
+        for part in () if are_left else parts.glob(f"*{suffix}"):
+            part.unlink()
+        kept = {path.name: path.read_bytes() for path in parts.iterdir()}
+        assert main(arguments) == 0
+        assert not parts.exists()
+        assert (before.st_ino, before.st_mtime_ns) == (output.stat().st_ino, output.stat().st_mtime_ns)
+        parts.mkdir(mode=0o700)
+        for name, content in kept.items():
+            (parts / name).write_bytes(content)
+        done = extract_features(model, paths, output, workers=0)
+        assert (done.images, done.bad, done.done_before) == (3, 1, 3)
+        parts.mkdir(mode=0o700)
+        for name, content in kept.items():
+            (parts / name).write_bytes(content)
+        output.write_bytes(b"another file")
+        assert main(arguments) == 1
+        assert output.read_bytes() == b"another file"
+
+
+def _interrupt(_: Parts) -> None:
+    raise InterruptedError
 
 
 def test_images_that_came_and_went_meanwhile(model: Any, tmp_path: Path) -> None:
@@ -286,7 +404,7 @@ def test_images_that_came_and_went_meanwhile(model: Any, tmp_path: Path) -> None
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def _interrupted(model: Any, folder: Path, output: Path, after: int) -> None:
+def _interrupted(model: Any, images: Any, output: Path, after: int, force: bool = False) -> None:
     from torchvgg.extraction import feature_files
 
     add, count = feature_files.Parts.add, 0
@@ -299,7 +417,7 @@ def _interrupted(model: Any, folder: Path, output: Path, after: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feature_files.Parts, "add", counted)
-        extract_features(model, str(folder), output, batch_size=2, workers=0)
+        extract_features(model, images, output, batch_size=2, workers=0, force=force)
 
 
 def test_other_settings_do_not_go_on(model: Any, photos: Path, tmp_path: Path) -> None:
@@ -476,8 +594,7 @@ def test_all_images_bad(model: Any, tmp_path: Path) -> None:
     done = extract_features(model, str(tmp_path / "a.jpg"), tmp_path / "f.parquet")
     assert (done.images, done.bad) == (1, 1)
     (_, vectors, errors) = table(tmp_path / "f.parquet")
-    assert np.isnan(vectors).all()
-    assert vectors.shape == (1, 512)
+    assert vectors.shape == (1, 0)
     assert errors[0].startswith("can't be read as an image")
 
 
