@@ -74,9 +74,8 @@ class Model(nn.Module):
         names: dict[str, str] = {}
         taken = {*dir(self)}  # hasattr would compute properties
         for own, layer in layers.items():
-            names[own] = own + "_" * own.startswith(
-                "__"
-            )  # Python and PyTorch ask for `__deepcopy__` and others that aren't there
+            # Python and PyTorch look for `__deepcopy__` and others that aren't there.
+            names[own] = own + "_" * own.startswith("__")
             while names[own] in taken or (names[own] != own and names[own] in shapes):
                 names[own] += "_"
             taken.add(names[own])
