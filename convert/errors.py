@@ -11,9 +11,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an OSError says of a fu
 LONGEST = 1500  # characters of a message: names in a file may have any length
 
 
-def printable(text: str) -> str:
-    """Replaces characters that move the cursor, change colours or turn the direction of writing."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+def printable(text: str, substitute: str = "?") -> str:
+    """Replaces characters that move the cursor, change colours or turn the direction of writing, and halves of surrogate pairs."""
+    return "".join(character if character.isprintable() else substitute for character in text)
 
 
 def one_line(text: str) -> str:

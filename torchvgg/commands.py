@@ -267,7 +267,9 @@ def _read_lines(path: Path | None) -> list[str] | None:
 
 def _row(score: Score, is_probability: bool) -> str:
     """Formats a class with its score, as a percentage with a bar if that is a probability."""
-    name = f"{score.name} ({score.wnid})" if score.wnid else score.name
+    from .convert.errors import printable
+
+    name = printable(f"{score.name} ({score.wnid})" if score.wnid else score.name)
     if not is_probability:
         return f"  {score.score:8.3f}  {name}"
     eighths = round(8 * BAR_WIDTH * score.score)

@@ -139,6 +139,7 @@ def load_model(
         OSError: it can't be read, or the published weights can't be downloaded.
         ImportError: the architecture is YAML, and PyYAML isn't installed.
     """
+    from .convert.errors import naming_file
     from .convert.read.file_kind import exists
 
     if path in PUBLISHED:
@@ -151,12 +152,10 @@ def load_model(
             f"{path}: tensors without an architecture; expected a Keras file or a .safetensors of torchvgg's. "
             "Weights alone go into a model, VGG16(weights=path), or through `convert` into a .safetensors"
         )
-    try:
+    with naming_file(Path(path)):
         if classifier_activation != AS_SAVED:
             described = with_activation(described, classifier_activation)
         return build(described, tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def open_model(weights: str | os.PathLike[str] = "vgg16", include_top: bool = True) -> Model:

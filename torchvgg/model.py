@@ -46,7 +46,7 @@ class Model(nn.Module):
 
     Args:
         layers: the layers by name, in order. A name that is an attribute of modules or models already, `type` or `summary`
-            say, gets an underscore: `type_`.
+            say, or begins with two underscores, gets one at its end: `type_`.
         input_shape: `(channels, height, width)` of one image, None for an open size; or the shapes of several inputs by name.
         name: the title of the summary.
         nodes: the calls in order, each `(name, layer, inputs)`, if the layers aren't a chain.
@@ -73,10 +73,13 @@ class Model(nn.Module):
         self._nodes: list[Node] | None = None
         self._outputs: Any = None
         names: dict[str, str] = {}
+        taken = {*dir(self)}  # hasattr would compute properties
         for own, layer in layers.items():
-            names[own] = own
-            while names[own] in dir(self) or (names[own] != own and names[own] in shapes):
-                names[own] += "_"  # hasattr would compute properties
+            # Python and PyTorch look for `__deepcopy__` and others that aren't there.
+            names[own] = own + "_" * own.startswith("__")
+            while names[own] in taken or (names[own] != own and names[own] in shapes):
+                names[own] += "_"
+            taken.add(names[own])
             self.add_module(names[own], layer)
         if nodes is not None:
             self._nodes, self._outputs = _renamed(nodes, outputs, names)
@@ -195,6 +198,8 @@ class Model(nn.Module):
         Raises:
             ValueError: `data_format` is neither.
         """
+        from .convert.errors import printable
+
         if data_format not in ("channels_first", "channels_last"):
             raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
 
@@ -205,18 +210,20 @@ class Model(nn.Module):
         shapes = self._output_shapes()
         fed_by: dict[str, Sequence[str]] = dict.fromkeys(self.input_shapes, ())
         fed_by |= {node.name: node.inputs for node in self.nodes}
+        owners = {name: name for name in self.input_shapes} | {node.name: node.layer for node in self.nodes}
         connections: dict[str, list[str]] = {}
         for node in self.nodes:
-            calls = (name.partition(":") for name in node.inputs)
-            connections.setdefault(node.layer, []).extend(f"{own}[{number or 0}][0]" for own, _, number in calls)
+            calls = ((owners[name], name[len(owners[name]) + 1 :]) for name in node.inputs)
+            connections.setdefault(node.layer, []).extend(f"{own}[{number or 0}][0]" for own, number in calls)
         rows = []
-        for own in layers_in_keras_order(fed_by, flattened(self.outputs)):
+        for own in layers_in_keras_order(fed_by, owners, flattened(self.outputs)):
             layer = dict(self.named_children()).get(own)
             kind = type(layer).__name__ if layer else "InputLayer"
             count = sum(weight.numel() for weight in layer.state_dict().values()) if layer else 0
             row = (f"{own} ({kind})", text((self.input_shapes | shapes)[own]), f"{count:,}")
             rows.append(row if self._nodes is None else (*row, ", ".join(connections.get(own, "-"))))
         for line in summary_table(self.name, rows, list(self.state_dict(keep_vars=True).values())):
+            line = printable(line)
             print_fn(for_encoding(line, getattr(sys.stdout, "encoding", None)) if print_fn is print else line)
 
     def _output_shapes(self) -> dict[str, Shape]:

@@ -55,11 +55,11 @@ def _wrapped(text: str, width: int) -> list[str]:
     return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
 
 
-def in_keras_order(fed_by: Mapping[str, Sequence[str]], outputs: Sequence[str]) -> list[str]:
+def in_keras_order(fed_by: Mapping[str, Sequence[str]], owners: Mapping[str, str], outputs: Sequence[str]) -> list[str]:
     """Sorts a model's layers and inputs as Keras lists them: by their distance from the outputs, the longest first.
 
-    `fed_by` has for each call of a layer, and for each input, the calls that feed it, in the order of computation; the calls of
-    one layer have its name up to a colon. At one distance it is the order in which they are met from the outputs backwards.
+    `fed_by` has for each call of a layer, and for each input, the calls that feed it, in the order of computation; `owners` the
+    layer of each call. At one distance it is the order in which they are met from the outputs backwards.
     """
     depths: dict[str, int] = {}
     for name in reversed(list(fed_by)):
@@ -74,7 +74,7 @@ def in_keras_order(fed_by: Mapping[str, Sequence[str]], outputs: Sequence[str]) 
             left += reversed(fed_by[name])
     layers: dict[str, tuple[int, int]] = {}
     for name in fed_by:
-        own, place = name.partition(":")[0], (-depths.get(name, 0), met.get(name, len(met)))
+        own, place = owners[name], (-depths.get(name, 0), met.get(name, len(met)))
         known = layers.get(own, place)
         layers[own] = min(known[0], place[0]), min(known[1], place[1])
     return sorted(layers, key=layers.__getitem__)

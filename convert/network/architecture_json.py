@@ -72,8 +72,8 @@ class Entry:
         return [operand for call in self.calls for operand in call if operand.layer is not None]
 
 
-def read_entry(found: Any, depth: int = 0) -> Entry:
-    """Reads a layer or a model, with all that lies in it.
+def read_entry(found: Any, depth: int = 0, place: int = 0) -> Entry:
+    """Reads a layer or a model, with all that lies in it; one without a name is called by its class, and its place in its model.
 
     Raises a ValueError if it isn't as Keras writes it, or larger than a network is.
     """
@@ -88,7 +88,8 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
     in_config = config if isinstance(config, Mapping) else {}
     if class_name in HUB_MODELS and "layers" not in in_config:
         config = in_config = hub_config(class_name, in_config)
-    name = found.get("name") or in_config.get("name") or "sequential"
+    default_name = f"{class_name.lower()}_{place}" if place else class_name.lower()
+    name = next((own for own in (found.get("name"), in_config.get("name")) if own is not None), default_name)
     if not isinstance(name, str) or len(name) > LONGEST_NAME or len(class_name) > LONGEST_NAME:
         raise _malformed("the name of a layer", name)
     nodes = found.get("inbound_nodes") or []
@@ -107,12 +108,15 @@ def read_entry(found: Any, depth: int = 0) -> Entry:
         name,
         in_config,
         [list(_operands_of_call(node, 0)) for node in nodes],
-        [read_entry(layer, depth + 1) for layer in counted(layers)] if isinstance(layers, list) else [],
+        [
+            read_entry(layer, depth + 1, number)
+            for number, layer in enumerate(counted(layers) if isinstance(layers, list) else [])
+        ],
         {way: _structure(in_config[f"{way}_layers"]) for way in ("input", "output") if f"{way}_layers" in in_config},
         wrapped,
         backward,
         isinstance(config, Mapping) or is_model,
-        bool(package or found.get("registered_name"))
+        bool(package or found.get("registered_name") or "module" in found)
         and not f"{found.get('module')}.".startswith(("keras.", "tf_keras.")),
         any(isinstance(node, Mapping) and "args" in node for node in nodes),
         any(map(_is_in_training, nodes)),
@@ -128,7 +132,7 @@ def _malformed(expected: str, received: Any) -> ValueError:
 def _check_references(model: Entry) -> None:
     """Raises a ValueError if a model's graph has a name twice, or names a layer that isn't there."""
     names = {layer.name for layer in model.layers}
-    if len(names) < len(model.layers) and model.class_name != "Sequential":
+    if len(names) < len(model.layers):
         raise ValueError(f"{model.name}: two layers of one name")
     for operand in chain(*map(flattened, model.ends.values()), *(layer.inputs for layer in model.layers)):
         if operand.layer not in names:
@@ -147,7 +151,7 @@ def _operands_of_call(node: Any, depth: int) -> Iterator[Operand]:
         case {"args": list(arguments), "kwargs": dict(keywords)}:  # Keras 3
             yield from chain.from_iterable(_operands(value, depth) for value in arguments)
             yield from chain.from_iterable(_operands(value, depth, key) for key, value in keywords.items())
-        case dict():  # Keras 2, of a layer that takes a mapping of tensors
+        case dict() if "args" not in node:  # Keras 2, of a layer that takes a mapping of tensors
             yield from chain.from_iterable(_operands(value, depth, key) for key, value in node.items())
         case [list(), *_] if depth < MOST_NESTED:  # Keras 2: [["layer", 0, 0, {...}], ...], one for each tensor
             yield from chain.from_iterable(_operands_of_call(tensor, depth + 1) for tensor in node)

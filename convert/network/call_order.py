@@ -29,8 +29,10 @@ def calls_in_order(model: Entry) -> tuple[list[tuple[Entry, int]], list[Operand]
         operand = left.pop()
         entry = model.layers[place[str(operand.layer)]]
         if entry.name in inputs:
-            if entry.calls and any(operand.layer is not None for call in entry.calls for operand in call):
+            if entry.inputs:
                 raise LayerError(entry.name, entry.class_name, "an input of the model that other layers feed")
+            if entry.class_name != "InputLayer":
+                raise LayerError(entry.name, entry.class_name, "an input of the model that is no InputLayer")
             if (operand.node, operand.tensor) != (0, 0):
                 raise no_such_call(entry, operand)
         elif not 0 <= operand.node < len(entry.calls):

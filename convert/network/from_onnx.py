@@ -18,7 +18,7 @@ from ..layout import CONV2D_KERNEL, DENSE_KERNEL, UNCHANGED, Layout, flattened, 
 from ..read.onnx_file import OnnxFile, OnnxNode
 from .assemble import assemble
 from .from_tensors import TorchArray
-from .graph import Described, chain, chained
+from .graph import Described, chain, chained, uniquely_named
 from .kinds import KINDS, Shape
 from .network import Network
 from .settings import read_settings
@@ -135,7 +135,7 @@ class _Reader:
         names = _layer_names(self.layers)
         pairs = zip(self.layers, names, strict=True)
         described = [Described(layer.class_name, name, layer.config) for layer, name in pairs]
-        graph = chain("model", self.input_shape, described)
+        graph = chain("model", self.input_shape, uniquely_named(described))
         network = assemble(graph, lambda planned: (layer.arrays for layer in self.layers))
         return _with_keras_names(network)
 

@@ -1,6 +1,7 @@
 """PyTorch tensors → a `Network`: those of a file that `convert` wrote, or of any VGG's `state_dict`."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from ..read.torch_file import TorchFile
 from .architecture_json import counted, flattened, is_structure
 from .assemble import assemble
 from .from_keras_weights import check_between
-from .graph import Described, Graph, Node, chain, uniquely_named
+from .graph import Described, Graph, Node, chain
 from .kinds import KINDS, Spec
 from .kinds.validators import whole
 from .naming_schemes import recognise
@@ -158,9 +159,8 @@ def read_architecture(architecture: Mapping[str, Any]) -> Graph:
     class_name = architecture.get("class_name", "")
     if class_name not in ("", "Sequential", "Functional"):
         raise _not_ours("a Sequential or a Functional")
-    own_names = [str(entry.get("name")) for entry in entries]
-    unique = uniquely_named(graph.layers)
-    if wrong := [a for a, b in zip(own_names, unique, strict=True) if a != b.name or not a]:
+    counts = Counter(str(entry.get("name")) for entry in entries)
+    if wrong := [name for name, count in counts.items() if count > 1 or not name or "." in name]:
         raise _not_ours(f"other names than {', '.join(map(repr, wrong))}")
     return graph._replace(class_name=class_name)
 
@@ -195,7 +195,7 @@ def _read_layer(entry: Any) -> Described:
         case {"class_name": str(class_name), "name": str(name), "config": dict(config)} if class_name in KINDS:
             trainable = entry.get("trainable", True)
             path, place = entry.get("path", [name]), entry.get("place", "")
-            is_placed = isinstance(path, list) and bool(path) and all(isinstance(part, str) and part for part in path)
+            is_placed = isinstance(path, list) and bool(path) and all(isinstance(part, str) for part in path)
             is_placed = is_placed and isinstance(place, str) and bool(PLACE.fullmatch(place))
             if is_placed and isinstance(trainable, bool) and config.keys() <= KINDS[class_name].settings.keys():
                 return Described(class_name, name, config, trainable, path=tuple(path), place=place)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from .architecture_json import counted
+from ..errors import LayerError, printable
+from .architecture_json import LONGEST_NAME, counted
 from .kinds import Shape
 
 INPUT = "input_layer"  # the input's name where the file has none
@@ -17,7 +18,7 @@ class Described:
 
     Attributes:
         class_name: Keras's class.
-        name: unique in the graph, and without a dot, which separates a PyTorch module's name from a parameter's.
+        name: unique in the graph, printable, and without a dot, which separates a PyTorch module's name from a parameter's.
         config: the configuration, as the file has it.
         trainable: False where the layer is frozen; in Keras 2 also where a model that it lies in is, whatever it says.
         comes_first: whether its trained arrays come before the rest in the group of a nested model.
@@ -73,10 +74,10 @@ class Graph(NamedTuple):
 
 
 def chain(name: str, input_shape: Shape, layers: Sequence[Described]) -> Graph:
-    """Makes the graph of layers that are each fed by the one before."""
-    named = uniquely_named(counted(list(layers)))
-    nodes = chained(layer.name for layer in named)
-    return Graph(name, {INPUT: (None, *input_shape)}, named, nodes, nodes[-1].name if nodes else INPUT)
+    """Makes the graph of layers, uniquely named, that are each fed by the one before."""
+    own = counted(list(layers))
+    nodes = chained(layer.name for layer in own)
+    return Graph(name, {INPUT: (None, *input_shape)}, own, nodes, nodes[-1].name if nodes else INPUT)
 
 
 def chained(names: Iterable[str]) -> list[Node]:
@@ -94,10 +95,17 @@ def unused_after(nodes: Sequence[Node], outputs: Iterable[str]) -> list[list[str
 
 
 def uniquely_named(layers: list[Described]) -> list[Described]:
-    """Renames layers of nested models whose names come twice, and those with a dot, which PyTorch's modules can't have."""
+    """Renames layers of nested models whose names come twice, and those with a character that they can't have in PyTorch, or in a file.
+
+    Raises a LayerError for a name that is too long with those of the models that the layer lies in.
+    """
     named: dict[str, Described] = {}
     for layer in sorted(layers, key=lambda layer: len(layer.path)):  # the model's own keep theirs
-        short, full = (name.replace(".", "_") for name in (layer.name, "_".join(layer.path) or layer.name))
+        full = "_".join(layer.path) or layer.name
+        if len(full) > LONGEST_NAME:
+            reason = f"its name, with those of the models that it lies in, has {len(full):,} characters, more than {LONGEST_NAME:,}"
+            raise LayerError(layer.own_name[:50], layer.class_name, reason, "give them shorter ones")
+        short, full = (printable(name, "_").replace(".", "_") or "_" for name in (layer.name, full))
         name = full if short in named else short
         while name in named:
             name += "_"

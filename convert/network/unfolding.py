@@ -61,7 +61,7 @@ def read_graph(
     group_names: GroupNames = GroupNames.CLASS,
 ) -> Graph:
     """Reads a model, as written by that version of Keras. Raises a ValueError unless it is a graph that Keras can build."""
-    if model.class_name not in MODELS:
+    if model.class_name not in MODELS or _problem(model):
         raise LayerError(model.name, model.class_name, "a model of a class whose code isn't in the file")
     inputs = _inputs(model)
     unfolding = _Unfolding(keras_version, custom_objects or {}, group_names)
@@ -181,7 +181,8 @@ class _Unfolding(Calls):
             return list(inputs[:1])
         if is_operation(entry):
             return [self._operation(entry, operands, inputs, layer)]
-        given = [o for o in operands if o.layer is None and o.keyword != "training" and o.constant not in (None, False)]
+        constants = [o for o in operands if o.layer is None and o.keyword != "training"]
+        given = [o for o in constants if o.constant is not None and o.constant is not False]  # 0 is another number
         kind = KINDS.get(layer.class_name)
         is_recurrent = entry.class_name == "Bidirectional" or (kind and kind.heeds_mask)
         if is_recurrent and sum(operand.keyword != "mask" for operand in tensors) > 1 and not layer.problem:
@@ -421,7 +422,7 @@ def described(entry: Entry, place: str, keras_version: str, outer: Described | N
 def _problem(entry: Entry) -> str:
     if not entry.has_config:
         return "it has no configuration"
-    if entry.is_custom and entry.class_name not in MODELS:
+    if entry.is_custom and entry.class_name not in HUB_MODELS:
         return "a custom layer, whose code isn't in the file"
     if entry.in_training:
         return "called with training=True, which makes it work as in training"

@@ -15,6 +15,7 @@ from ..network.vgg_base import as_plain_vgg
 from ..network.weights_groups import places
 from ..read.keras_file import KerasFile
 
+LONGEST_ATTRIBUTE = 64512  # bytes, as Keras has it
 OLDER_KERAS = ("CuDNNLSTM", "CuDNNGRU", "Deconvolution2D")  # classes that Keras 3 doesn't have
 STATISTICS = ("running_mean", "running_var", "mean", "variance", "count")  # aren't trained
 ARRAYS = {  # Keras's names of arrays, where they aren't PyTorch's
@@ -87,7 +88,7 @@ def write_keras(network: Network, path: Path, suffix: str, dtype: str) -> None:
 
 def _write_named(own: dict[str, list[Layer]], file: h5py.File, dtype: str) -> None:
     """Writes a group for each layer, whose attribute names its arrays."""
-    file.attrs["layer_names"] = np.array(list(own), "S")
+    _write_names(file, "layer_names", list(own))
     file.attrs["backend"] = np.bytes_("tensorflow")
     file.attrs["keras_version"] = np.bytes_("2.15.0")  # that of the format; without it Keras assumes version 1
     for name, layers in own.items():
@@ -97,7 +98,18 @@ def _write_named(own: dict[str, list[Layer]], file: h5py.File, dtype: str) -> No
             for weight in layer.weights:  # none in a pooling layer
                 names.append(f"{'/'.join(layer.path[1:]) or name}/{keras_name(layer, weight)}:0")
                 group[names[-1]] = _numbers(weight, dtype)
-        group.attrs["weight_names"] = np.array(names, "S")
+        _write_names(group, "weight_names", names)
+
+
+def _write_names(group: h5py.Group, attribute: str, names: list[str]) -> None:
+    """Writes an attribute of names; in numbered parts, as Keras does, where it is too long for HDF5."""
+    encoded = np.array([name.encode() for name in names], "S")
+    if encoded.nbytes <= LONGEST_ATTRIBUTE:
+        group.attrs[attribute] = encoded
+        return
+    step = max(1, LONGEST_ATTRIBUTE // encoded.itemsize)
+    for number, first in enumerate(range(0, len(names), step)):
+        group.attrs[f"{attribute}{number}"] = encoded[first : first + step]
 
 
 def keras_name(layer: Layer, weight: Weight) -> str:

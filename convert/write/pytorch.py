@@ -17,6 +17,7 @@ from ..network.from_file import Source
 from ..network.naming_schemes import to_scheme
 from ..network.network import Network
 from ..read.file_kind import files_of
+from ..read.strict_json import LONGEST_JSON
 from ..version import installed_version
 
 # The types' names in a .safetensors (huggingface.co/docs/safetensors, "Format").
@@ -55,6 +56,11 @@ def _header(forms: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
         fields[key] = {"dtype": TYPE_NAMES[form.dtype], "shape": list(form.shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(fields, separators=(",", ":")).encode()
+    if len(text) > LONGEST_JSON:
+        reason = (
+            f"{len(text):,} bytes of names and settings, more than the {LONGEST_JSON:,} that are read of a .safetensors"
+        )
+        raise ValueError(f"{reason}; give the layers shorter names")
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 

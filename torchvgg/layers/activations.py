@@ -33,7 +33,7 @@ class ReLU(nn.Module):
         self.max_value, self.negative_slope, self.threshold = max_value, negative_slope, threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.where(x >= self.threshold, x, self.negative_slope * (x - self.threshold))
+        x = torch.where(x > self.threshold, x, self.negative_slope * (x - self.threshold))
         return x if self.max_value is None else x.clamp_max(self.max_value)
 
 

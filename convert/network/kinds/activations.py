@@ -99,7 +99,7 @@ class ReLU(Kind):
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         threshold, most = settings["threshold"], settings["max_value"]
-        kept = torch.where(x >= threshold, x, settings["negative_slope"] * (x - threshold))
+        kept = torch.where(x > threshold, x, settings["negative_slope"] * (x - threshold))
         return kept if most is None else kept.clamp_max(most)
 
 

@@ -10,7 +10,11 @@ from .validators import Setting, anything, axes, flag, fraction, number, whole
 
 
 class _Normalization(Kind):
-    settings = {"epsilon": Setting(1e-3, number), "center": Setting(True, flag), "scale": Setting(True, flag)}
+    settings = {
+        "epsilon": Setting(1e-3, lambda value: number(value) and value >= 0),
+        "center": Setting(True, flag),
+        "scale": Setting(True, flag),
+    }
     any_order = True
 
 

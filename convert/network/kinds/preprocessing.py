@@ -41,6 +41,8 @@ class Normalization(_PerChannel):
     only = {"axis": (-1, None)}
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
+        if (settings["mean"] is None) != (settings["variance"] is None):
+            raise ValueError("a mean without a variance, or the other way round")
         if settings["mean"] is None:
             shape = () if settings["axis"] is None else (x.channels,)
             layout = x.per_channel if shape else UNCHANGED

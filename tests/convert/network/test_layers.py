@@ -107,6 +107,15 @@ def test_names_are_kerass_but_for_what_pytorch_cannot_name(tmp_path: Path) -> No
     ]
 
 
+def test_relu_at_its_threshold(tmp_path: Path) -> None:
+    """Keras cuts off what is equal to it, whatever its documentation says."""
+    theirs = keras.Sequential([keras.Input((5,)), L.ReLU(4.0, 0.5, 2.0)])
+    theirs.save(tmp_path / "model.keras")
+    x = torch.tensor([[0.0, 2.0, 3.0, 4.0, 9.0]])
+    assert load_model(tmp_path / "model.keras")(x).tolist() == theirs(x).tolist() == [[-1.0, 0.0, 3.0, 4.0, 4.0]]
+    convert(tmp_path / "model.keras")
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_batch_normalization_learns_as_in_keras(frozen: bool, tmp_path: Path) -> None:
     """Keras moves its variance towards the batch's own, PyTorch's layer towards an estimate of the population's."""

@@ -249,6 +249,7 @@ def test_an_array_missing_or_left_over_is_named(tmp_path: Path) -> None:
         ("end", {"activation": {"class_name": "ReLU"}}),
         ("end", {"activation": ["relu"]}),
         ("bn", {"epsilon": None}),
+        ("bn", {"epsilon": -1}),
         ("bn", {"momentum": 2}),
         ("bn", {"axis": "x"}),
         ("bn", {"axis": 2}),
@@ -341,6 +342,89 @@ def test_a_graph_that_keras_would_refuse(
     with changed_config(path) as config:
         change(config)
     check_refused(path, message, load_model)
+
+
+def layer(own: str, **change: Any) -> Callable[[dict[str, Any]], object]:
+    """Changes what the configuration says of a layer."""
+    return lambda config: next(entry for entry in config["layers"] if entry["name"] == own).update(change)
+
+
+def setting(own: str, **change: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda config: next(e for e in config["layers"] if e["name"] == own)["config"].update(change)
+
+
+def node(own: str, **change: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda config: next(e for e in config["layers"] if e["name"] == own)["inbound_nodes"][0].update(change)
+
+
+def more(own: str, value: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda config: next(e for e in config["layers"] if e["name"] == own)["inbound_nodes"][0]["args"][0].append(
+        value
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (layer("norm", module="mine.layers"), r"layer 'norm' \(Normalization\): a custom layer, whose code isn't in"),
+        (layer("norm", module=None), r"layer 'norm' \(Normalization\): a custom layer, whose code isn't in"),
+        (layer("inner", module="mine"), r"layer 'maps' \(Conv2D\): a custom layer, whose code isn't in"),
+        (setting("norm", variance=None), r"layer 'norm' \(Normalization\): a mean without a variance"),
+        (setting("norm", mean=None), r"layer 'norm' \(Normalization\): a mean without a variance"),
+        (setting("end", strides=[2, 1], dilation_rate=[1, 2]), r"layer 'end' \(Conv2D\): strides with a dilation_rate"),
+        (setting("end", groups=3), r"layer 'end' \(Conv2D\): groups=3 of 4 channels and 4 filters"),
+        (setting("bn", axis=4), r"layer 'bn' \(BatchNormalization\): axis=4 is no such setting"),
+        (setting("bn", axis=-5), r"layer 'bn' \(BatchNormalization\): axis=-5 is no such setting"),
+        (setting("both", axis=4), r"layer 'both' \(Concatenate\): axis=4 is no such setting"),
+        (setting("both", axis=-5), r"layer 'both' \(Concatenate\): axis=-5 is no such setting"),
+        (layer("bn", name="norm"), r"model: two layers of one name"),
+        (layer("bn", name=0), r"expected the name of a layer. Received: 0"),
+        (layer("image", class_name="ReLU"), r"layer 'image' \(ReLU\): an input of the model that is no InputLayer"),
+        (node("bn", kwargs=None), r"expected the call of a layer"),
+        (more("both", 0), r"layer 'both' \(Concatenate\): called with a constant \(an input\)"),
+        (node("bn", args=[1.0]), r"layer 'bn' \(BatchNormalization\): nothing feeds it"),
+        (
+            lambda config: config.update(input_layers=[["image", 1, 0]]),
+            r"layer 'image' .*: its call 1, output 0, isn't",
+        ),
+    ],
+)
+def test_what_keras_refuses_is_refused(
+    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path, check_refused: Refused
+) -> None:
+    """Keras tries each file too."""
+    image = keras.Input((8, 8, 2), name="image")
+    x = L.BatchNormalization(name="bn")(L.Normalization(mean=[1.0, 2.0], variance=[1.0, 2.0], name="norm")(image))
+    inner = keras.Sequential([keras.Input((8, 8, 2)), L.Conv2D(2, 1, name="maps")], name="inner")
+    x = L.Conv2D(4, 3, name="end")(L.Concatenate(name="both")([x, inner(x)]))
+    keras.Model(image, x, name="model").save(path := tmp_path / "model.keras")
+    load_model(path)
+    keras.models.load_model(path)
+    with changed_config(path) as config:
+        change(config)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # of any kind
+        keras.models.load_model(path)
+    check_refused(path, message, load_model)
+
+
+@pytest.mark.parametrize("names", [{"a": "b"}, {"a": None, "b": None}, {"a": ""}])
+def test_the_names_of_a_sequential(names: dict[str, Any], tmp_path: Path) -> None:
+    """Layers of one name are refused, as by Keras; layers without one are as many layers."""
+    keras.Sequential(
+        [keras.Input((4,)), L.Activation("relu", name="a"), L.Activation("tanh", name="b")], name="model"
+    ).save(path := tmp_path / "model.keras")
+    x = torch.randn(3, 4)
+    expected = load_model(path)(x)
+    with changed_config(path) as config:
+        for entry in config["layers"]:
+            entry["config"]["name"] = names.get(entry["config"]["name"], entry["config"]["name"])
+    if names == {"a": "b"}:
+        for read in (keras.models.load_model, load_model):
+            with pytest.raises(ValueError, match=r"unique names|two layers of one name"):
+                read(path)
+    else:
+        assert torch.equal(load_model(path)(x), expected)
+        assert np.allclose(keras.models.load_model(path).predict(x.numpy(), verbose=0), expected, atol=1e-6)
 
 
 def test_layers_renamed_into_each_other_are_refused(tmp_path: Path) -> None:
