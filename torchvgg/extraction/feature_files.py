@@ -239,7 +239,7 @@ class Parts:
         def write(unfinished: Path) -> None:
             self.format.write(unfinished, chunks())
             note = {"output": _stamp(unfinished), "paths": _checksum(paths), "bad": bad}
-            self._write(self.folder / "joined.json", lambda file: file.write_text(json.dumps(note)))
+            self._write(self.folder / "joined.json", lambda file: file.write_text(json.dumps(note), "utf-8"))
 
         self._write(self.output, write)
         self._remove_parts()
