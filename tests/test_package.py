@@ -1,12 +1,14 @@
 """The package: what is in the wheel and the sdist, what imports what, and what an import costs."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from configparser import ConfigParser
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -222,6 +224,25 @@ def test_the_docstring_of_a_package_names_its_modules(name: str) -> None:
     docstring = ast.get_docstring(ast.parse(MODULES[name].read_text("utf-8"))) or ""
     inside = {other.rpartition(".")[2] for other in MODULES if other.rpartition(".")[0] == name} - {"__main__"}
     assert {module for module in inside if not re.search(rf"\b{module}\b", docstring)} == set()
+
+
+SETUP = ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+
+
+@pytest.mark.parametrize("requirement", SETUP["options"]["install_requires"].split())
+def test_the_oldest_version_is_named(requirement: str) -> None:
+    assert re.fullmatch(r"[a-z0-9]+>=[\d.]+", requirement)
+
+
+def test_the_same_versions_everywhere() -> None:
+    """setup.cfg, the README and the jobs name the same oldest PyTorch, and the same oldest and newest Python."""
+    (torch,) = re.findall(r"torch>=(.*)", SETUP["options"]["install_requires"])
+    assert f"Any PyTorch from {torch} on" in (ROOT / "README.md").read_text("utf-8")
+    pythons = re.findall(r"Python :: (3\.\d+)", SETUP["metadata"]["classifiers"])
+    assert SETUP["options"]["python_requires"] == f">={pythons[0]}"
+    for jobs in re.findall(r"python: (\[.*\])", (ROOT / ".github/workflows/ci.yml").read_text("utf-8")):
+        assert json.loads(jobs) == [pythons[0], pythons[-1]]
 
 
 HEAVY = ("h5py", "safetensors", "PIL", "keras", "tensorflow", "torchvgg.convert")
