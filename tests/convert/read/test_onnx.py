@@ -92,6 +92,21 @@ def test_the_convolutions_of_a_vgg_get_keras_s_names(vgg: tuple[VGG16, onnx.Mode
         VGG16(weights=path, input_shape=(3, 64, 64))
 
 
+def test_numbers_that_are_attributes(vgg: tuple[VGG16, onnx.ModelProto], tmp_path: Path) -> None:
+    """As PyTorch 2.6 writes the axes of a mean and the shape of a reshape."""
+    written = onnx.ModelProto()
+    written.CopyFrom(vgg[1])
+    whole = [each for each in written.graph.initializer if each.data_type == onnx.TensorProto.INT64]
+    assert whole
+    for each in whole:
+        written.graph.initializer.remove(each)
+        constant = onnx.helper.make_node("Constant", [], [each.name], value_ints=numpy_helper.to_array(each).tolist())
+        written.graph.node.insert(0, constant)
+    onnx.save(written, path := tmp_path / "x.onnx")
+    x = torch.rand(1, 3, 64, 64)
+    assert relative_error(load_model(path)(x), vgg[0](x)) < TOLERANCE
+
+
 def other_head(graph: onnx.GraphProto) -> None:
     graph.node[-1].op_type = "GlobalLpPool"
 
