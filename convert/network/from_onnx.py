@@ -180,7 +180,9 @@ class _Reader:
         match node.operator, values:
             case ("Identity", _) if node.inputs[0] in self.tensors:
                 self.tensors[out] = self.tensors[node.inputs[0]]
-            case (("Identity" | "Cast" | "Unsqueeze" | "Squeeze"), [[*_], *_]):
+            case ("Transpose", _) if node.inputs[0] in self.tensors and self.tensors[node.inputs[0]].dim() == 2:
+                self.tensors[out] = self.tensors[node.inputs[0]].t()
+            case (("Identity" | "Cast" | "Unsqueeze" | "Squeeze" | "Reshape"), [[*_], *_]):
                 self.computed[out] = first
             case "Gather", [[*_], [*places]] if all(isinstance(place, int) for place in places):
                 self.computed[out] = [first[place] for place in places]
