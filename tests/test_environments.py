@@ -11,6 +11,8 @@ import pytest
 from .helpers.hostile import KERAS2
 from .helpers.photos import write_photos
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 # All commands, in one process and on one core.

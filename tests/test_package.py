@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from configparser import ConfigParser
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -129,6 +130,11 @@ def import_graph(modules: dict[str, Path]) -> dict[str, set[str]]:
     }
 
 
+@cache
+def own_graph() -> dict[str, set[str]]:
+    return import_graph(MODULES)
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if in_convert(name)])
 def test_convert_imports_nothing_of_torchvgg(name: str) -> None:
     ours = {other for other in imports(name, MODULES) if other.split(".")[0] in ("torchvgg", "convert")}
@@ -143,7 +149,7 @@ def test_torchvgg_imports_convert_only_inside_functions(name: str) -> None:
 
 
 def test_no_imports_run_in_a_circle() -> None:
-    TopologicalSorter(import_graph(MODULES)).prepare()
+    TopologicalSorter(own_graph()).prepare()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +210,7 @@ def floor(name: str) -> int:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_downwards(name: str) -> None:
-    assert {other for other in import_graph(MODULES)[name] if floor(other) > floor(name)} == set()
+    assert {other for other in own_graph()[name] if floor(other) > floor(name)} == set()
 
 
 @pytest.mark.parametrize("name", MODULES)
