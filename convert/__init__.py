@@ -100,7 +100,8 @@ def convert(
         target = Path(output) if output else target
         _check_distinct(target, path)
         check_form(layout, dtype, target)
-        check_output(target, SUFFIXES, force)  # before anything is fetched
+        advice = "set TORCHVGG_HOME to another folder" if is_published and not output else "name another output"
+        check_output(target, SUFFIXES, force, advice)  # before anything is fetched
         if source == "demo":
             path = write_demo(scratch)
         elif is_published:

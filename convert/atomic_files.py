@@ -19,8 +19,10 @@ from .options import suffix_of
 _CLAIM = "claim"  # the file in a scratch folder that its owner has locked
 
 
-def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
+def check_output(path: Path, suffixes: Sequence[str], force: bool, advice: str = "name another output") -> None:
     """Checks that a file may be written, with `force` also over an existing one.
+
+    `advice` says what to do about its folder.
 
     Raises:
         ValueError: the name ends in none of the suffixes, if there are any, or is a pipe or a device.
@@ -36,9 +38,9 @@ def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
         raise FileExistsError(f"{path} exists and is kept; force=True, or --force, overwrites it")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, not a folder; name another output")
+        raise NotADirectoryError(f"{folder} is a file, not a folder; {advice}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} is a folder that you can't write to; name another output")
+        raise PermissionError(f"{folder} is a folder that you can't write to; {advice}")
 
 
 def check_suffix(path: Path, suffixes: Sequence[str]) -> None:

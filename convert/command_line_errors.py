@@ -101,7 +101,7 @@ def _reason(error: Exception, source: object) -> str:
         return f"{source}: more than there is memory for"
     # A RuntimeError is for the user if it is PyTorch's want of memory, or ours, of a process or a cluster that failed.
     is_outside = isinstance(error, RuntimeError) and ("memory" in str(error) or error.__cause__ is not None)
-    if is_outside or isinstance(error, ValueError | OSError | ImportError):
+    if is_outside or isinstance(error, ValueError | OSError | ImportError | Warning):  # `-W error` raises warnings
         return message_of(error)
     if os.environ.get("TORCHVGG_DEBUG"):
         traceback.print_exception(error)

@@ -33,12 +33,19 @@ FILES = {
 
 
 def home() -> Path:
-    """Returns the folder where torchvgg keeps files: `$TORCHVGG_HOME`, else `torchvgg/` in PyTorch's hub folder."""
-    if folder := os.environ.get("TORCHVGG_HOME"):
-        return Path(folder).expanduser()
-    import torch.hub
+    """Returns the folder where torchvgg keeps files: `$TORCHVGG_HOME`, else `torchvgg/` in PyTorch's hub folder.
 
-    return Path(torch.hub.get_dir(), "torchvgg")
+    Raises:
+        OSError: it lies in the home folder of a user who has none.
+    """
+    if not (folder := os.environ.get("TORCHVGG_HOME")):
+        import torch.hub
+
+        folder = f"{torch.hub.get_dir()}/torchvgg"
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise OSError(f"{folder}: no home folder is known; set TORCHVGG_HOME to another folder") from None
 
 
 def converted_path(name: str) -> Path:
@@ -61,7 +68,7 @@ def find(name: str) -> Path:
                 f"{ours}: expected MD5 {published.md5}. Received: {received}; delete it, or put the right one there"
             )
         return ours
-    keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models", published.filename)
+    keras = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"), "models", published.filename)  # noqa: PTH111, which never fails
     if keras.is_file() and md5(keras) == published.md5:
         return keras
     mirror = os.environ.get("TORCHVGG_MIRROR")

@@ -8,6 +8,8 @@ import pytest
 from .benchmarks.__main__ import TABLES, main
 from .benchmarks.measuring import memory_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_all_tables_in_miniature(capfd: pytest.CaptureFixture[str]) -> None:
     peers = ["native", "operators", "onnxruntime", "plain", "torchvgg", "tensorflow", "torchvision"]

@@ -1,12 +1,15 @@
 """The package: what is in the wheel and the sdist, what imports what, and what an import costs."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from configparser import ConfigParser
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -127,6 +130,11 @@ def import_graph(modules: dict[str, Path]) -> dict[str, set[str]]:
     }
 
 
+@cache
+def own_graph() -> dict[str, set[str]]:
+    return import_graph(MODULES)
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if in_convert(name)])
 def test_convert_imports_nothing_of_torchvgg(name: str) -> None:
     ours = {other for other in imports(name, MODULES) if other.split(".")[0] in ("torchvgg", "convert")}
@@ -141,7 +149,7 @@ def test_torchvgg_imports_convert_only_inside_functions(name: str) -> None:
 
 
 def test_no_imports_run_in_a_circle() -> None:
-    TopologicalSorter(import_graph(MODULES)).prepare()
+    TopologicalSorter(own_graph()).prepare()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +210,7 @@ def floor(name: str) -> int:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_downwards(name: str) -> None:
-    assert {other for other in import_graph(MODULES)[name] if floor(other) > floor(name)} == set()
+    assert {other for other in own_graph()[name] if floor(other) > floor(name)} == set()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -224,6 +232,38 @@ def test_the_docstring_of_a_package_names_its_modules(name: str) -> None:
     assert {module for module in inside if not re.search(rf"\b{module}\b", docstring)} == set()
 
 
+SETUP = ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+
+
+@pytest.mark.parametrize("requirement", SETUP["options"]["install_requires"].split())
+def test_the_oldest_version_is_named(requirement: str) -> None:
+    assert re.fullmatch(r"[a-z0-9]+>=[\d.]+", requirement)
+
+
+def test_the_same_versions_everywhere() -> None:
+    """setup.cfg, the README and the jobs name the same oldest PyTorch, and the same oldest and newest Python."""
+    (torch,) = re.findall(r"torch>=(.*)", SETUP["options"]["install_requires"])
+    assert f"Any PyTorch from {torch} on" in (ROOT / "README.md").read_text("utf-8")
+    pythons = re.findall(r"Python :: (3\.\d+)", SETUP["metadata"]["classifiers"])
+    assert SETUP["options"]["python_requires"] == f">={pythons[0]}"
+    for jobs in re.findall(r"python: (\[.*\])", (ROOT / ".github/workflows/ci.yml").read_text("utf-8")):
+        assert json.loads(jobs) == [pythons[0], pythons[-1]]
+
+
+@pytest.mark.parametrize("name", ["torchvgg.model", "torchvgg.imagenet"])
+def test_pytorch_2_6_can_compile_it(name: str) -> None:
+    """Its compiler knows neither isinstance with `|` nor next with a default."""
+    calls = [node for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.Call)]
+    unknown = [
+        ast.unparse(call)
+        for call in calls
+        if (ast.unparse(call.func) == "isinstance" and isinstance(call.args[1], ast.BinOp))
+        or (ast.unparse(call.func) == "next" and len(call.args) > 1)
+    ]
+    assert unknown == []
+
+
 HEAVY = ("h5py", "safetensors", "PIL", "keras", "tensorflow", "torchvgg.convert")
 
 
@@ -242,7 +282,7 @@ def test_that_test_can_fail() -> None:
 
 
 def test_import_costs_under_50_milliseconds() -> None:
-    code = "import time, torch; t = time.perf_counter(); import torchvgg; print(time.perf_counter() - t)"
+    code = "import time, torch; t = time.process_time(); import torchvgg; print(time.process_time() - t)"
     assert min(float(python(code)) for _ in range(3)) < 0.05
 
 

@@ -26,6 +26,8 @@ from torchvgg.convert import convert
 from .helpers.keras_models import keras_model, relative_error
 from .helpers.photos import photo, write_photos
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = {"torchvgg": torchvgg.command_line.main, "torchvgg-convert": conversion.main}

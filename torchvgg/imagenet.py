@@ -37,7 +37,7 @@ def preprocess_input(x: Array, data_format: str = "channels_first") -> Array:
     """
     if data_format not in ("channels_first", "channels_last"):
         raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
-    if not isinstance(x, torch.Tensor | np.ndarray):
+    if not isinstance(x, (torch.Tensor, np.ndarray)):
         raise ValueError(f"expected a torch.Tensor or a numpy.ndarray. Received: {type(x).__name__}")
     if x.ndim not in (3, 4):
         raise ValueError(f"expected an image or a batch of images, 3-D or 4-D. Received shape: {tuple(x.shape)}")

@@ -114,7 +114,7 @@ class Model(nn.Module):
     @property
     def outputs(self) -> Any:
         """The name of the node that is the output, or lists or dicts of such, in Keras's structure."""
-        return next(reversed(self._modules), INPUT) if self._nodes is None else self._outputs
+        return [INPUT, *self._modules][-1] if self._nodes is None else self._outputs
 
     def forward(self, x: Inputs) -> Any:
         """Returns the output for images `x`, `(N, C, H, W)`, float.
@@ -269,7 +269,7 @@ class Model(nn.Module):
                     f"expected the inputs {', '.join(names)}. Received: {', '.join(map(str, x)) or 'none'}"
                 )
             values = {name: x[name] for name in names}
-        elif isinstance(x, list | tuple):
+        elif isinstance(x, (list, tuple)):
             if len(x) != len(names):
                 raise ValueError(f"expected {len(names)} inputs, {', '.join(names)}. Received: {len(x)}")
             values = dict(zip(names, x, strict=True))

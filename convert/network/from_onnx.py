@@ -149,8 +149,9 @@ class _Reader:
                     isinstance(value, _TYPES.get(name, object)),
                     f"its attribute {name!r} is of another type than ONNX's",
                 )
-            if node.operator == "Constant" and isinstance(node.attributes.get("value"), Tensor):
-                self.tensors[node.outputs[0]] = node.attributes["value"]
+            numbers = [value for value in node.attributes.values() if isinstance(value, Tensor | list | int | float)]
+            if node.operator == "Constant" and numbers:  # its attribute is value, value_ints, value_int or value_float
+                self.tensors[node.outputs[0]] = torch.as_tensor(numbers[0])
             elif node.operator == "Shape" and node.inputs[0] in self.shapes and not node.attributes:
                 self.computed[node.outputs[0]] = self.shapes[node.inputs[0]]
             elif node.inputs and are_constant and self.current not in node.inputs:
@@ -179,7 +180,9 @@ class _Reader:
         match node.operator, values:
             case ("Identity", _) if node.inputs[0] in self.tensors:
                 self.tensors[out] = self.tensors[node.inputs[0]]
-            case (("Identity" | "Cast" | "Unsqueeze" | "Squeeze"), [[*_], *_]):
+            case ("Transpose", _) if node.inputs[0] in self.tensors and self.tensors[node.inputs[0]].dim() == 2:
+                self.tensors[out] = self.tensors[node.inputs[0]].t()
+            case (("Identity" | "Cast" | "Unsqueeze" | "Squeeze" | "Reshape"), [[*_], *_]):
                 self.computed[out] = first
             case "Gather", [[*_], [*places]] if all(isinstance(place, int) for place in places):
                 self.computed[out] = [first[place] for place in places]

@@ -230,6 +230,7 @@ def test_an_output_that_is_no_number_fails_the_check(where: str) -> None:
         (ValueError("its layers"), "{path}: its layers"),
         (RuntimeError("can't allocate memory"), "can't allocate memory"),
         (MemoryError(), "{path}: more than there is memory for"),
+        (UserWarning("raised by python -W error"), "raised by python -W error"),
     ],
 )
 def test_a_mistake_in_torchvgg_is_not_the_files_fault(

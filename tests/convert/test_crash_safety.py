@@ -27,6 +27,8 @@ from ..helpers.hostile import KERAS2
 from ..helpers.photos import write_photos
 from ..helpers.server import FILENAME, Server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 # Runs the command line again and again, and kills each run at a random moment of its first `seconds`; or, if a file is

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,24 @@ def test_a_home_that_is_no_folder_is_one_line(server: Server, monkeypatch: pytes
     with pytest.raises(OSError, match="set TORCHVGG_HOME to another folder") as error:
         published.find("vgg16-notop")
     assert "make room" not in str(error.value)
+
+
+def test_a_user_without_a_home_folder(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a number: nothing is written to a folder called "~", and Keras's isn't needed."""
+    for variable in ("HOME", "KERAS_HOME", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setitem(sys.modules, "pwd", None)
+    assert published.find("vgg16-notop") == home(FILENAME)
+    monkeypatch.delenv("TORCHVGG_HOME")
+    with pytest.raises(OSError, match=r"^~/\.cache/torch/hub/torchvgg: no home folder is known; set TORCHVGG_HOME to"):
+        VGG16(include_top=False)
+
+
+def test_a_home_that_can_t_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHVGG_HOME", "/proc/torchvgg")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match=r"^/proc is a folder that you can't write to; set TORCHVGG_HOME to"):
+        VGG16(include_top=False)
 
 
 def test_the_published_hashes_are_keras_own() -> None:

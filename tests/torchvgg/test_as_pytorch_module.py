@@ -53,6 +53,7 @@ def test_exports_with_a_dynamic_batch(model: VGG16) -> None:
             assert_same(exported.module()(images(batch)), model(images(batch)))
 
 
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="PyTorch 2.6 exports a pooling for even sizes only")
 def test_exports_with_dynamic_sizes(headless: VGG16) -> None:
     """From 64 up, since PyTorch's export takes a size of 1, which 32 pixels end as, for a constant."""
     sizes = {2: torch.export.Dim("height", min=64, max=512), 3: torch.export.Dim("width", min=64, max=512)}

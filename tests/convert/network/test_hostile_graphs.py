@@ -184,9 +184,9 @@ def test_a_graph_that_cannot_be(
         config.clear()
         config |= json.loads(json.dumps(build()))
     set_class(path, "Functional")
-    started = time.perf_counter()
+    started = time.process_time()
     check_refused(path, message, load_model)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 def set_class(path: Path, class_name: str) -> None:

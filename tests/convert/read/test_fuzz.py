@@ -13,6 +13,8 @@ from torchvgg.convert.read import hdf5_process, tensor_bundle
 from ...helpers.command_line import run
 from ...helpers.hostile import KERAS2, processor_time
 
+pytestmark = pytest.mark.slow
+
 MUTATIONS, BATCHES = 300, 10
 
 

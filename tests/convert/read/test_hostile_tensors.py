@@ -35,7 +35,7 @@ TENSORS: list[tuple[str, dict[str, Any], str]] = [
     ("dense.bias", {"dtype": "O"}, "damaged .saf"),
     ("dense.weight", {"shape": [96, 2]}, "dense.weight: expected shape"),
     *(("dense.weight", {"dtype": kind}, "dense.weight") for kind in ("I32", "U32")),
-    ("dense.weight", {"dtype": "C64", "shape": [2, 48]}, "dense.weight"),
+    ("dense.weight", {"dtype": "C64", "shape": [2, 48]}, "dense.weight|damaged .saf"),  # unknown before safetensors 0.7
     ("__metadata__", {"architecture": 3}, "damaged .saf"),
     *(
         ("__metadata__", {"architecture": text}, "ours.saf")

@@ -56,6 +56,20 @@ def test_what_pytorch_writes_of_it_is_read_again(name: str, tmp_path: Path) -> N
     }
 
 
+def test_kernels_that_a_node_transposes(tmp_path: Path) -> None:
+    """As PyTorch 2.6 writes those of dense layers."""
+    written = onnx.load(FILES / "sequential.onnx")
+    for each in [each for each in written.graph.initializer if len(each.dims) == 2]:
+        name = each.name
+        each.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(each).T.copy(), f"{name}.t"))
+        written.graph.node.insert(1, helper.make_node("Transpose", [each.name], [name], perm=[1, 0]))
+    onnx.save(written, path := tmp_path / "x.onnx")
+    expected = load_model(FILES / "sequential.onnx").state_dict()
+    received = load_model(path).state_dict()
+    assert received.keys() == expected.keys()
+    assert all(torch.equal(received[key], tensor) for key, tensor in expected.items())
+
+
 # --- a whole VGG ---
 
 Change = Callable[[onnx.GraphProto], None]
@@ -90,6 +104,26 @@ def test_the_convolutions_of_a_vgg_get_keras_s_names(vgg: tuple[VGG16, onnx.Mode
         assert all(torch.equal(mine.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
     with pytest.raises(ValueError, match="missing for vgg16: fc1"):
         VGG16(weights=path, input_shape=(3, 64, 64))
+
+
+def test_numbers_that_are_attributes(vgg: tuple[VGG16, onnx.ModelProto], tmp_path: Path) -> None:
+    """As PyTorch 2.6 writes the axes of a mean."""
+    written = onnx.ModelProto()
+    written.CopyFrom(vgg[1])
+    for each in [each for each in written.graph.initializer if each.data_type == onnx.TensorProto.INT64]:
+        written.graph.initializer.remove(each)
+        name = each.name
+        flat = onnx.helper.make_node("Reshape", [f"{name}.numbers", f"{name}.shape"], [name])
+        numbers = {"numbers": numpy_helper.to_array(each).tolist(), "shape": [-1]}
+        for node in (
+            flat,
+            *(onnx.helper.make_node("Constant", [], [f"{name}.{n}"], value_ints=v) for n, v in numbers.items()),
+        ):
+            written.graph.node.insert(0, node)
+    assert "value_ints" in {attribute.name for node in written.graph.node for attribute in node.attribute}
+    onnx.save(written, path := tmp_path / "x.onnx")
+    x = torch.rand(1, 3, 64, 64)
+    assert relative_error(load_model(path)(x), vgg[0](x)) < TOLERANCE
 
 
 def other_head(graph: onnx.GraphProto) -> None:

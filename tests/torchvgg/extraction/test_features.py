@@ -145,24 +145,32 @@ def test_the_number_of_workers_changes_nothing(workers: int, model: Any, photos:
 
 
 COMMAND = """
-import sys, time
+import os, sys, time
 from torchvgg.extraction import features
 from torchvgg.command_line import main
 
-class Slow(features.Extractor):
+class Waiting(features.Extractor):
+    calls = 0
+
     def __call__(self, batch):
-        time.sleep(0.2)
+        self.calls += 1
+        while self.calls > 2 and not os.path.exists(sys.argv[-1]):
+            time.sleep(0.01)
         return super().__call__(batch)
 
-features.Extractor = Slow
-sys.exit(main(sys.argv[1:]))
+features.Extractor = Waiting
+sys.exit(main(sys.argv[1:-1]))
 """
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    """The command line in a process of its own, slow enough to be caught in the midst."""
-    command = [sys.executable, "-c", COMMAND, "extract", *map(str, arguments)]
+def start(photos: Path, *arguments: object) -> subprocess.Popen[str]:
+    """The command line in a process of its own, which waits after two batches until `go_on`."""
+    command = [sys.executable, "-c", COMMAND, "extract", *map(str, (photos, *arguments)), f"{arguments[1]}.go"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+
+
+def go_on(output: Path) -> None:
+    Path(f"{output}.go").touch()
 
 
 def wait_for_parts(folder: Path, suffix: str, number: int) -> None:
@@ -178,17 +186,17 @@ def test_after_a_kill_it_goes_on_where_it_was(
     suffix: str, weights: Path, model: Any, photos: Path, tmp_path: Path
 ) -> None:
     output, parts = tmp_path / f"killed{suffix}", tmp_path / f"killed{suffix}.parts"
-    arguments = (photos, "-o", output, "--weights", weights, "--batch-size", 4, "--workers", 1)
-    process = start(*arguments)
+    arguments = ("-o", output, "--weights", weights, "--batch-size", 4, "--workers", 1)
+    process = start(photos, *arguments)
     wait_for_parts(parts, suffix, 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not output.exists()
     (parts / f"half{suffix}").write_bytes(b"PAR1 half of a part")  # as a writer that was killed may leave it
     kept = {path.name: path.stat().st_mtime_ns for path in parts.glob(f"*{suffix}")}
-    process = start(*arguments)
-    time.sleep(0.1)
-    printed, error = process.communicate(timeout=120)
+    go_on(output)
+    process = start(photos, *arguments)
+    printed, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     before = 4 * (len(kept) - 1)
     assert printed.splitlines()[0] == f"21 images, 2 of them bad, 512 numbers each → {output}"
@@ -236,6 +244,7 @@ def test_a_worker_that_is_killed_is_one_line(weights: Path, photos: Path, tmp_pa
     assert children
     for child in children:
         os.kill(int(child), signal.SIGKILL)
+    go_on(tmp_path / "f.npz")
     printed, error = process.communicate(timeout=60)
     assert (process.returncode, printed) == (1, "")
     assert error == "error: a process that decodes images was killed; run the same command again to resume\n"
@@ -243,11 +252,11 @@ def test_a_worker_that_is_killed_is_one_line(weights: Path, photos: Path, tmp_pa
 
 def test_two_at_once(weights: Path, photos: Path, tmp_path: Path) -> None:
     """The second is refused, and disturbs nothing."""
-    arguments = (photos, "-o", tmp_path / "f.npz", "--weights", weights, "--workers", 1)
-    process = start(*arguments, "--batch-size", 2)
+    process = start(photos, "-o", tmp_path / "f.npz", "--weights", weights, "--workers", 1, "--batch-size", 2)
     wait_for_parts(tmp_path / "f.npz.parts", ".npz", 1)
     with pytest.raises(OSError, match=r"f\.npz: another extraction is writing it"):
         extract_features(load_model(weights), str(photos), tmp_path / "f.npz", batch_size=3)
+    go_on(tmp_path / "f.npz")
     printed, error = process.communicate(timeout=60)
     bad = f"2 of 21 images are bad; {tmp_path}/f.npz has the error for each\n"
     assert (process.returncode, error) == (0, bad)

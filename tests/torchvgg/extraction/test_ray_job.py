@@ -18,6 +18,8 @@ from torchvgg.command_line import main
 
 from ...helpers.photos import write_photos
 
+pytestmark = pytest.mark.slow
+
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers, over the network
 
 ray = pytest.importorskip("ray")

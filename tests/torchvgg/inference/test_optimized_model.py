@@ -81,12 +81,12 @@ def layer_errors(model: Model, twin: nn.Module, x: torch.Tensor) -> dict[str, fl
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", range(32, 41))
+@pytest.mark.slow
 def test_every_layer_at_every_size(way: bool, size: int, model: VGG16) -> None:
     twin = optimize_for_inference(model, native=way)
-    for batch in (1, 2, 3):
-        x = torch.randn(batch, 3, size, 72 - size)
-        assert all(found < 1e-5 for found in layer_errors(model, twin, x).values())
-        assert torch.equal(twin(x), twin.extract(x, "block5_pool")["block5_pool"])
+    x = torch.randn(1 + size % 3, 3, size, 72 - size)
+    assert all(found < 1e-5 for found in layer_errors(model, twin, x).values())
+    assert torch.equal(twin(x), twin.extract(x, "block5_pool")["block5_pool"])
 
 
 @pytest.mark.parametrize("way", WAYS)
