@@ -112,7 +112,7 @@ def run(namespace: argparse.Namespace) -> int:
     def action() -> None:
         note(f"converting {options['source']} …")
         with ending_at_once():
-            from .write import write_checked  # noqa: F401  # with PyTorch and h5py, which `convert` imports as well
+            from .write import write_checked  # noqa: F401  # with PyTorch and all else that `convert` imports
         report = convert(**options)
         if as_json or not quiet:
             print(report.to_json() if as_json else report.to_text())

@@ -35,8 +35,6 @@ class Conv2D(_Convolution):
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         if x.channels % settings["groups"] or settings["filters"] % settings["groups"]:
             raise ValueError(f"groups={settings['groups']} of {x.channels} channels and {settings['filters']} filters")
-        if max(settings["strides"]) > 1 and max(settings["dilation_rate"]) > 1:
-            raise ValueError("strides with a dilation_rate, which Keras refuses")
         shape = (*settings["kernel_size"], x.channels // settings["groups"], settings["filters"])
         yield Spec("weight", shape, self.layout)
         yield from _bias(settings, x)

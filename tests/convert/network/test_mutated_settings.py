@@ -70,6 +70,8 @@ def mutations() -> Iterator[tuple[tuple[int, ...], dict[str, Any], str]]:
 
 # Keras refuses these, and yet it is clear what they say.
 CLEAR = (
+    "Conv2D: dilation_rate",
+    "Conv2D: strides",
     "ReLU: max_value",
     "ReLU: negative_slope",
     "ReLU: threshold",

@@ -371,7 +371,6 @@ def more(own: str, value: Any) -> Callable[[dict[str, Any]], object]:
         (layer("inner", module="mine"), r"layer 'maps' \(Conv2D\): a custom layer, whose code isn't in"),
         (setting("norm", variance=None), r"layer 'norm' \(Normalization\): a mean without a variance"),
         (setting("norm", mean=None), r"layer 'norm' \(Normalization\): a mean without a variance"),
-        (setting("end", strides=[2, 1], dilation_rate=[1, 2]), r"layer 'end' \(Conv2D\): strides with a dilation_rate"),
         (setting("end", groups=3), r"layer 'end' \(Conv2D\): groups=3 of 4 channels and 4 filters"),
         (setting("bn", axis=4), r"layer 'bn' \(BatchNormalization\): axis=4 is no such setting"),
         (setting("bn", axis=-5), r"layer 'bn' \(BatchNormalization\): axis=-5 is no such setting"),

@@ -136,7 +136,7 @@ CODE: list[tuple[dict[str, Any], str]] = [
         ({"class_name": "Lambda", "config": {"name": "evil", "function": f}}, r"'evil' \(Lambda\): code")
         for f in LAMBDA
     ),
-    ({"module": "os", "class_name": "system", "config": {"name": "touch MARKER"}}, r"\(system\): a kind of layer"),
+    ({"module": "os", "class_name": "system", "config": {"name": "touch MARKER"}}, r"\(system\): a custom layer"),
     ({"module": "os", "class_name": "system", "config": "touch MARKER"}, r"\(system\): it has no configuration"),
     ({"module": "evil", "class_name": "Dense", "config": {}, "registered_name": "evil>Dense"}, "a custom layer"),
     ({"class_name": "Dense", "config": {"name": "a", "units": 2, "activation": EVAL}}, "'eval' can't"),
