@@ -309,7 +309,8 @@ def bomb(path: Path) -> None:
 
 def flat_webp(path: Path, side: int) -> None:
     """A lossless WebP of one colour: its sides less one in 14 bits each, and five codes of one symbol."""
-    codes = sum(0b0001 << (4 * number) for number in range(5)) << 3  # after three bits: nothing else is there
+    # After three bits that say that nothing else is there.
+    codes = sum(0b0001 << (4 * number) for number in range(5)) << 3
     body = b"\x2f" + ((side - 1) | (side - 1) << 14 | codes << 32).to_bytes(7, "little")
     chunk = b"VP8L" + struct.pack("<I", len(body)) + body
     path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk)
@@ -323,7 +324,7 @@ def tiff(path: Path, *tags: tuple[int, int]) -> None:
 
 
 def with_scans(path: Path, scans: int, side: int = 64, frame: int = 0xC2, layers: int = 1) -> None:
-    """A JPEG of a DC scan of one layer, and others that skip all blocks; its thumbnail has scans too."""
+    """A JPEG of a DC scan of one layer of colour, and others that skip all blocks; its thumbnail has scans too."""
 
     def segment(marker: int, body: bytes) -> bytes:
         return bytes([255, marker]) + struct.pack(">H", 2 + len(body)) + body
@@ -332,7 +333,8 @@ def with_scans(path: Path, scans: int, side: int = 64, frame: int = 0xC2, layers
         return segment(0xC4, bytes([table, 1, *[0] * 15, symbol]))
 
     head = b"\xff\xd8" + segment(0xE1, b"Exif" + b"\xff\xda\0\x08" * 200) + segment(0xDB, b"\0" + b"\1" * 64)
-    head += segment(frame, struct.pack(">BHHB", 8, side, side, layers) + b"\1\x11\0" * layers) + code(0, 0) + code(0x10, 0xE0)
+    head += segment(frame, struct.pack(">BHHB", 8, side, side, layers) + b"\1\x11\0" * layers)
+    head += code(0, 0) + code(0x10, 0xE0)
     dc = segment(0xDA, b"\1\1\0\0\0\0") + bytes(side * side // 64 // 8)
     ac = segment(0xDA, b"\1\1\0\1\x3f\0") + b"\x7f\xfe"  # 0, then 14 ones and one more to fill the byte
     path.write_bytes(head + dc + (scans - 1) * ac + b"\xff\xd9" + b"\xff\xda\0\x08" * 200)
