@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
             self.exit(1, "" if isinstance(error, BrokenPipeError) else f"error: {message_of(error)}\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        (file or sys.stderr).write(message)  # argparse's own would ignore errors
+        print(message, end="", file=file)  # argparse's own would ignore errors
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")

@@ -33,7 +33,7 @@ def open_image(stream: IO[bytes]) -> Any:
     with _lock:
         before = Image.MAX_IMAGE_PIXELS
         if before == _PILLOWS_MOST:
-            Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+            Image.MAX_IMAGE_PIXELS = None
         try:
             image: Any = Image.open(stream, formats=FORMATS)
         except UnidentifiedImageError:
@@ -49,18 +49,23 @@ def open_image(stream: IO[bytes]) -> Any:
     for width, height in sizes:
         if before == _PILLOWS_MOST and width * height > most:
             raise ValueError(f"{width:,}×{height:,} pixels, expected {most:,} in all at most")
-    if image.format in ("JPEG", "MPO") and (scans := _count_scans(stream)) > MOST_SCANS:
-        raise ValueError(f"{scans:,} scans, expected {MOST_SCANS} at most; save it again")
+    if image.format in ("JPEG", "MPO"):
+        only = 0 if image.info.get("progressive") else image.layers
+        if (scans := _count_scans(stream, only)) > MOST_SCANS:
+            raise ValueError(f"{scans:,} scans, expected {MOST_SCANS} at most; save it again")
     return image
 
 
-def _count_scans(stream: IO[bytes]) -> int:
-    """Counts the scans of a JPEG, up to the end of its first image."""
+def _count_scans(stream: IO[bytes], only: int) -> int:
+    """Counts the scans of a JPEG, up to the end of its first image; if the first has `only` components, it is the only one decoded."""
     scans, position = 0, 0
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         while (found := _MARKER.search(content, position)) and found[1] != b"\xd9":
-            scans += found[1] == b"\xda"
             position = found.end()
+            if found[1] == b"\xda":
+                scans += 1
+                if scans == 1 and content[position + 2 : position + 3] == bytes([only]):
+                    break
             if found[1] not in b"\x01\xd8":  # a segment follows, which may have markers of a thumbnail
                 position += int.from_bytes(content[position : position + 2], "big")
     return scans

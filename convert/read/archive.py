@@ -132,6 +132,8 @@ def _open(path: Path) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
 
 
 class _Stream(io.BufferedReader):
+    """A file from which `zipfile` can't read a directory that is too long."""
+
     def read(self, size: int | None = -1) -> bytes:
         if size and size > LONGEST_DIRECTORY:
             raise ValueError(f"its directory has more than {LONGEST_DIRECTORY:,} bytes")

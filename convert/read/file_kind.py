@@ -130,15 +130,9 @@ def _zip_kind(path: Path) -> FileKind:
         return FileKind.KERAS_ARCHIVE
     if any(name.endswith(".npy") for name in names):
         raise ValueError(f"{path}: NumPy arrays (.npz) without their layers; {_FROM_ARRAYS}")
-    if folder := next(
-        (
-            name
-            for name in names
-            if re.search(r"(^|/)(saved_model\.pb|[^/]+\.(h5|keras|index|onnx|safetensors|pt|pth))$", name)
-        ),
-        "",
-    ):
-        raise ValueError(f"{path}: a zip around {folder!r}; unpack it, and take that")
+    model = re.compile(r"(^|/)(saved_model\.pb|[^/]+\.(h5|keras|index|onnx|safetensors|pt|pth))$")
+    if inner := next(filter(model.search, names), ""):
+        raise ValueError(f"{path}: a zip around {inner!r}; unpack it, and take that")
     if not any(name.endswith("data.pkl") for name in names):
         inside = ", ".join(f"{name!r:.100}" for name in names[:3])
         raise ValueError(f"{path}: a zip without a model; {EXPECTED}. Received: one of {inside}")

@@ -210,7 +210,7 @@ def blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
 
 
 def set_limit(name: str, most: float) -> None:
-    """Limits what this process may use, by a name of `resource`'s; a lower limit that is there already stays.
+    """Limits what this process may use, by a name of `resource`'s, as far as the hard limit lets it.
 
     Of RLIMIT_CPU, seconds of processor time in all, the system ends the process by SIGXCPU.
     """

@@ -163,8 +163,9 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
         try:
             yield found
         finally:
-            for array in (array for layer in found.layers for array in layer.arrays):
-                vars(array).pop("_mapped", None)  # Windows removes no file that is mapped
+            for layer in found.layers:
+                for array in layer.arrays:
+                    vars(array).pop("_mapped", None)  # Windows removes no file that is mapped
 
 
 def _read_hdf5(path: Path, source: Path, start: int, length: int, spool: Path) -> KerasFile:

@@ -57,10 +57,10 @@ def _header(forms: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
         start = end
     text = json.dumps(fields, separators=(",", ":")).encode()
     if len(text) > LONGEST_JSON:
-        reason = (
-            f"{len(text):,} bytes of names and settings, more than the {LONGEST_JSON:,} that are read of a .safetensors"
+        raise ValueError(
+            f"{len(text):,} bytes of names and settings, more than the {LONGEST_JSON:,} that are read of a .safetensors; "
+            "give the layers shorter names"
         )
-        raise ValueError(f"{reason}; give the layers shorter names")
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 

@@ -309,9 +309,8 @@ def bomb(path: Path) -> None:
 
 def flat_webp(path: Path, side: int) -> None:
     """A lossless WebP of one colour: its sides less one in 14 bits each, and five codes of one symbol."""
-    codes = (
-        sum(0b0001 << (4 * number) for number in range(5)) << 3
-    )  # after three bits that say that nothing else is there
+    # After three bits that say that nothing else is there.
+    codes = sum(0b0001 << (4 * number) for number in range(5)) << 3
     body = b"\x2f" + ((side - 1) | (side - 1) << 14 | codes << 32).to_bytes(7, "little")
     chunk = b"VP8L" + struct.pack("<I", len(body)) + body
     path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk)
@@ -324,8 +323,8 @@ def tiff(path: Path, *tags: tuple[int, int]) -> None:
     path.write_bytes(b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4))
 
 
-def with_scans(path: Path, scans: int, side: int = 64) -> None:
-    """A progressive grey JPEG of one DC scan, and others that skip all blocks; its thumbnail has scans too."""
+def with_scans(path: Path, scans: int, side: int = 64, frame: int = 0xC2, layers: int = 1) -> None:
+    """A JPEG of a DC scan of one layer of colour, and others that skip all blocks; its thumbnail has scans too."""
 
     def segment(marker: int, body: bytes) -> bytes:
         return bytes([255, marker]) + struct.pack(">H", 2 + len(body)) + body
@@ -334,7 +333,8 @@ def with_scans(path: Path, scans: int, side: int = 64) -> None:
         return segment(0xC4, bytes([table, 1, *[0] * 15, symbol]))
 
     head = b"\xff\xd8" + segment(0xE1, b"Exif" + b"\xff\xda\0\x08" * 200) + segment(0xDB, b"\0" + b"\1" * 64)
-    head += segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0") + code(0, 0) + code(0x10, 0xE0)
+    head += segment(frame, struct.pack(">BHHB", 8, side, side, layers) + b"\1\x11\0" * layers)
+    head += code(0, 0) + code(0x10, 0xE0)
     dc = segment(0xDA, b"\1\1\0\0\0\0") + bytes(side * side // 64 // 8)
     ac = segment(0xDA, b"\1\1\0\1\x3f\0") + b"\x7f\xfe"  # 0, then 14 ones and one more to fill the byte
     path.write_bytes(head + dc + (scans - 1) * ac + b"\xff\xd9" + b"\xff\xda\0\x08" * 200)
@@ -346,10 +346,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut.jpg": (lambda path: path.write_bytes(shipped("rocket.jpg")[:5000]), "truncated"),
     "cut.png": (lambda path: path.write_bytes(shipped("coffee.png")[:5000]), "can't be read as an image"),
     "spoilt.png": (lambda path: path.write_bytes(shipped("coffee.png").replace(b"IDAT", b"IDAX")), "can't be read"),
-    "bomb.png": (bomb, "exceeds limit"),
+    "bomb.png": (bomb, "60,000×60,000 pixels, expected 200,000,000 in all at most"),
     "bomb.webp": (lambda path: flat_webp(path, 10_001), "10,001×10,001 pixels, expected 100,000,000 in all at most"),
     "tile.tif": (lambda path: tiff(path, (322, 20_000), (323, 20_000), (324, 8), (325, 9)), "20,000×20,000 pixels"),
     "scans.jpg": (lambda path: with_scans(path, 101), "101 scans, expected 100 at most; save it again"),
+    "sequential scans.jpg": (lambda path: with_scans(path, 101, frame=0xC0, layers=3), "101 scans, expected 100"),
     "script.eps": (lambda path: photo().save(path), "isn't one that Pillow knows"),
 }
 

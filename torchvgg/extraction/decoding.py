@@ -59,7 +59,7 @@ def escaped(path: str) -> str:
 
 
 def usable_cores() -> int:
-    """Counts the cores that this process may run on; a container's or a cluster's job often may not on all."""
+    """Counts the cores that this process may run on: in a container, or a cluster's job, often not all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -114,9 +114,7 @@ def explained_worker_death(advice: str = "run the same command again to resume")
 def _exit_with_parent(_: int) -> None:
     """Exits when the parent dies, even if it was killed; PyTorch's worker would wait forever to write to its pipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # sent to a whole group, it reaches the parent too, which stops its workers
+        signal.signal(number, signal.SIG_IGN)  # sent to a group, it reaches the parent, which stops its workers
     parent = os.getppid()
 
     def watch() -> None:

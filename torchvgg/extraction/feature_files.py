@@ -169,14 +169,15 @@ class Parts:
         """Records the job. Rows of a different one are deleted with `force`, else a ValueError."""
         path = self.folder / "job.json"
         known = _read_json(path)  # parts without a job are no extraction's
-        if self.files() and known != job:
+        left = [*self.files(), *self.folder.glob("joined.json")]
+        if left and known != job:
             if known is not None and not force:
                 raise ValueError(
                     f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or pass "
                     "force=True, or --force"
                 )
-            for part in self.files():
-                part.unlink()
+            for finished in left:
+                finished.unlink()
         self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job), "utf-8"))
 
     def files(self) -> list[Path]:
@@ -271,7 +272,7 @@ def _read_json(path: Path) -> Any:
     """Returns what a file holds: None if it doesn't exist, "" if it is damaged."""
     try:
         return json.loads(path.read_text("utf-8")) if path.exists() else None
-    except (ValueError, RecursionError):
+    except ValueError:
         return ""
 
 

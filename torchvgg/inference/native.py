@@ -74,7 +74,7 @@ def _library() -> Path:
 
 
 def _sealed(content: bytes) -> bytes:
-    """Appends a library's hash, which the loader ignores: if what it loads is cut off, it may kill the process."""
+    """Appends a library's hash, which the loader ignores; a library that is cut off may kill the process that loads it."""
     return content + hashlib.sha256(content).digest()
 
 

@@ -11,6 +11,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +389,26 @@ def test_killed_between_the_output_and_the_clean_up(
         output.write_bytes(b"another file")
         assert main(arguments) == 1
         assert output.read_bytes() == b"another file"
+
+
+@pytest.mark.parametrize("are_left", [True, False])
+def test_killed_before_the_clean_up_of_another_job(
+    are_left: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its output isn't taken for that of other settings."""
+    model, output = VGG16(weights=None, include_top=False), tmp_path / "f.npz"
+    extract = partial(extract_features, model, photos / "000.jpg", output, workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "_remove_parts", _interrupt)
+        with pytest.raises(InterruptedError):
+            extract(layer="block1_pool")
+    for part in () if are_left else (tmp_path / "f.npz.parts").glob("*.npz"):
+        part.unlink()
+    with pytest.raises(ValueError, match="an unfinished extraction with other weights or settings"):
+        extract(layer="block2_pool")
+    assert extract(layer="block2_pool", force=True).done_before == 0
+    with np.load(output) as file:
+        assert file["vector"].shape == (1, 128)
 
 
 def _interrupt(_: Parts) -> None:
