@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from . import evaluation
 from .dense_evaluation import FullyConvolutional, dense
-from .extraction.feature_files import check_extraction
+from .extraction.feature_files import FORMATS
 from .extraction.features import extract_features, packages_of
 from .gradcam import HEAD, grad_cam, last_convolution
 from .image_files import Pipeline, find_images, load_for, pipeline_for, read_pixels
@@ -104,7 +104,9 @@ def _write_predictions(results: list[dict[str, Any]], output: Path) -> None:
 
 
 def extract(options: argparse.Namespace) -> None:
-    check_extraction(options.output, options.force)
+    from .convert.atomic_files import check_output
+
+    check_output(options.output, list(FORMATS), options.force)
     require(*packages_of(options.output, options.ray))
     images = find_images(options.images)
     model = open_model(options.weights, include_top=options.layer in IN_TOP)

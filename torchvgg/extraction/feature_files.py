@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import groupby
@@ -105,20 +104,6 @@ class Npz:
 FORMATS: dict[str, type[Parquet | Npz]] = {".parquet": Parquet, ".npz": Npz}
 
 
-def check_extraction(output: Path, force: bool) -> None:
-    """Checks that an extraction may write `output`, with `force` also over an existing one.
-
-    It may if `output` is its own, as it was killed before its parts were gone.
-
-    Raises:
-        ValueError: the name ends in none of the suffixes.
-        OSError: the path exists, or its folder can't be written to.
-    """
-    from ..convert.atomic_files import check_output
-
-    check_output(output, list(FORMATS), force or _joined(output) is not None)
-
-
 @contextmanager
 def open_parts(output: Path, size: int, job: dict[str, Any], force: bool) -> Iterator[Parts]:
     """Opens the parts of an extraction for this process alone. Finished rows stay until all are joined.
@@ -134,9 +119,9 @@ def open_parts(output: Path, size: int, job: dict[str, Any], force: bool) -> Ite
         OSError: `output` exists, its folder can't be written to, other users can write to the parts, or another process is
             writing them.
     """
-    from ..convert.atomic_files import is_own, lock, open_own
+    from ..convert.atomic_files import check_output, is_own, lock, open_own
 
-    check_extraction(output, force)
+    check_output(output, list(FORMATS), force)
     parts = Parts(output, size)
     parts.folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -163,21 +148,19 @@ class Parts:
 
     def __init__(self, output: Path, size: int) -> None:
         self.output, self.size, self.format = output, size, FORMATS[output.suffix]()
-        self.folder = _folder(output)
+        self.folder = output.with_name(f"{output.name}.parts")
 
     def begin(self, job: dict[str, Any], force: bool) -> None:
         """Records the job. Rows of a different one are deleted with `force`, else a ValueError."""
         path = self.folder / "job.json"
         known = _read_json(path)  # parts without a job are no extraction's
-        left = [*self.files(), *self.folder.glob("joined.json")]
-        if left and known != job:
+        if self.files() and known != job:
             if known is not None and not force:
                 raise ValueError(
                     f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or pass "
                     "force=True, or --force"
                 )
-            for finished in left:
-                finished.unlink()
+            self._remove()
         self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job), "utf-8"))
 
     def files(self) -> list[Path]:
@@ -208,7 +191,7 @@ class Parts:
 
     def unfinished(self, paths: Mapping[str, str]) -> list[str]:
         """Returns the paths, given by their escaped names, that have no row yet: an interrupted extraction does only these."""
-        done = paths if _joined(self.output, paths) else self.places()
+        done = self.places()
         return [path for name, path in paths.items() if name not in done]
 
     def add(self, rows: Rows) -> None:
@@ -218,9 +201,6 @@ class Parts:
 
     def join(self, paths: Sequence[str]) -> int:
         """Writes the rows of `paths`, in this order, to `output`, deletes the parts, and returns the number of bad images."""
-        if done := _joined(self.output, paths):
-            self._remove_parts()
-            return done["bad"]
         places, read, bad = self.places(), lru_cache(8)(self._read), 0
         if lost := [path for path in paths if path not in places]:
             raise OSError(f"{self.folder}: the rows of {len(lost)} images are lost; run the same command again")
@@ -237,16 +217,11 @@ class Parts:
                 bad += sum(map(bool, errors))
                 yield Rows(chunk, np.concatenate(vectors), errors)
 
-        def write(unfinished: Path) -> None:
-            self.format.write(unfinished, chunks())
-            note = {"output": _stamp(unfinished), "paths": _checksum(paths), "bad": bad}
-            self._write(self.folder / "joined.json", lambda file: file.write_text(json.dumps(note), "utf-8"))
-
-        self._write(self.output, write)
-        self._remove_parts()
+        self._write(self.output, lambda unfinished: self.format.write(unfinished, chunks()))
+        self._remove()
         return bad
 
-    def _remove_parts(self) -> None:
+    def _remove(self) -> None:
         for part in self.files():
             part.unlink()
 
@@ -257,30 +232,9 @@ class Parts:
         unfinished.replace(path)
 
 
-def _folder(output: Path) -> Path:
-    return output.with_name(f"{output.name}.parts")
-
-
-def _joined(output: Path, paths: Iterable[str] | None = None) -> dict[str, Any] | None:
-    """Returns what `join` noted if it wrote `output` and was killed before the parts were gone; with `paths`, only if of these."""
-    known = _read_json(_folder(output) / "joined.json")
-    is_same = isinstance(known, dict) and output.exists() and known.get("output") == _stamp(output)
-    return known if is_same and (paths is None or known.get("paths") == _checksum(paths)) else None
-
-
 def _read_json(path: Path) -> Any:
     """Returns what a file holds: None if it doesn't exist, "" if it is damaged."""
     try:
         return json.loads(path.read_text("utf-8")) if path.exists() else None
     except ValueError:
         return ""
-
-
-def _stamp(path: Path) -> list[int]:
-    """Returns the size of a file and the time of its last change, which stay when it is renamed."""
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _checksum(paths: Iterable[str]) -> int:
-    return zlib.crc32("\0".join(paths).encode())

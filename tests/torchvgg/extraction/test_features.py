@@ -356,59 +356,27 @@ def test_tampered_parts_are_computed_again(
         np.testing.assert_array_equal(received, expected)
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
 def test_killed_between_the_output_and_the_clean_up(
-    suffix: str, weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same command sees that all is done, whether or not parts are left; another one keeps the output."""
-    model, output = load_model(weights), tmp_path / f"f{suffix}"
-    parts = tmp_path / f"f{suffix}.parts"
-    paths = [photos / "000.jpg", photos / "004b.jpg", photos / "001.jpg"]
-    arguments = [str(word) for word in ("extract", *paths, "-o", output, "--weights", weights, "--workers", 0, "-q")]
-    for are_left in (True, False):
-        output.unlink(missing_ok=True)
-        with monkeypatch.context() as patch:
-            patch.setattr(Parts, "_remove_parts", _interrupt)
-            with pytest.raises(InterruptedError):
-                extract_features(model, paths, output, workers=0)
-        before = output.stat()
-        for part in () if are_left else parts.glob(f"*{suffix}"):
-            part.unlink()
-        kept = {path.name: path.read_bytes() for path in parts.iterdir()}
-        assert main(arguments) == 0
-        assert not parts.exists()
-        assert (before.st_ino, before.st_mtime_ns) == (output.stat().st_ino, output.stat().st_mtime_ns)
-        parts.mkdir(mode=0o700)
-        for name, content in kept.items():
-            (parts / name).write_bytes(content)
-        done = extract_features(model, paths, output, workers=0)
-        assert (done.images, done.bad, done.done_before) == (3, 1, 3)
-        parts.mkdir(mode=0o700)
-        for name, content in kept.items():
-            (parts / name).write_bytes(content)
-        output.write_bytes(b"another file")
-        assert main(arguments) == 1
-        assert output.read_bytes() == b"another file"
-
-
-@pytest.mark.parametrize("are_left", [True, False])
-def test_killed_before_the_clean_up_of_another_job(
-    are_left: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its output isn't taken for that of other settings."""
-    model, output = VGG16(weights=None, include_top=False), tmp_path / "f.npz"
-    extract = partial(extract_features, model, photos / "000.jpg", output, workers=0)
+    """The output is whole and kept; with `force` its rows are taken again, those of other settings are not."""
+    output = tmp_path / "f.npz"
+    extract = partial(extract_features, model, [photos / "000.jpg", photos / "001.jpg"], output, workers=0)
     with monkeypatch.context() as patch:
-        patch.setattr(Parts, "_remove_parts", _interrupt)
+        patch.setattr(Parts, "_remove", _interrupt)
         with pytest.raises(InterruptedError):
-            extract(layer="block1_pool")
-    for part in () if are_left else (tmp_path / "f.npz.parts").glob("*.npz"):
-        part.unlink()
-    with pytest.raises(ValueError, match="an unfinished extraction with other weights or settings"):
-        extract(layer="block2_pool")
-    assert extract(layer="block2_pool", force=True).done_before == 0
-    with np.load(output) as file:
-        assert file["vector"].shape == (1, 128)
+            extract()
+    before = output.read_bytes()
+    with pytest.raises(FileExistsError, match="exists and is kept; force=True"):
+        extract()
+    assert output.read_bytes() == before
+    assert extract(force=True).done_before == 2
+    assert list(tmp_path.iterdir()) == [output]
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "_remove", _interrupt)
+        with pytest.raises(InterruptedError):
+            extract(force=True)
+    assert extract(force=True, interpolation="bilinear").done_before == 0
 
 
 def _interrupt(_: Parts) -> None:
