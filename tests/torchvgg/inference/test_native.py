@@ -54,6 +54,7 @@ def runner_of(compiler: str, flags: str) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_built_by_any_compiler_for_any_processor(compiler: str, flags: str, tmp_path: Path) -> None:
     run_harness = [*runner_of(compiler, flags), str(tmp_path / "harness")]
