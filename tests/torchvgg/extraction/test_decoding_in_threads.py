@@ -54,7 +54,7 @@ def test_batches_come_in_order_and_not_too_far_ahead(monkeypatch: pytest.MonkeyP
 
 
 def _decode(number: int) -> list[Any]:
-    return [*decode_batches(range(number), float, 2)]  # type: ignore[arg-type]
+    return [*decode_batches(range(number), float, 2)]
 
 
 def test_in_a_daemonic_process() -> None:
