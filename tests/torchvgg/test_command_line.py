@@ -135,6 +135,11 @@ def test_extract_says_what_was_done(weights: Path, tmp_path: Path, capsys: pytes
     assert capsys.readouterr() == ("", "")
     assert run(*arguments, tmp_path / "c.npz") == 0
     assert capsys.readouterr().out.startswith("1 image, 0 of them bad, 4 numbers each → ")
+    (bad := tmp_path / "bad.png").touch()
+    assert run("extract", bad, *arguments[1:], tmp_path / "d\n\x1b[31m.npz") == 0
+    printed, error = capsys.readouterr()
+    assert printed.startswith(f"2 images, 1 of them bad, 4 numbers each → {tmp_path / 'd??[31m.npz'}\n")
+    assert error == f"1 of 2 images is bad; {tmp_path / 'd??[31m.npz'} has the error for each\n"
 
 
 @pytest.mark.parametrize(
