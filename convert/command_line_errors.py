@@ -9,11 +9,21 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, NoReturn
 
 from .errors import UsageError, message_of, one_line
 from .progress import silenced
+
+
+@contextmanager
+def _ignoring_closed_stderr() -> Iterator[None]:
+    """Discards messages if standard error was closed before Python started: it is None then, and `print` takes standard output."""
+    if sys.stderr is not None:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,6 +32,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **keywords: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
 
+    @_ignoring_closed_stderr()
     def parse_args(self, *arguments: Any, **keywords: Any) -> Any:
         try:
             with _noticing_lost_output():  # of --help and --version
@@ -49,6 +60,7 @@ class Version(argparse.Action):
         parser.exit()
 
 
+@_ignoring_closed_stderr()
 def status_of(action: Callable[[], object], source: object, quiet: bool = False) -> int:
     """Runs a command and returns its exit status. An error is one line on standard error.
 

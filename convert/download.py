@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic_files import locked, md5
-from .errors import FULL
+from .errors import FULL, one_line
 from .progress import DownloadProgress
 
 SLOWEST, PATIENCE = 1000, 60  # bytes a second on average, over so many seconds; slower downloads are given up
@@ -33,9 +33,9 @@ def download(url: str, target: Path, size: int, expected_md5: str) -> None:
             received_size = partial.stat().st_size
             partial.unlink()
     except urllib.error.HTTPError as error:
-        raise OSError(f"{url}: HTTP status {error.code} ({error.reason}); {by_hand}") from None
+        raise OSError(f"{url}: HTTP status {error.code} ({one_line(str(error.reason))}); {by_hand}") from None
     except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException, EOFError) as error:
-        reason = getattr(error, "reason", error)
+        reason = one_line(str(getattr(error, "reason", error)))
         raise OSError(f"{url}: no full download ({reason}); run it again to resume, or {by_hand}") from None
     except OSError as error:
         advice = f"{'make room, or ' if error.errno in FULL else ''}set TORCHVGG_HOME to another folder, or {by_hand}"
@@ -54,9 +54,9 @@ def _fetch(url: str, partial: Path, size: int) -> None:
     try:
         response: Any = urllib.request.urlopen(request, timeout=60)  # seconds, for each read
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing follows: `partial` is complete, or another file, which the MD5 shows
-            raise
-        return
+        if error.code == 416 and done:  # nothing follows: `partial` is complete, or another file, which the MD5 shows
+            return
+        raise
     with response:
         if packing := response.headers.get("Content-Encoding"):
             raise EOFError(f"the server packed it as {packing}, which nobody asked for")

@@ -24,7 +24,9 @@ def silenced(quiet: bool) -> Iterator[None]:
 
 def is_shown() -> bool:
     """Tells whether somebody watches: standard error is a terminal, or a notebook's."""
-    return not _is_quiet.get() and (sys.stderr.isatty() or type(sys.stderr).__module__ == "ipykernel.iostream")
+    if _is_quiet.get() or sys.stderr is None:  # it is closed, or Windows runs the program without a console
+        return False
+    return sys.stderr.isatty() or type(sys.stderr).__module__ == "ipykernel.iostream"
 
 
 def note(text: str) -> None:
@@ -45,7 +47,7 @@ class DownloadProgress:
         self.label, self.total = label, total
         self.started, self.shown = time.monotonic(), -1
         self.is_shown = is_shown()
-        self.is_noted = not _is_quiet.get() and not self.is_shown
+        self.is_noted = not (_is_quiet.get() or self.is_shown or sys.stderr is None)
 
     def __enter__(self) -> DownloadProgress:
         return self

@@ -105,6 +105,7 @@ def _write_predictions(results: list[dict[str, Any]], output: Path) -> None:
 
 def extract(options: argparse.Namespace) -> None:
     from .convert.atomic_files import check_output
+    from .convert.errors import printable
 
     check_output(options.output, list(FORMATS), options.force)
     require(*packages_of(options.output, options.ray))
@@ -129,7 +130,7 @@ def extract(options: argparse.Namespace) -> None:
         print(json.dumps({"output": str(options.output)} | done._asdict()))
     elif not options.quiet:
         images_done = _counted(done.images, "image")
-        print(f"{images_done}, {done.bad:,} of them bad, {done.size:,} numbers each → {options.output}")
+        print(f"{images_done}, {done.bad:,} of them bad, {done.size:,} numbers each → {printable(str(options.output))}")
         before = f", {done.done_before:,} were done before" if done.done_before else ""
         print(f"{new:,} in {done.seconds:.1f} s, {new / done.seconds:.1f} images/s{before}")
     _report_bad(done.bad, done.images, f"{options.output} has the error for each")
@@ -141,10 +142,12 @@ def _counted(number: int, what: str) -> str:
 
 def _report_bad(bad: int, images: int, where: str) -> None:
     """Prints how many images were bad on standard error. Raises a ValueError if all were."""
+    from .convert.errors import printable
+
     if bad == images:
         raise ValueError(f"{f'none of the {images:,} images is good' if images > 1 else 'the image is bad'}; {where}")
     if bad:
-        print(f"{bad:,} of {images:,} images {'is' if bad == 1 else 'are'} bad; {where}", file=sys.stderr)
+        print(f"{bad:,} of {images:,} images {'is' if bad == 1 else 'are'} bad; {printable(where)}", file=sys.stderr)
 
 
 def show(options: argparse.Namespace) -> None:

@@ -3,7 +3,8 @@
 import ctypes
 import mmap
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import IO, Any
 
@@ -30,16 +31,11 @@ def open_image(stream: IO[bytes]) -> Any:
     """
     from PIL import Image, UnidentifiedImageError, _imaging
 
-    with _lock:
-        before = Image.MAX_IMAGE_PIXELS
-        if before == _PILLOWS_MOST:
-            Image.MAX_IMAGE_PIXELS = None
+    with _without_pillows_limit() as before:
         try:
             image: Any = Image.open(stream, formats=FORMATS)
         except UnidentifiedImageError:
             raise ValueError("it isn't one that Pillow knows") from None
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
     sizes = [image.size]
     if image.format == "TIFF":
         sizes.append((image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)))  # of a tile, which is decoded whole
@@ -53,7 +49,25 @@ def open_image(stream: IO[bytes]) -> Any:
         only = 0 if image.info.get("progressive") else image.layers
         if (scans := _count_scans(stream, only)) > MOST_SCANS:
             raise ValueError(f"{scans:,} scans, expected {MOST_SCANS} at most; save it again")
+    if image.format == "TIFF" and image.width * image.height > _PILLOWS_MOST:
+        with _without_pillows_limit():
+            image.load_prepare()  # makes room for the pixels; Pillow 13 checks its limit again here, otherwise when decoding
     return image
+
+
+@contextmanager
+def _without_pillows_limit() -> Iterator[int | None]:
+    """Yields Pillow's limit on pixels, which is off inside, unless somebody changed it."""
+    from PIL import Image
+
+    with _lock:
+        before = Image.MAX_IMAGE_PIXELS
+        if before == _PILLOWS_MOST:
+            Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield before
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _count_scans(stream: IO[bytes], only: int) -> int:

@@ -138,6 +138,7 @@ def test_a_part_that_is_whole_is_taken(server: Server) -> None:
     ("fault", "message"),
     [
         ("404", "HTTP status 404"),
+        ("416", "HTTP status 416"),
         ("wrong", "expected MD5"),
         ("wrong part", "expected MD5"),
         ("closed", "no full download"),
@@ -161,6 +162,13 @@ def test_a_fault_is_one_line_and_leaves_nothing(
     assert str(home(FILENAME)) in error
     assert error.count("\n") == 1
     assert contents() == set()
+
+
+def test_what_a_server_says_is_one_line_in_python_too(server: Server) -> None:
+    server.fault = "redirected to itself"
+    with pytest.raises(OSError, match=r"infinite loop\. The last 30x error message was: Found") as error:
+        published.find("vgg16-notop")
+    assert str(error.value).isprintable()
 
 
 def test_a_full_disk_is_one_line(server: Server, file_size_limit: int) -> None:

@@ -27,17 +27,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         self.server.requests.append((self.path, wanted))
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if self.server.fault == "404":
-            self.send_error(404)
+        if self.server.fault in ("404", "416"):
+            self.send_error(int(self.server.fault))
             return
         if self.server.fault == "no ranges":
             start = 0
         elif start >= len(self.server.content):
             self.send_error(416)
             return
-        if self.server.fault == "redirected":
+        if self.server.fault in ("redirected", "redirected to itself"):
             self.send_response(302)
-            self.send_header("Location", "file:///etc/passwd")
+            self.send_header("Location", "file:///etc/passwd" if self.server.fault == "redirected" else self.path)
             self.end_headers()
             return
         body = self.server.content[start:]

@@ -135,6 +135,11 @@ def test_extract_says_what_was_done(weights: Path, tmp_path: Path, capsys: pytes
     assert capsys.readouterr() == ("", "")
     assert run(*arguments, tmp_path / "c.npz") == 0
     assert capsys.readouterr().out.startswith("1 image, 0 of them bad, 4 numbers each → ")
+    (bad := tmp_path / "bad.png").touch()
+    assert run("extract", bad, *arguments[1:], tmp_path / "d\n\x1b[31m.npz") == 0
+    printed, error = capsys.readouterr()
+    assert printed.startswith(f"2 images, 1 of them bad, 4 numbers each → {tmp_path / 'd??[31m.npz'}\n")
+    assert error == f"1 of 2 images is bad; {tmp_path / 'd??[31m.npz'} has the error for each\n"
 
 
 @pytest.mark.parametrize(
@@ -200,6 +205,24 @@ def test_lost_output_is_an_error(command: str, where: str, weights: Path, tmp_pa
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("torchvgg summary --no-top", 0), ("torchvgg predict missing.jpg", 1), ("torchvgg predicts", 2)],
+)
+def test_messages_go_nowhere_if_standard_error_is_closed(command: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.close(2),
+        cwd=ROOT,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert done.returncode == status
+    assert done.stdout.startswith('Model: "vgg16"') if status == 0 else done.stdout == ""
+
+
 class Notebook:
     """Stands for a notebook's standard error, which is no terminal."""
 
@@ -241,6 +264,17 @@ def download(total: int | None = 1_000_000_000) -> None:
     with progress.DownloadProgress("vgg16.h5", total) as shown:
         for done in range(0, 1_000_000_001, 250_000):
             shown.update(done)
+
+
+def test_no_progress_without_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on Windows in a program without a console."""
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    progress.note("loading …")
+    download()
+    assert capsys.readouterr().out == ""
 
 
 def test_the_progress_of_a_download(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

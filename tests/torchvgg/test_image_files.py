@@ -372,11 +372,14 @@ def test_what_is_no_image_is_refused(name: str, tmp_path: Path) -> None:
 def test_large_photographs_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the largest cameras, beyond Pillow's own limit; whoever changes that chooses the limit."""
     (image := Image.new("1", (16_320, 12_240))).save(tmp_path / "large.png")
+    image.save(tmp_path / "large.tif")
+    image.save(tmp_path / "packed.tif", compression="tiff_deflate")
     image.close()
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_image(tmp_path / "large.png", (8, 8), color_mode="grayscale").shape == (1, 1, 8, 8)
+        for name in ("large.png", "large.tif", "packed.tif"):
+            assert load_image(tmp_path / name, (8, 8), color_mode="grayscale").shape == (1, 1, 8, 8)
     assert before == Image.MAX_IMAGE_PIXELS
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     with pytest.raises(ValueError, match="exceeds limit of 2000000 pixels"):

@@ -70,7 +70,7 @@ def decode_batches(
     workers = min(8, usable_cores()) if workers is None else workers
     workers = min(workers, len(batches))
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    if workers and method != "fork":
+    if workers and (method != "fork" or multiprocessing.current_process().daemon):
         yield from _decode_in_threads(batches, decoder, workers)
         return
     yield from DataLoader(
@@ -86,6 +86,8 @@ def _decode_in_threads(
     batches: Sequence[Batch], decoder: Callable[[Batch], Decoded], workers: int
 ) -> Iterator[Decoded]:
     """Decodes where processes aren't forked: new ones would import PyTorch, and run the user's script again if it has no main guard.
+
+    Also in a daemonic process, as a `multiprocessing.Pool`'s are: it may not have children.
 
     Pillow's decoders run side by side in threads as well. Only a crash of one would end the program.
     """

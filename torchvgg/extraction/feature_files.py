@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 CHUNK = 1024  # rows joined at once
+
+_UNFINISHED = "unfinished-"  # how the names of temporary files among the parts begin
 
 
 class Rows(NamedTuple):
@@ -132,8 +135,11 @@ def open_parts(output: Path, size: int, job: dict[str, Any], force: bool) -> Ite
             "another output"
         )
     with open(parts.folder / "claim", "ab", opener=open_own) as claim:
-        if lock(claim) is False:
+        is_alone = lock(claim)
+        if is_alone is False:
             raise OSError(f"{output}: another extraction is writing it")
+        for left in parts.folder.glob(f"{_UNFINISHED}*") if is_alone else ():  # by a killed process
+            left.unlink(missing_ok=True)
         try:
             parts.begin(job, force)
             yield parts
@@ -157,8 +163,8 @@ class Parts:
         if self.files() and known != job:
             if known is not None and not force:
                 raise ValueError(
-                    f"{self.folder}: an unfinished extraction with other weights or settings; delete the folder, or pass "
-                    "force=True, or --force"
+                    f"{self.folder}: an unfinished extraction with other weights or settings, or from another working folder; delete the "
+                    "folder, or pass force=True, or --force"
                 )
             self._remove()
         self._write(path, lambda unfinished: unfinished.write_text(json.dumps(job), "utf-8"))
@@ -226,10 +232,20 @@ class Parts:
             part.unlink()
 
     def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
-        """Calls `write` with a temporary name and renames the finished file to `path`."""
-        unfinished = self.folder / f"unfinished-{secrets.token_hex(8)}"
-        write(unfinished)
-        unfinished.replace(path)
+        """Calls `write` with a temporary name and renames the finished file to `path`. If that fails, the temporary file is deleted."""
+        from ..convert.errors import FULL
+
+        unfinished = self.folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
+        try:
+            write(unfinished)
+            unfinished.replace(path)
+        except OSError as error:
+            if error.errno not in FULL or error.filename:
+                raise
+            reason = f"{os.strerror(error.errno)}; make room there, and run the same command again to resume"
+            raise OSError(error.errno, reason, str(self.folder)) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> Any:

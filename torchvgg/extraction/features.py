@@ -102,6 +102,8 @@ def extract_features(
         "half": half,
     }
     names = {escaped(path): path for path in find_images([images] if isinstance(images, str | os.PathLike) else images)}
+    if not all(map(os.path.isabs, names)):
+        job["folder"] = decoder.folder  # the same names in another folder are other images
     with open_parts(Path(output), size, job, force) as parts:
         left = parts.unfinished(names)
         done = len(names) - len(left)

@@ -1,4 +1,4 @@
-"""Decoding where processes are spawned, as on Windows and macOS: in threads, in order, not too far ahead."""
+"""Decoding where processes are spawned, as on Windows and macOS, or may not be: in threads, in order, not too far ahead."""
 
 import multiprocessing
 import subprocess
@@ -51,3 +51,13 @@ def test_batches_come_in_order_and_not_too_far_ahead(monkeypatch: pytest.MonkeyP
     assert [next(received) for _ in range(10)] == [*range(10)]
     received.close()
     assert len(started) <= 14
+
+
+def _decode(number: int) -> list[Any]:
+    return [*decode_batches(range(number), float, 2)]
+
+
+def test_in_a_daemonic_process() -> None:
+    """A pool's processes may have no children."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(_decode, (3,)).get(timeout=60) == [0, 1, 2]

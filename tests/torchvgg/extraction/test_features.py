@@ -341,7 +341,10 @@ def test_tampered_parts_are_computed_again(
     (job := part.with_name("job.json")).write_text(job.read_text()[:-9])
     assert main([str(argument) for argument in arguments]) == 1
     error = capsys.readouterr().err
-    assert f"f{suffix}.parts: an unfinished extraction with other weights or settings; delete" in error
+    assert (
+        f"f{suffix}.parts: an unfinished extraction with other weights or settings, or from another working folder; delete"
+        in error
+    )
     assert error.count("\n") == 1
     with pytest.raises(InterruptedError):
         _interrupted(model, paths, output, after=1, force=True)
@@ -422,7 +425,7 @@ def test_other_settings_do_not_go_on(model: Any, photos: Path, tmp_path: Path) -
     output = tmp_path / "f.npz"
     with pytest.raises(InterruptedError):
         _interrupted(model, photos, output, after=3)
-    message = r"f\.npz\.parts: an unfinished extraction with other weights or settings; delete"
+    message = r"f\.npz\.parts: an unfinished extraction with other weights or settings, or from another working folder; delete"
     for other in (
         {"layer": "block4_pool"},
         {"pooling": "max"},
@@ -443,6 +446,48 @@ def test_other_settings_do_not_go_on(model: Any, photos: Path, tmp_path: Path) -
     assert done.done_before == 0
     with pytest.raises(FileExistsError, match=r"f\.npz exists and is kept; force=True, or --force, overwrites it"):
         extract_features(model, str(photos), output)
+
+
+def test_the_same_names_in_another_folder_are_other_images(
+    model: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, output = ["000.jpg", "001.jpg", "002.jpg"], tmp_path / "f.npz"
+    write_photos(tmp_path / "others", 3)
+    monkeypatch.chdir(photos)
+    with pytest.raises(InterruptedError):
+        _interrupted(model, images, output, after=1)
+    monkeypatch.chdir(tmp_path / "others")
+    with pytest.raises(ValueError, match="or from another working folder; delete the folder, or pass force=True"):
+        extract_features(model, images, output, workers=0)
+    monkeypatch.chdir(photos)
+    assert extract_features(model, images, output, workers=0).done_before == 2
+    images, output = [str(photos / name) for name in images], tmp_path / "absolute.npz"
+    with pytest.raises(InterruptedError):
+        _interrupted(model, images, output, after=1)
+    monkeypatch.chdir(tmp_path)
+    assert extract_features(model, images, output, workers=0).done_before == 2
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_a_full_disk_is_one_line_and_leaves_no_unfinished_file(
+    suffix: str, tmp_path: Path, file_size_limit: int
+) -> None:
+    size = file_size_limit // (400 * 4) * 2 // 3  # a part has room, the joined file hasn't
+    numbers = np.random.default_rng(0).random((800, size), np.float32)
+    rows = Rows([f"{number}.jpg" for number in range(800)], numbers, [""] * 800)
+    output = tmp_path / f"f{suffix}"
+    with open_parts(output, size, {}, force=False) as parts:
+        for half in (slice(400), slice(400, 800)):
+            parts.add(Rows(*(column[half] for column in rows)))
+        before = sorted(parts.folder.iterdir())
+        for write in (lambda: parts.add(rows), lambda: parts.join(rows.path)):
+            with pytest.raises(OSError, match="make room there, and run the same command again to resume") as error:
+                write()
+            assert error.value.filename == str(parts.folder)
+            assert sorted(parts.folder.iterdir()) == before
+        (left := parts.folder / "unfinished-0123456789abcdef").write_bytes(b"by a killed process")
+    with open_parts(output, size, {}, force=False):
+        assert not left.exists()
 
 
 def test_names_of_every_kind(model: Any, tmp_path: Path) -> None:
