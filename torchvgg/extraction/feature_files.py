@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..convert.errors import FULL
 from ..optional_imports import require
 
 if TYPE_CHECKING:
@@ -258,6 +257,8 @@ class Parts:
 
     def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
         """Calls `write` with a temporary name and renames the finished file to `path`. If that fails, the temporary file is deleted."""
+        from ..convert.errors import FULL
+
         unfinished = self.folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
         try:
             write(unfinished)
