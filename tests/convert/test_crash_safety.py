@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -413,6 +414,7 @@ def test_where_files_cannot_be_locked(headless: Path, tmp_path: Path, monkeypatc
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other processes clear what isn't locked in the machine's
     convert(headless, tmp_path / "out.pt", check=False)
     with locked(tmp_path / "lock"):
         pass
