@@ -17,7 +17,7 @@ class Published(NamedTuple):
     md5: str
 
 
-# Names and hashes as in Keras's source, keras/src/applications/vgg16.py and vgg19.py; sizes as the server says them.
+# Names and hashes as in Keras's source, keras/src/applications/vgg16.py and vgg19.py; sizes as others have published them.
 ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _FILENAME = "{0}_weights_tf_dim_ordering_tf_kernels{1}.h5"
 FILES = {

@@ -133,7 +133,7 @@ NAMES = {  # a layer's name in a file, and in a model, where it may be an attrib
 
 
 @pytest.mark.parametrize(("name", "suffix"), NAMES.items())
-def test_a_layer_may_have_any_name(name: str, suffix: str) -> None:
+def test_a_name_in_use_gets_an_underscore(name: str, suffix: str) -> None:
     """The next layer is called what a name in use becomes, so that it has to become something else."""
     names = [name, f"{name}_", "pool"]
     convolution = {"filters": 32, "kernel_size": [3, 3], "padding": "same"}

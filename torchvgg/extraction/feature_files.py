@@ -20,7 +20,7 @@ from ..optional_imports import require
 if TYPE_CHECKING:
     import pyarrow
 
-CHUNK = 1024  # rows joined at once
+CHUNK = 1 << 22  # numbers joined at once, 16 MB; a Parquet list holds fewer than 2**31
 
 _UNFINISHED = "unfinished-"  # how the names of temporary files among the parts begin
 
@@ -213,8 +213,9 @@ class Parts:
 
         def chunks() -> Iterator[Rows]:
             nonlocal bad
-            for start in range(0, len(paths), CHUNK):
-                chunk = list(paths[start : start + CHUNK])
+            step = max(1, CHUNK // self.size)
+            for start in range(0, len(paths), step):
+                chunk = list(paths[start : start + step])
                 vectors, errors = [], []
                 for part, group in groupby((places[path] for path in chunk), key=lambda place: place[0]):
                     rows, own = read(part), [row for _, row in group]

@@ -24,6 +24,7 @@ import torch
 from torchvgg import VGG16, extract_features, load_image, load_model, preprocess_input
 from torchvgg.command_line import main
 from torchvgg.convert import convert
+from torchvgg.extraction import feature_files
 from torchvgg.extraction.extractor import features_of
 from torchvgg.extraction.feature_files import Parts, Rows, open_parts
 
@@ -380,6 +381,19 @@ def test_killed_between_the_output_and_the_clean_up(
         with pytest.raises(InterruptedError):
             extract(force=True)
     assert extract(force=True, interpolation="bilinear").done_before == 0
+
+
+def test_rows_are_joined_in_chunks_of_numbers(
+    model: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of any length, since a Parquet list holds fewer than 2**31 numbers."""
+    paths = [photos / "000.jpg", photos / "001.jpg", photos / "002.jpg"]
+    size = extract_features(model, paths, whole := tmp_path / "whole.parquet").size
+    monkeypatch.setattr(feature_files, "CHUNK", 2 * size)
+    extract_features(model, paths, parted := tmp_path / "parted.parquet")
+    file = pyarrow.parquet.ParquetFile(parted)
+    assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == [2, 1]
+    assert file.read().equals(pyarrow.parquet.read_table(whole))
 
 
 def _interrupt(_: Parts) -> None:
