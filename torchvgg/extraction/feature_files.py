@@ -125,7 +125,7 @@ def open_parts(output: Path, size: int, job: dict[str, Any], force: bool) -> Ite
     from ..convert.atomic_files import check_output, is_own, lock, open_own
 
     check_output(output, list(FORMATS), force)
-    parts = Parts(output, size)
+    parts = Parts(Path(os.path.realpath(output)), size)  # a link is followed, as by `cp`
     parts.folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         parts.folder.mkdir(mode=0o700)
