@@ -165,7 +165,7 @@ def _add_model(add: Any, each: bool = False) -> None:
     add("--weights", metavar="FILE", default="vgg16", help=weights)
     preprocess = (
         "what the model was trained with: Keras's preprocess_input, [0, 1], [-1, 1], torchvision's mean and standard deviation, "
-        "or RGB in [0, 255] (by default vgg, or none if the model's first layer preprocesses)"
+        "or RGB in [0, 255] (by default vgg, or none if the model itself preprocesses)"
     )
     choices = ("vgg", "unit", "signed", "torchvision", "none", *(("each",) if each else ()))
     preprocess += "; each tries them all, and some resizings, on a sample" if each else ""

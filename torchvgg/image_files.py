@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .image_limits import open_image
 from .imagenet import MEAN_BGR, preprocess_input, warn
-from .layers.preprocessing import CenterCrop, Normalization, PreprocessInput, Rescaling, Resizing
+from .layers.preprocessing import Normalization, PreprocessInput, Rescaling
 from .model import Model
 from .optional_imports import require
 
@@ -238,7 +238,7 @@ def pipeline_for(
         ValueError: an argument is invalid, or the images wouldn't fit the model.
 
     Warns:
-        UserWarning: the model's first layer preprocesses, and `preprocessing` isn't "none".
+        UserWarning: the model preprocesses, and `preprocessing` isn't "none".
     """
     _, channels, *sides = image_shape(model)
     cut = _pair(crop)
@@ -342,22 +342,24 @@ def image_shape(model: Model) -> tuple[int | None, ...]:
 
 
 def preprocessing_of(model: Model) -> str:
-    """Returns how to preprocess a model's images: "none" if its first layer does it or they aren't RGB, else "vgg"."""
-    return "none" if _first_layer(model)[1] or image_shape(model)[1] != 3 else "vgg"
+    """Returns how to preprocess a model's images: "none" if a layer of it does it or they aren't RGB, else "vgg"."""
+    return "none" if _preprocessing_layer(model)[1] or image_shape(model)[1] != 3 else "vgg"
 
 
-def _first_layer(model: Model) -> tuple[str, Normalization | PreprocessInput | Rescaling | None]:
-    """Returns the layer in front of which there are only resizing and cropping, and its name, or None if it doesn't preprocess."""
+def _preprocessing_layer(model: Model) -> tuple[str, Normalization | PreprocessInput | Rescaling | None]:
+    """Returns the first layer that preprocesses, and its name, or None if a layer with weights comes before it."""
     for node in model.nodes:
         layer = model.get_submodule(node.layer)
-        if not isinstance(layer, Resizing | CenterCrop):
-            return node.name, layer if isinstance(layer, Normalization | PreprocessInput | Rescaling) else None
+        if isinstance(layer, Normalization | PreprocessInput | Rescaling):
+            return node.name, layer
+        if any(True for _ in layer.parameters()):
+            break
     return "", None
 
 
 def _double_preprocessing(model: Model) -> str | None:
-    """Returns the name of a first layer that certainly takes pixels in [0, 255], as its mean or scale says, or None."""
-    name, layer = _first_layer(model)
+    """Returns the name of a preprocessing layer that certainly takes pixels in [0, 255], as its mean or scale says, or None."""
+    name, layer = _preprocessing_layer(model)
     if isinstance(layer, Normalization | Rescaling):
         return name if (layer.mean.min() > 2 if isinstance(layer, Normalization) else layer.scale.max() < 1) else None
     return name if layer else None

@@ -29,7 +29,7 @@ from torchvgg.image_limits import open_image
 from torchvgg.layers import CenterCrop, Conv2D, Normalization, PreprocessInput, Rescaling, Resizing
 from torchvgg.model import Model
 
-from ..helpers.heads import HEADS
+from ..helpers.heads import HEADS, L
 from ..helpers.photos import SHIPPED, photo
 
 KINDS: dict[str, Callable[[Path], Any]] = {
@@ -436,6 +436,27 @@ def test_preprocessing_is_what_the_model_needs(head: str, expected: str, tmp_pat
     wanted = preprocess_input(raw) if expected == "vgg" else raw
     assert torch.equal(load_for(model, folder / "colour.jpg"), wanted)
     assert torch.equal(load_for(model, folder / "colour.jpg", preprocessing="unit"), raw / 255)
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (lambda x: keras.ops.cast(x, "float32"), "none"),
+        (L.GaussianNoise(0.1), "none"),
+        (L.Cropping2D(2), "none"),
+        (L.BatchNormalization(), "vgg"),
+    ],
+    ids=["cast", "noise", "crop", "with weights"],
+)
+def test_preprocessing_behind_other_layers_is_seen(before: Any, expected: str, tmp_path: Path) -> None:
+    """Whatever has no weights before it was learned on pixels; what comes after some may scale features."""
+    image = keras.Input((36, 36, 3))
+    keras.Model(image, L.Conv2D(4, 3)(L.Rescaling(1 / 255)(before(image)))).save(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
+    assert preprocessing_of(model) == expected
+    if expected == "none":
+        with pytest.warns(UserWarning, match="the model's layer rescaling.* preprocesses already"):
+            pipeline_for(model, preprocessing="vgg")
 
 
 def test_a_model_of_grey_images_gets_grey_ones(folder: Path) -> None:

@@ -61,8 +61,8 @@ def extract_features(
         pooling: "avg" or "max" over the maps, or None for the flattened maps, in Keras's order `(H, W, C)`.
         batch_size: images computed at once.
         preprocessing: "vgg" for `preprocess_input`, "unit" for [0, 1], "signed" for [-1, 1], "torchvision" for its mean and
-            standard deviation, or "none"; must match the model's training. By default "none" for a model whose first layer
-            preprocesses or that doesn't take RGB images, else "vgg".
+            standard deviation, or "none"; must match the model's training. By default "none" for a model that
+            preprocesses or doesn't take RGB images, else "vgg".
         resize: the size that images are resized to, `(height, width)`, or a number for the shorter side; by default the model's.
         crop: `(height, width)`, or a number for both, to cut out of the centre afterwards; by default the model's size.
         interpolation: how they are resized, see `load_image`.
