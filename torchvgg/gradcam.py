@@ -1,5 +1,8 @@
 """Grad-CAM: where a network looks to tell a class (Selvaraju et al. 2017, arXiv 1610.02391)."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +13,8 @@ from .layers.convolutional import Conv2D
 from .layers.core import Dense
 from .model import Model
 from .predicting import has_activation
+
+Call = tuple[nn.Module, Tensor, Tensor]  # a layer, its first input, its output
 
 HEAD = 2  # layers at the end without maps to show: the last one and the one that it scores
 
@@ -64,13 +69,14 @@ def _run_model(model: Model, x: Tensor, layer: str | None) -> tuple[Tensor, Tens
         raise ValueError(f"expected a model of images with one output. Received: {model.name}, a graph with more")
     model._named_inputs(x)
     outputs: dict[str, Tensor] = {}
+    calls: list[Call] = []
     values = model._named_inputs(x.clone().detach().requires_grad_())
     for node, inputs in model._calls(values):  # `extract` would put flattened features into Keras's order
-        outputs[node.name], before = values[node.name], inputs[0]
+        outputs[node.name] = values[node.name]
+        calls.append((model.get_submodule(node.layer), inputs[0], outputs[node.name]))
     if outputs[layer].dim() != 4 or layer in list(outputs)[-HEAD:]:
         raise _no_maps(layer)
-    _check_classes(output := outputs[node.name], 4 if is_dense else 2)
-    scores = _scores(model.get_submodule(node.layer), before, output)
+    scores = _scores(calls, outputs[node.name], 4 if is_dense else 2)
     return outputs[layer], scores.mean((2, 3)) if is_dense else scores
 
 
@@ -82,27 +88,20 @@ def _run_module(model: nn.Module, x: Tensor, layer: str | None) -> tuple[Tensor,
         found = [name for name, module in leaves.items() if isinstance(module, nn.Conv2d)][-1:]
     if len(found) != 1:
         raise ValueError(f"layer: expected one out of {', '.join(leaves)}. Received: {layer!r}")
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    calls: list[Call] = []
     handles = [
         leaf.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs[0], output)))
         for leaf in leaves.values()
     ]
     try:
-        model(x.clone().detach().requires_grad_())
+        output = model(x.clone().detach().requires_grad_())
     finally:
         for handle in handles:
             handle.remove()
     maps = [output for module, _, output in calls[:-1] if module is leaves[found[0]]]
     if len(maps) != 1 or maps[0].dim() != 4:
         raise _no_maps(found[0])
-    _check_classes(calls[-1][-1], 2)
-    return maps[0], _scores(*calls[-1])
-
-
-def _check_classes(output: Tensor, axes: int) -> None:
-    if output.dim() != axes:
-        shape = ("N", *output.shape[1:])
-        raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
+    return maps[0], _scores(calls, output, 2)
 
 
 def _no_maps(layer: str) -> ValueError:
@@ -117,8 +116,17 @@ def last_convolution(model: Model, before: int = 0) -> str:
     raise ValueError(f"{model.name} has no convolution; name a layer")
 
 
-def _scores(last: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Returns the scores before the softmax, whose gradient would mix the classes, from the last layer's input and output."""
+def _scores(calls: Sequence[Call], output: Any, axes: int) -> Tensor:
+    """Returns the scores of a model's output before the softmax, whose gradient would mix the classes."""
+    if not isinstance(output, Tensor) or output.dim() != axes:
+        shape = ("N", *output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
+    # The first that made it: Dropout, Flatten, Reshape and others return a softmax's output, in the same memory.
+    makers = [call for call in calls if call[-1].shape == output.shape and call[-1].data_ptr() == output.data_ptr()]
+    last, x, y = (makers or calls[-1:])[0]
+    if not makers:  # but the module's own code; perhaps it is a softmax of the last layer's
+        ends = (y.softmax(1), y.log_softmax(1), y.sigmoid()) if y.shape == output.shape else ()
+        return y if any(torch.allclose(end, output) for end in ends) else output
     if isinstance(last, Dense):
         x = F.linear(x, last.weight, last.bias)
     elif isinstance(last, Conv2D):  # of a twin, without padding

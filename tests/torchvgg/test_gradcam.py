@@ -29,7 +29,9 @@ def pair(activation: str | None, path: Path) -> tuple[Any, Any]:
     inner = base(64, 96)
     logits = L.Dense(6, name="logits")(L.Flatten()(inner.output))
     theirs = with_random_weights(keras.Model(inner.input, logits))
-    end = {None: logits, "layer": L.Activation("softmax")(logits)}
+    softmax = L.Activation("softmax")(logits)
+    dropped = L.Reshape((6,))(L.Activation("linear")(L.Dropout(0.1)(softmax)))
+    end = {None: logits, "layer": softmax, "dropped": dropped}
     if activation in end:
         whole = keras.Model(inner.input, end[activation])
     else:
@@ -41,7 +43,7 @@ def pair(activation: str | None, path: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("layer", ["block5_conv3", "block2_conv1"])
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "layer", None])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "layer", "dropped", None])
 def test_grad_cam_is_the_papers(layer: str, activation: str | None, tmp_path: Path) -> None:
     """Of the score before the softmax, wherever that is."""
     theirs, ours = pair(activation, tmp_path / "model.keras")
@@ -77,7 +79,9 @@ def test_a_head_that_is_a_convolution(tmp_path: Path) -> None:
     assert torch.equal(grad_cam(model, x), grad_cam(model, x, layer="block5_conv3"))
 
 
-@pytest.mark.parametrize("end", [(), (nn.Softmax(1),), (Activation("softmax"),)])
+@pytest.mark.parametrize(
+    "end", [(), (nn.Softmax(1),), (Activation("softmax"),), (nn.Softmax(1), nn.Dropout(), nn.Flatten())]
+)
 def test_any_module(end: tuple[nn.Module, ...]) -> None:
     """A base with a head of PyTorch's own: the same as of the model that has Keras's, by the layer's name or the module's."""
     model = VGG16(weights=None, classes=3, input_shape=(3, 32, 32)).eval()
@@ -102,6 +106,41 @@ def test_any_module(end: tuple[nn.Module, ...]) -> None:
             ValueError, match=r"expected a model that ends in classes, .*Received: one of|before the head"
         ):
             grad_cam(headless, x, layer="block4_conv1")
+
+
+class Heads(nn.Module):
+    """Two heads on one base, of which `end` makes the output."""
+
+    def __init__(self, end: Any) -> None:
+        super().__init__()
+        self.convolution, self.first, self.second, self.end = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), nn.Linear(4, 3), end
+
+    def forward(self, x: Tensor) -> Any:
+        maps = self.convolution(x).mean((2, 3))
+        return self.end(self.first(maps), self.second(maps))
+
+
+@pytest.mark.parametrize(
+    ("end", "alike"),
+    [
+        (lambda one, other: one, lambda one, other: one),
+        (lambda one, other: one + other, lambda one, other: one + other),
+        (lambda one, other: other.softmax(1), lambda one, other: other),
+    ],
+    ids=["not the last layer", "of both", "a softmax without a layer"],
+)
+def test_the_score_is_the_outputs(end: Any, alike: Any) -> None:
+    torch.manual_seed(0)
+    module, x = Heads(end), torch.randn(2, 3, 8, 8)
+    maps = module.convolution(x)
+    scores = alike(module.first(maps.mean((2, 3))), module.second(maps.mean((2, 3))))
+    for number in range(3):
+        (gradient,) = torch.autograd.grad(scores[:, number].sum(), maps, retain_graph=True)
+        cam = torch.relu((maps * gradient.mean((2, 3), keepdim=True)).sum(1))
+        expected = cam / cam.amax((1, 2), keepdim=True).clamp_min(1e-30)
+        assert relative_error(grad_cam(module, x, number), expected) <= 1e-5
+    with pytest.raises(ValueError, match=r"ends in classes, .* Received: one of tuple"):
+        grad_cam(Heads(lambda *both: both), x)
 
 
 @pytest.mark.parametrize(
