@@ -88,6 +88,8 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
 
 def with_activation(architecture: Mapping[str, Any], activation: Activation) -> dict[str, Any]:
     """Returns an architecture that ends in another activation than its softmax or sigmoid. Raises a ValueError if it has none."""
+    from .convert.network.kinds import KINDS
+
     get_activation(activation)
     own = "linear" if activation is None else activation
     ends = ("softmax", "sigmoid")
@@ -98,6 +100,9 @@ def with_activation(architecture: Mapping[str, Any], activation: Activation) -> 
     for number, entry in enumerate(entries):
         config = entry["config"]
         is_end = config.get("activation") in ends or entry["class_name"] == "Softmax"
+        is_end = (
+            is_end and not KINDS[entry["class_name"]].activates_within
+        )  # as an LSTM, which takes its output back in
         if entry["name"] == name and is_end and list(calls.values()).count(name) <= 1:
             if entry["class_name"] == "Softmax":
                 entry, config = {**entry, "class_name": "Activation"}, {}

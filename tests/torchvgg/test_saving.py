@@ -416,6 +416,12 @@ def test_logits_of_a_model_that_ends_in_a_softmax(name: str, tmp_path: Path) -> 
     assert relative_error(other(x), logits(x).tanh()) <= 1e-6
 
 
+def test_an_activation_within_a_recurrent_layer_is_no_end(tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((4, 3)), L.GRU(2, activation="sigmoid")]).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"classifier_activation: .* ends in 'gru.*' \(GRU\)"):
+        load_model(tmp_path / "model.keras", classifier_activation=None)
+
+
 def test_no_softmax_to_replace(tmp_path: Path) -> None:
     small(tmp_path / "base")
     with pytest.raises(
