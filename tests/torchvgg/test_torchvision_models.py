@@ -47,8 +47,8 @@ def test_the_convolutions_alone() -> None:
     for model, arguments in ((Classified(), {}), (Classified(nn.Linear(25088, 2)), {"include_top": False})):
         assert torch.equal(from_torchvision(nn.DataParallel(model), **arguments)(x), model.features(x))
         assert torch.equal(from_torchvision(model.half().float(), **arguments)(x), model.features(x))
-    half = Classified().half()
-    assert from_torchvision(half).block1_conv1.weight.dtype == torch.float32
+    for dtype in (torch.float16, torch.float64):
+        assert from_torchvision(Classified().to(dtype)).block1_conv1.weight.dtype == torch.float32
 
 
 def with_activation(activation: nn.Module) -> nn.Module:
