@@ -12,7 +12,7 @@ from .layers.activations import Activation, Softmax
 from .layers.convolutional import Conv2D
 from .layers.core import Dense
 from .model import Model
-from .predicting import has_activation
+from .predicting import ends_in, has_activation
 
 Call = tuple[nn.Module, Tensor, Tensor]  # a layer, its first input, its output
 
@@ -76,7 +76,7 @@ def _run_model(model: Model, x: Tensor, layer: str | None) -> tuple[Tensor, Tens
         calls.append((model.get_submodule(node.layer), inputs[0], outputs[node.name]))
     if outputs[layer].dim() != 4 or layer in list(outputs)[-HEAD:]:
         raise _no_maps(layer)
-    scores = _scores(calls, outputs[node.name], 4 if is_dense else 2)
+    scores = _scores(calls, outputs[node.name], 4 if is_dense else 2, ends_in(model, "sigmoid"))
     return outputs[layer], scores.mean((2, 3)) if is_dense else scores
 
 
@@ -116,8 +116,11 @@ def last_convolution(model: Model, before: int = 0) -> str:
     raise ValueError(f"{model.name} has no convolution; name a layer")
 
 
-def _scores(calls: Sequence[Call], output: Any, axes: int) -> Tensor:
-    """Returns the scores of a model's output before the softmax, whose gradient would mix the classes."""
+def _scores(calls: Sequence[Call], output: Any, axes: int, is_sigmoid: bool = False) -> Tensor:
+    """Returns the scores of a model's output before the softmax, whose gradient would mix the classes.
+
+    `is_sigmoid` says that the output is of a sigmoid, be it in front of other layers.
+    """
     if not isinstance(output, Tensor) or output.dim() != axes:
         shape = ("N", *output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
@@ -132,6 +135,6 @@ def _scores(calls: Sequence[Call], output: Any, axes: int) -> Tensor:
     elif isinstance(last, Conv2D):  # of a twin, without padding
         x = F.conv2d(x, last.weight, last.bias)
     elif not isinstance(last, Softmax | Activation | nn.Softmax | nn.LogSoftmax | nn.Sigmoid):
-        return y
-    is_binary = x.dim() > 1 and x.shape[1] == 1 and has_activation(last, "sigmoid")
+        x = y - 0.5 if is_sigmoid else y  # of a probability, half is undecided
+    is_binary = x.shape[1] == 1 and (is_sigmoid or has_activation(last, "sigmoid"))
     return torch.cat((-x, x), 1) if is_binary else x

@@ -1,18 +1,28 @@
 """Class scores by name: what a model predicts for an image, and how to pick a class."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .activations import get_activation, linear
+from .activations import ACTIVATIONS, linear
 from .imagenet import labels
 from .layers.activations import Activation, Softmax
+from .layers.merging import Average, Concatenate
+from .layers.operations import Clip
 from .layers.regularization import Dropout
 from .layers.reshaping import Flatten, Reshape
 from .model import Model
+
+LAYERS: dict[str, tuple[type[nn.Module], ...]] = {"softmax": (Softmax, nn.Softmax), "sigmoid": (nn.Sigmoid,)}
+FUNCTIONS = {
+    "softmax": [ACTIVATIONS["softmax"]],
+    "sigmoid": [ACTIVATIONS[f"{kind}sigmoid"] for kind in ("", "hard_", "keras2_hard_", "sparse_")],
+}
+# Their outputs are in [0, 1] where their inputs are.
+KEEPING = (Average, Clip, Concatenate, Dropout, Flatten, Reshape, nn.Dropout, nn.Flatten, nn.Identity)
 
 
 class Score(NamedTuple):
@@ -40,7 +50,7 @@ def scores_of(model: Model, x: Tensor, names: Sequence[str] | None = None) -> li
 
 def both_classes(model: Model, output: Tensor) -> Tensor:
     """Puts the scores of class 0 before those of a single output after a sigmoid, `(1, …)`; others, `(classes, …)`, stay."""
-    is_binary = len(output) == 1 and has_activation(_last(model), "sigmoid")
+    is_binary = len(output) == 1 and ends_in(model, "sigmoid")
     return torch.cat((1 - output, output)) if is_binary else output
 
 
@@ -133,25 +143,33 @@ def _similar(wanted: str, names: Sequence[str]) -> str:
 
 
 def gives_probabilities(model: Model) -> bool:
-    """Tells whether a model ends in a softmax or a sigmoid."""
-    return any(has_activation(_last(model), activation) for activation in ("softmax", "sigmoid"))
+    """Tells whether a model ends in a softmax or a sigmoid, or in the mean of several."""
+    return ends_in(model, "softmax", "sigmoid")
+
+
+def ends_in(model: Model, *activations: str) -> bool:
+    """Tells whether each of the last layers that change the scores is, or includes, one of "softmax" and "sigmoid"."""
+    return all(any(has_activation(layer, each) for each in activations) for layer in _last(model))
 
 
 def has_activation(layer: nn.Module, activation: str) -> bool:
-    """Tells whether a layer is, or includes, "softmax" or "sigmoid"."""
-    is_layer = isinstance(layer, Softmax | nn.Softmax if activation == "softmax" else nn.Sigmoid)
-    return is_layer or getattr(layer, "activation", None) == get_activation(activation)
+    """Tells whether a layer is, or includes, "softmax" or "sigmoid", also a hard one."""
+    kinds, own = LAYERS[activation], getattr(layer, "activation", None)
+    return isinstance(layer, kinds) or isinstance(own, kinds) or own in FUNCTIONS[activation]
 
 
-def _last(model: Model) -> nn.Module:
-    """Returns the last layer that changes the scores."""
-    nodes = {node.name: node for node in model.nodes}
-    node = model.nodes[-1]
-    while _keeps_values(layer := model.get_submodule(node.layer)) and node.inputs[0] in nodes:
-        node = nodes[node.inputs[0]]
-    return layer
+def _last(model: Model) -> Iterator[nn.Module]:
+    """Yields the last layers that change the scores; of several their mean is taken, or they are joined."""
+    names, wanted = {node.name for node in model.nodes}, {model.nodes[-1].name}
+    for node in reversed(model.nodes):
+        if node.name in wanted:
+            layer = model.get_submodule(node.layer)
+            if _keeps_values(layer) and names.issuperset(node.inputs):
+                wanted.update(node.inputs)
+            else:
+                yield layer
 
 
 def _keeps_values(layer: nn.Module) -> bool:
     is_linear = isinstance(layer, Activation) and layer.activation == linear
-    return is_linear or isinstance(layer, Dropout | Flatten | Reshape | nn.Dropout | nn.Flatten | nn.Identity)
+    return is_linear or isinstance(layer, KEEPING)

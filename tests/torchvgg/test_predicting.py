@@ -57,15 +57,26 @@ def test_a_class_by_its_name() -> None:
         by_name(scores, "3")
 
 
-@pytest.mark.parametrize("is_layer", [False, True])
+def averaged(x: Any) -> Any:
+    return L.Average()([L.Dense(1, "sigmoid")(x), keras.ops.clip(L.Dense(1, "hard_sigmoid")(x), 0.01, 0.99)])
+
+
+SIGMOIDS = {
+    "own": lambda x: L.Dense(1, activation="sigmoid")(x),
+    "layer": lambda x: L.Activation("sigmoid")(L.Dense(1)(x)),
+    "hard": lambda x: L.Dense(1, activation="hard_sigmoid")(x),
+    "averaged": averaged,
+}
+
+
+@pytest.mark.parametrize("end", SIGMOIDS)
 def test_a_single_sigmoid_output_is_the_probability_of_class_1(
-    is_layer: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As Keras's binary cross-entropy trains it; `--cam` draws what speaks for the class that was named."""
-    end = [L.Dense(1), L.Activation("sigmoid")] if is_layer else [L.Dense(1, activation="sigmoid")]
-    theirs = keras.Sequential(
-        [keras.Input((32, 32, 3)), L.Rescaling(1 / 255), L.Conv2D(4, 3), L.GlobalAveragePooling2D(), *end]
-    )
+    image = keras.Input((32, 32, 3))
+    features = L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(L.Rescaling(1 / 255)(image)))
+    theirs = keras.Model(image, SIGMOIDS[end](features))
     theirs.save(path := tmp_path / "binary.keras")
     photo(size=(32, 32)).save(cat := tmp_path / "cat.png")
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
@@ -89,8 +100,10 @@ def test_a_single_sigmoid_output_is_the_probability_of_class_1(
 @pytest.mark.parametrize(
     "end", [L.Activation("linear"), L.Reshape((3,)), L.Flatten(), L.Dropout(0.5)], ids=lambda layer: layer.name
 )
-def test_layers_that_keep_the_probabilities_are_looked_through(end: Any, tmp_path: Path) -> None:
-    theirs = keras.Sequential([keras.Input((8, 8, 3)), L.Flatten(), L.Dense(3), L.Softmax(), end])
+@pytest.mark.parametrize("is_inner", [False, True])
+def test_layers_that_keep_the_probabilities_are_looked_through(is_inner: bool, end: Any, tmp_path: Path) -> None:
+    dense = [L.Dense(3, L.Softmax())] if is_inner else [L.Dense(3), L.Softmax()]
+    theirs = keras.Sequential([keras.Input((8, 8, 3)), L.Flatten(), *dense, end])
     theirs.save(tmp_path / "softmax.keras")
     photo(size=(8, 8)).save(cat := tmp_path / "cat.png")
     expected = theirs.predict(np.asarray(photo(size=(8, 8)), np.float32)[None] / 255, verbose=0)[0]
