@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +93,26 @@ def with_activation(architecture: Mapping[str, Any], activation: Activation) -> 
 
     get_activation(activation)
     own = "linear" if activation is None else activation
-    ends = ("softmax", "sigmoid")
     entries = list(architecture["layers"])
-    calls = {name: layer for name, layer, _ in architecture.get("nodes", [])}
-    output = architecture.get("outputs", entries[-1]["name"] if entries else "")
-    name = calls.get(output, output) if isinstance(output, str) else ""
-    for number, entry in enumerate(entries):
-        config = entry["config"]
-        is_end = config.get("activation") in ends or entry["class_name"] == "Softmax"
-        is_end = (
-            is_end and not KINDS[entry["class_name"]].activates_within
-        )  # as an LSTM, which takes its output back in
-        if entry["name"] == name and is_end and list(calls.values()).count(name) <= 1:
-            if entry["class_name"] == "Softmax":
-                entry, config = {**entry, "class_name": "Activation"}, {}
-            entries[number] = {**entry, "config": {**config, "activation": own}}
+    numbers = {entry["name"]: number for number, entry in enumerate(entries)}
+    nodes = architecture.get("nodes") or [(name, name, (before,)) for before, name in pairwise(("", *numbers))]
+    calls = {name: (layer, inputs) for name, layer, inputs in nodes}
+    name = architecture.get("outputs", next(reversed(numbers), ""))
+    while isinstance(name, str) and name in calls:
+        layer, (name, *_) = calls[name]
+        entry = entries[numbers[layer]]
+        config, class_name = entry["config"], entry["class_name"]
+        end = config.get("activation")
+        is_end = "Softmax" in (class_name, end["class_name"] if isinstance(end, Mapping) else end)
+        is_end |= end in ("softmax", "sigmoid") and not KINDS[class_name].activates_within  # as an LSTM's, in each step
+        if is_end and [each for each, _ in calls.values()].count(layer) == 1:
+            entry = {**entry, "config": {**config, "activation": own}}
+            if class_name == "Softmax":
+                entry |= {"class_name": "Activation", "config": {"activation": own}}
+            entries[numbers[layer]] = entry
             return {**architecture, "layers": entries}
+        if class_name not in ("Dropout", "Flatten", "Reshape") and (class_name, end) != ("Activation", "linear"):
+            break
     last = entries[-1] if entries else {"name": architecture["name"], "class_name": "Model"}
     raise ValueError(
         "classifier_activation: expected a model with one output, that of a softmax or sigmoid. Received: one that ends in "

@@ -396,6 +396,8 @@ ENDS: dict[str, Callable[[], Any]] = {
     "sigmoid": lambda: [L.Dense(1, "sigmoid")],
     "activation": lambda: [L.Dense(3), L.Activation("softmax")],
     "layer": lambda: [L.Dense(3), L.Softmax()],
+    "layer in a layer": lambda: [L.Dense(3, L.Softmax())],
+    "kept": lambda: [L.Dense(3), L.Softmax(), L.Dropout(0.1), L.Activation("linear", dtype="float32"), L.Reshape((3,))],
 }
 
 
