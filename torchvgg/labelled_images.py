@@ -30,10 +30,16 @@ def label_images(
         ValueError: a class isn't the model's or has an ambiguous name; a folder has no subfolders or no images.
         OSError: the folder can't be read.
     """
+    texts: Mapping[str, Any]
     if isinstance(images, Mapping):
-        labels = {os.fspath(path): label for path, label in images.items()}
-        texts = {path: str(label.item() if hasattr(label, "item") else label) for path, label in labels.items()}
-        numbers, classes = _class_numbers(sorted({*texts.values()}), classes, are_named, numbers_first=True)
+        labels = {os.fspath(path): x.item() if hasattr(x, "item") else x for path, x in images.items()}
+        own = {x for x in labels.values() if are_named and isinstance(x, int)}  # numbers, even if names are digits
+        if wrong := own.difference(range(len(classes))):
+            raise ValueError(f"{min(wrong)}: no such class; expected a number from 0 to {len(classes) - 1}")
+        texts = {path: x if x in own else str(x) for path, x in labels.items()}
+        names = sorted({text for text in texts.values() if isinstance(text, str)})
+        numbers, classes = _class_numbers(names, classes, are_named, numbers_first=True)
+        numbers |= {number: number for number in own}
     else:
         texts, subfolders = _in_subfolders(os.fspath(images))
         numbers, classes = _class_numbers(subfolders, classes, are_named, numbers_first=False)
@@ -63,7 +69,7 @@ def _in_subfolders(folder: str) -> tuple[dict[str, str], list[str]]:
 
 def _class_numbers(
     texts: Sequence[str], classes: Sequence[Class], are_named: bool, numbers_first: bool
-) -> tuple[dict[str, int], Sequence[Class]]:
+) -> tuple[dict[Any, int], Sequence[Class]]:
     """Returns the class that each text stands for, and the classes, by these texts where they had no names."""
     last = len(classes) - 1
     numbers = {text: int(text) for text in texts if text.isdecimal() and int(text) <= last}

@@ -63,6 +63,17 @@ def test_labels_by_path(kind: Callable[[int], Any]) -> None:
     assert found == {f"{number}.jpg": number for number in range(11)}
 
 
+def test_numbers_are_numbers_though_names_are_digits() -> None:
+    """As `image_dataset_from_directory` sorts folders, "10" before "2", and labels images with their places."""
+    names = [(None, name) for name in sorted(map(str, range(11)))]
+    images: Any = {"a.jpg": 2, "b.jpg": "2", "c.jpg": np.int64(10)}
+    found, _ = label_images(images, names, are_named=True)
+    assert found == {"a.jpg": 2, "b.jpg": 3, "c.jpg": 10}
+    for number in (11, -1):
+        with pytest.raises(ValueError, match=f"^{number}: no such class; expected a number from 0 to 10"):
+            label_images({"a.jpg": number}, names, are_named=True)
+
+
 def test_images_beside_the_folders_are_named(tmp_path: Path) -> None:
     for name in ("a/1.jpg", "b/1.jpg", "c/1.jpg", "loose.jpg", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
