@@ -18,6 +18,7 @@ from .extraction.feature_files import FORMATS
 from .extraction.features import extract_features, packages_of
 from .gradcam import HEAD, grad_cam, last_convolution
 from .image_files import Pipeline, find_images, load_for, pipeline_for, read_pixels
+from .imagenet import warn
 from .labelled_images import read_csv
 from .layers.shared import pair
 from .loading import PUBLISHED, open_model
@@ -186,6 +187,8 @@ def show(options: argparse.Namespace) -> None:
     scores = scores_of(model, x, _read_lines(options.labels))
     number, name, _, score = by_name(scores, options.cam) if options.cam else likeliest(scores, 1)[0]
     (cam,) = grad_cam(model, x, torch.tensor([number]), layer)
+    if not cam.any():
+        warn(f"{layer}: nothing in it speaks for {name}, so the map is 0 everywhere; try another layer, or --class")
     shown = f"{score:.1%}" if gives_probabilities(model) else f"{score:.3f}"
     figure = plot_cam(cam, image, f"{title}: {name} ({shown}), {layer}", options.cmap or "turbo")
     save_picture(figure, options.output, options.dpi)

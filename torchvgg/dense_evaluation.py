@@ -11,7 +11,7 @@ from torch import nn
 
 from .activations import ACTIVATIONS, linear, relu_in_place
 from .layers import activations, convolutional, core, normalization, pooling, preprocessing, regularization, reshaping
-from .model import Model
+from .model import Model, check_is_model
 
 # What these compute for a number depends on that number alone.
 ELEMENTWISE = (
@@ -72,12 +72,7 @@ def dense(model: Model) -> FullyConvolutional:
     Raises:
         ValueError: the model isn't such a chain, or a layer would compute something else on a larger image.
     """
-    if not isinstance(model, Model):
-        raise ValueError(
-            "dense: expected a model from VGG16, VGG19 or load_model (which reads what save_model wrote of another), before "
-            "`optimize_for_inference`. "
-            f"Received: {type(model).__name__}"
-        )
+    check_is_model(model)
     channels, height, width = _shape_of_images(model)
     shapes = model.input_shapes | model._output_shapes()
     memo: dict[int, Any] = {id(buffer): buffer.detach() for buffer in model.buffers()}

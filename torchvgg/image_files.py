@@ -13,10 +13,10 @@ from torch import Tensor
 from .image_limits import open_image
 from .imagenet import MEAN_BGR, preprocess_input, warn
 from .layers.preprocessing import Normalization, PreprocessInput, Rescaling
-from .model import Model
+from .model import Model, check_is_model
 from .optional_imports import require
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in folders
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of images in folders
 PREPROCESSINGS = ("vgg", "unit", "signed", "torchvision", "none")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
@@ -120,6 +120,11 @@ def read_pixels(
 
     from .convert.errors import check_no_device
 
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(
+            f"path: expected that of an image file. Received: {type(path).__name__}; an image in memory becomes an array, "
+            'preprocess_input(np.array(image), data_format="channels_last")'
+        )
     if color_mode not in _PILLOW_MODES:
         raise ValueError(f"color_mode: expected one of {', '.join(_PILLOW_MODES)}. Received: {color_mode!r}")
     _check_reading(size, crop, interpolation)
@@ -330,11 +335,7 @@ def image_size(model: Model) -> tuple[int, int]:
 
 def image_shape(model: Model) -> tuple[int | None, ...]:
     """Returns the `(None, C, H, W)` of a model's images. Raises a ValueError if it has another input, or several, or is none of torchvgg's."""
-    if not isinstance(model, Model):
-        raise ValueError(
-            "expected a model from VGG16, VGG19 or load_model, before `optimize_for_inference`; what save_model writes of another, "
-            f"load_model reads. Received: {type(model).__name__}"
-        )
+    check_is_model(model)
     shapes = list(model.input_shapes.values())
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise ValueError(f"expected a model of images alone. Received: one with inputs of {model.input_shape}")

@@ -38,15 +38,18 @@ def preprocess_input(x: Array, data_format: str = "channels_first") -> Array:
     if data_format not in ("channels_first", "channels_last"):
         raise ValueError(f"data_format: expected 'channels_first' or 'channels_last'. Received: {data_format!r}")
     if not isinstance(x, (torch.Tensor, np.ndarray)):
-        raise ValueError(f"expected a torch.Tensor or a numpy.ndarray. Received: {type(x).__name__}")
+        raise ValueError(
+            f"expected a torch.Tensor or a numpy.ndarray. Received: {type(x).__name__}; an image of Pillow's becomes one by "
+            'np.array(image), with data_format="channels_last"'
+        )
     if x.ndim not in (3, 4):
         raise ValueError(f"expected an image or a batch of images, 3-D or 4-D. Received shape: {tuple(x.shape)}")
     is_first = data_format == "channels_first"
     axis, mean_shape, other = (-3, (3, 1, 1), "channels_last") if is_first else (-1, (3,), "channels_first")
     if x.shape[axis] != 3:
+        advice = f"; for the other order pass data_format={other!r}" if x.shape[-1 if is_first else -3] == 3 else ""
         raise ValueError(
-            f"expected 3 channels on axis {axis}, as data_format={data_format!r} says. "
-            f"Received shape: {tuple(x.shape)}; for the other order pass data_format={other!r}"
+            f"expected 3 channels on axis {axis}, as data_format={data_format!r} says. Received shape: {tuple(x.shape)}{advice}"
         )
     if "complex" in str(x.dtype) or x.dtype == object:
         raise ValueError(f"expected real numbers. Received: {x.dtype}")

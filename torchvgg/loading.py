@@ -79,6 +79,7 @@ def build(architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mod
     }
     assign(model, own)
     model.keras_class = architecture.get("class_name", "Functional" if found else "")
+    model.preprocessing_is_unknown = architecture.get("preprocessing_is_unknown", False)
     for layer, (child, module) in zip(architecture["layers"], model.named_children(), strict=True):
         path = tuple(layer.get("path", [layer["name"]]))
         model.in_keras[child] = InKeras(layer["class_name"], layer["name"], path, layer.get("place", ""))
@@ -152,6 +153,10 @@ def load_model(
     from .convert.errors import naming_file
     from .convert.read.file_kind import exists
 
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(
+            f"path: expected that of a file. Received: {type(path).__name__}; a state_dict goes into a model by load_state_dict"
+        )
     if path in PUBLISHED:
         path = find_weights("imagenet", str(path), include_top=True)
     elif not exists(path):

@@ -67,8 +67,10 @@ class Model(nn.Module):
         self.name = name
         shapes = input_shape if isinstance(input_shape, Mapping) else {INPUT: input_shape}
         self._input_shapes: dict[str, Shape] = {own: (None, *shape) for own, shape in shapes.items()}
-        # For `save_model`: the model's class in Keras, "" if it isn't known, and what the file that it comes from says of its layers.
+        # For `save_model`: the model's class in Keras, "" if it isn't known, and what the file that it comes from says of its layers;
+        # and whether the weights may be torchvision's or timm's own, which want another preprocessing.
         self.keras_class = "Functional"
+        self.preprocessing_is_unknown = False
         self.in_keras: dict[str, InKeras] = {}
         self._nodes: list[Node] | None = None
         self._outputs: Any = None
@@ -155,8 +157,8 @@ class Model(nn.Module):
         Raises:
             ValueError: a name isn't one of this model's layers; or `x` is refused, as by `forward`.
         """
-        wanted = self._check_names(layers)
         values = self._named_inputs(x)
+        wanted = self._check_names(layers)
         outputs: dict[str, Tensor] = {}
         orders: dict[str, tuple[int, ...] | None] = {}
         for node, inputs in self._calls(values) if wanted else ():
@@ -302,6 +304,15 @@ class Model(nn.Module):
             raise ValueError(f"expected a tensor of shape (N, {expected}). Received: {tuple(x.shape)}{advice}")
         if is_image and not x.is_floating_point():
             raise ValueError(f"expected a floating-point tensor; call preprocess_input first. Received: {x.dtype}")
+
+
+def check_is_model(model: Any) -> None:
+    """Raises a ValueError unless it is a `Model`."""
+    if not isinstance(model, Model):
+        raise ValueError(
+            "expected a model from VGG16, VGG19 or load_model, which also reads what save_model wrote of an nn.Sequential, before "
+            f"`optimize_for_inference`. Received: {type(model).__name__}"
+        )
 
 
 def _renamed(nodes: Iterable[Sequence[Any]], outputs: Any, names: Mapping[str, str]) -> tuple[list[Node], Any]:

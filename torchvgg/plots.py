@@ -178,6 +178,8 @@ def _aspect(pixels: Tensor | np.ndarray) -> float:
 
 def _without_batch(values: Tensor | np.ndarray, name: str, axes: int) -> Tensor:
     """Returns a tensor on the CPU with so many axes, without a batch of one. Raises a ValueError for another shape."""
+    if not isinstance(values, Tensor | np.ndarray):
+        raise ValueError(f"{name}: expected a tensor or an array. Received: {type(values).__name__}")
     tensor = (values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))).detach().cpu()
     if tensor.dim() == axes + 1 and len(tensor) == 1:
         tensor = tensor[0]
@@ -195,7 +197,9 @@ def _pixels(image: Tensor | np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
-        raise ValueError(f"image: expected (H, W, 3) or (3, H, W). Received shape: {tuple(np.shape(image))}")
+        raise ValueError(
+            f"image: expected (H, W, 3) or (3, H, W). Received shape: {array.shape}, of a {type(image).__name__}"
+        )
     least, largest = array.min(), array.max()
     if not (least >= 0 and largest <= 255):  # NaN neither
         raise ValueError(

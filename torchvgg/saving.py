@@ -49,14 +49,19 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
     from .convert.read.torch_file import read_torch_file
     from .convert.write.pytorch import metadata, write_safetensors
 
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"save_model: expected a module. Received: {type(model).__name__}")
     path = Path(path)
     check_output(path, [".safetensors"], force=True)
     model = unwrapped(model)
     described = Description(model)
     network = network_of_tensors(described.graph, described.tensors)
+    is_unknown = any(getattr(module, "preprocessing_is_unknown", False) for module in model.modules())
     with writing(path) as unfinished:
         with explaining_failed_write(path.parent):
-            write_safetensors(network, unfinished, "torchvgg", None, metadata(network, None))
+            write_safetensors(
+                network, unfinished, "torchvgg", None, metadata(network, None, preprocessing_is_unknown=is_unknown)
+            )
         file = read_torch_file(unfinished)
         assert file.architecture is not None
         check_saved(model, described, network, build(file.architecture, file.tensors))
@@ -89,7 +94,7 @@ def check_saved(model: nn.Module, described: Description, network: Network, rebu
             if not isinstance(own[0], Embedding):  # other numbers than the layers before give, which may all be 0
                 given = [_random_like(x, generator) for x in given]
             try:
-                expected = _run(module, [x.clone() for x in given], dtype)  # some work in place
+                expected = run_on_cpu(module, [x.clone() for x in given], dtype)  # some work in place
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 shapes = ", ".join(str(tuple(x.shape)) for x in given)
                 raise refused(name, module, f"it fails on {shapes}, which it is given in the file ({error})") from None
@@ -103,7 +108,7 @@ def check_saved(model: nn.Module, described: Description, network: Network, rebu
                     raise refused(name, module, reason, 'put torchvgg.layers.Flatten("channels_last") in its place')
                 raise refused(name, module, reason)
         copies = [x.clone() for x in inputs]
-        whole = _run(model, [copies if len(copies) > 1 else copies[0]], dtype)
+        whole = run_on_cpu(model, [copies if len(copies) > 1 else copies[0]], dtype)
         pairs = zip(tree_leaves(whole), tree_leaves(rebuilt(inputs)), strict=False)
         if any(differ(one, other) for one, other in pairs):
             reason = "what was written computes something else; a hook may change outputs, or a `forward` of its own"
@@ -114,7 +119,7 @@ def _random_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator, dtype=x.dtype) if x.is_floating_point() else x
 
 
-def _run(module: nn.Module, inputs: list[Any], dtype: torch.dtype) -> Any:
+def run_on_cpu(module: nn.Module, inputs: list[Any], dtype: torch.dtype) -> Any:
     """Calls a module on a CPU and in another type, wherever its tensors are, without moving them."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     own = {key: x.to("cpu", dtype) if x.is_floating_point() else x.cpu() for key, x in tensors.items()}

@@ -1,60 +1,91 @@
 """torchvision's and timm's VGG16 and VGG19 as this package's, with the same numbers."""
 
-from typing import Any
+import copy
 
 import torch
 from torch import nn
 
-from .describing import unwrapped
+from .describing import Description, unwrapped
 from .loading import build
-from .saving import at_inference
-from .vgg16 import VGG16
-from .vgg19 import VGG19
+from .model import Model
+from .saving import at_inference, run_on_cpu
 
 
 @torch.no_grad()
-def from_torchvision(model: nn.Module, include_top: bool = True) -> VGG16 | VGG19:
+def from_torchvision(model: nn.Module, include_top: bool = True) -> Model:
     """Returns a VGG16 or VGG19 with copies of the weights of torchvision's or timm's model, and with its outputs, logits.
+
+    With another `classifier` than torchvision's it is a `Model`, if that is made of layers that `save_model` takes.
 
     It takes the same images. For torchvision's and timm's own ImageNet weights these are RGB in [0, 1], minus mean
     (0.485, 0.456, 0.406), divided by std (0.229, 0.224, 0.225), not those of `preprocess_input`. With the top they are 224×224:
-    Keras's VGG doesn't resize its maps. The outputs of both models for a random image are compared.
+    Keras's VGG doesn't resize its maps. The outputs of both models for random images are compared.
 
     Args:
-        model: torchvision's or timm's `vgg16` or `vgg19`, for any number of classes.
+        model: torchvision's or timm's `vgg16` or `vgg19`, for any number of classes, or torchvision's with a head of your own.
         include_top: take the three dense layers too. False takes only `model.features`, whatever the head is.
 
     Returns:
         The model, in `eval()`, in float32, on the device of `model`.
 
     Raises:
-        ValueError: it is another model, or has another head, or the outputs differ.
+        ValueError: it is another model, or has a head that can't be expressed in Keras's layers, or the outputs differ.
     """
     from .convert.check import relative_error
     from .convert.network.from_tensors import network_of_torch_file, vgg_tensors
+    from .convert.network.naming_schemes import recognise
     from .convert.read.torch_file import TorchFile
 
     model = unwrapped(model)
     features = getattr(model, "features", None)
     if not isinstance(features, nn.Module):
         raise ValueError(
-            f"expected torchvision's or timm's VGG16 or VGG19. Received: {type(model).__name__}, which has no features"
+            f"expected torchvision's or timm's VGG16 or VGG19. Received: {type(model).__name__}, which has no features; a file of its "
+            "state_dict is for VGG16(weights=path)"
         )
-    tensors = vgg_tensors(
-        {key: tensor.clone() for key, tensor in model.state_dict().items()}, base_only=not include_top
-    )
-    architecture = network_of_torch_file(TorchFile(tensors, {}), None, base_only=not include_top).architecture()
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    head = (
+        getattr(model, "classifier", None) if include_top and recognise(state).head else None
+    )  # if it isn't the usual one
+    base_only = head is not None or not include_top
+    tensors = vgg_tensors(state, base_only)
+    file = TorchFile(tensors, {})
+    architecture = network_of_torch_file(file, None if head is None else (224, 224), base_only).architecture()
     has_top = "predictions.weight" in tensors
     if has_top:
         architecture["layers"][-1]["config"]["activation"] = "linear"
-    own: Any = build(architecture, tensors)
-    kernel, size = tensors["block1_conv1.weight"], 224 if has_top else 64
-    x = torch.randn(1, kernel.shape[1], size, size, generator=torch.Generator().manual_seed(0))
-    with at_inference(model):
-        expected = (model if has_top else features)(x.to(kernel))
-    error = relative_error(own(x.to(kernel.device)), expected)
-    if not error <= max(torch.finfo(dtype).eps for dtype in (kernel.dtype, torch.float32)) ** 0.5:
-        raise ValueError(
-            f"{type(model).__name__}: it has a VGG's tensors and computes something else (relative error {error:.1e})"
-        )
+    own = build(architecture, tensors)
+    if head is not None:
+        own, has_top = _with_head(own, getattr(model, "avgpool", nn.Identity()), head), True
+    own.preprocessing_is_unknown = True
+    size = 224 if has_top else 64
+    x = torch.randn(1, own.input_shape[1], size, size, generator=torch.Generator().manual_seed(0))
+    for scale in (
+        1,
+        1e6,
+    ):  # weights that were never trained make next to nothing of small numbers, a sigmoid 1 of large ones
+        with at_inference(model):
+            expected, received = (
+                run_on_cpu(each, [scale * x], torch.float32) for each in (model if has_top else features, own)
+            )
+        error = relative_error(received, expected)
+        if not error <= torch.finfo(torch.float32).eps ** 0.5:
+            raise ValueError(
+                f"{type(model).__name__}: it has a VGG's tensors and computes something else (relative error {error:.1e})"
+            )
     return own
+
+
+def _with_head(base: Model, pool: nn.Module, head: nn.Module) -> Model:
+    """Returns a base for 224×224 images with a head on it. torchvision's own pooling leaves the 7×7 maps as they are."""
+    from .convert.network.from_tensors import network_of_tensors
+
+    if getattr(pool, "output_size", 7) in (7, (7, 7)):
+        pool = nn.Identity()
+    try:
+        described = Description(nn.Sequential(base, pool, nn.Flatten(), copy.deepcopy(head)))
+        network = network_of_tensors(described.graph, described.tensors)
+    except ValueError as error:
+        reason = str(error).removeprefix("save_model: ")
+        raise ValueError(f"{reason}; include_top=False leaves the head out") from None
+    return build(network.architecture(), described.tensors)

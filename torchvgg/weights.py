@@ -66,10 +66,12 @@ def read_model(
     file = read_torch_file(path)
     if file.architecture is None:
         return file.tensors, None
-    if preprocessing := preprocessing_of(file):
+    preprocessing = preprocessing_of(file)
+    if preprocessing:
         warnings.warn(f"{path}: {preprocessing}", stacklevel=3)
     with naming_file(path):
-        return file.tensors, network_of_torch_file(file, None, base_only=False).architecture()
+        architecture = network_of_torch_file(file, None, base_only=False).architecture()
+    return file.tensors, architecture | {"preprocessing_is_unknown": bool(preprocessing)}
 
 
 def _tensors(source: Source) -> dict[str, Tensor]:
@@ -154,6 +156,7 @@ def load_weights(model: Model, network: str, weights: str | os.PathLike[str], ad
                 raise not_a_vgg(tensors)
             if preprocessing := preprocessing_of(file):
                 warnings.warn(f"{path}: {preprocessing}", stacklevel=4)  # of the line that calls VGG16
+                model.preprocessing_is_unknown = True
     if not include_top:
         tensors = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] not in TOP}
     with naming_file(path):

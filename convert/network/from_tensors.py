@@ -76,10 +76,11 @@ def vgg_tensors(tensors: Mapping[str, Tensor], base_only: bool) -> dict[str, Ten
     """
     found = recognise(tensors)
     if found.head and not base_only:
-        shown = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in list(found.head.items())[:4])
+        kernels = [f"{key} {tuple(tensor.shape)}" for key, tensor in found.head.items() if not key.endswith(".bias")]
         raise ValueError(
-            f"a VGG of torchvision's or timm's with another head than their three dense layers ({shown}), and how its layers "
-            "are connected isn't in a file of tensors; include_top=False, or --base-only, leaves it out"
+            f"a VGG of torchvision's or timm's with another head than their three dense layers ({', '.join(kernels[:8])}), and "
+            "how its layers are connected isn't in a file of tensors; from_torchvision takes the model itself, and "
+            "include_top=False, or --base-only, leaves the head out"
         )
     return found.tensors
 

@@ -111,8 +111,16 @@ def _write_numbers(network: Network, forms: Mapping[str, Tensor], stream: IO[byt
             stream.write(memory[: part.nbytes].numpy().data)
 
 
-def metadata(network: Network, source: Source | None, naming_scheme: str = "torchvgg") -> dict[str, str]:
-    """Returns the metadata of a `.safetensors`: where its tensors come from, and what `load_model` builds the model of."""
+def metadata(
+    network: Network,
+    source: Source | None,
+    naming_scheme: str = "torchvgg",
+    preprocessing_is_unknown: bool = False,
+) -> dict[str, str]:
+    """Returns the metadata of a `.safetensors`: where its tensors come from, and what `load_model` builds the model of.
+
+    Of weights that may be torchvision's or timm's it isn't known which preprocessing they want; a source says so itself.
+    """
     found = {"format": "pt", "torchvgg_version": installed_version()}
     if source:
         found |= {
@@ -122,7 +130,7 @@ def metadata(network: Network, source: Source | None, naming_scheme: str = "torc
         }
     if source and source.published_md5:
         found["source_md5"] = source.published_md5
-    if source and source.warning:
+    if preprocessing_is_unknown or (source and source.warning):
         found["preprocessing"] = "unknown"
     if naming_scheme == "torchvgg":
         return found | {"architecture": json.dumps(network.architecture())}

@@ -333,7 +333,9 @@ def test_errors_are_one_line(
 def test_what_is_none_of_torchvggs_models_is_refused(kind: str, folder: Path, tmp_path: Path) -> None:
     model: Any = VGG16(weights=None, include_top=False)
     model = torch.nn.Sequential(model) if kind == "Sequential" else optimize_for_inference(model)
-    message = f"expected a model from VGG16, VGG19 or load_model, before `optimize_for_inference`;.* Received: {kind}"
+    message = f"expected a model from VGG16, VGG19 or load_model, .* before `optimize_for_inference`. Received: {kind}"
+    with pytest.raises(ValueError, match=message):
+        optimize_for_inference(model)
     for call in (evaluate, evaluate_each, partial(extract_features, output=tmp_path / "f.npz")):
         with pytest.raises(ValueError, match=message):
             call(model, str(folder))

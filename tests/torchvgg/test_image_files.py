@@ -413,6 +413,10 @@ def test_what_else_is_refused(folder: Path) -> None:
         load_image(folder / "missing.jpg")
     with pytest.raises(IsADirectoryError):
         load_image(folder)
+    with pytest.raises(
+        ValueError, match=r"path: expected .* Received: Image; .* preprocess_input\(np.array\(image\), "
+    ):
+        load_image(Image.new("RGB", (8, 8)))
     with pytest.raises(ValueError, match=r"color_mode: expected one of grayscale, rgb, rgba. Received: 'bgr'"):
         load_image(folder / "colour.jpg", color_mode="bgr")
     with pytest.raises(ValueError, match=r"interpolation: expected one of nearest, .* Received: 'area'"):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from torchvgg import decode_predictions, optimize_for_inference, preprocess_input
 from torchvgg.imagenet import labels
@@ -54,7 +55,9 @@ def test_preprocess_input_is_keras(dtype: str, shape: tuple[int, ...], data_form
         (torch.zeros(1, 3, 8, 8), "channels_last", r"Received shape: \(1, 3, 8, 8\).*data_format='channels_first'"),
         (torch.zeros(8, 8), "channels_first", r"3-D or 4-D. Received shape: \(8, 8\)"),
         (torch.zeros(3, 8, 8), "channels_lost", "Received: 'channels_lost'"),
+        (np.zeros((224, 224, 4)), "channels_last", r"Received shape: \(224, 224, 4\)$"),
         ([[[0.0]]], "channels_first", "Received: list"),
+        (Image.new("RGB", (8, 8)), "channels_first", r"Received: Image; .* np.array\(image\), .*channels_last"),
     ],
 )
 def test_preprocess_input_refuses(x: Any, data_format: str, message: str) -> None:

@@ -99,6 +99,8 @@ def test_a_grey_photograph() -> None:
         ({"most": 0}, "expected at least one map"),
         ({"cmap": "virdis"}, "cmap: matplotlib has no colour map called 'virdis'; did you mean viridis"),
         ({"cmap": "-"}, "cmap: .* see matplotlib.colormaps"),
+        ({"maps": {"block1_conv1": torch.zeros(3, 4, 4)}}, "maps: expected a tensor or an array. Received: dict"),
+        ({"image": "cat.jpg"}, r"image: expected .* Received shape: \(\), of a str"),
         ({"image": np.zeros((5, 6, 7))}, r"image: expected \(H, W, 3\) or \(3, H, W\). Received shape: \(5, 6, 7\)"),
         ({"image": torch.zeros(2, 3, 4, 4)}, "image: expected"),
         ({"image": PHOTO - 120.0}, r"RGB in \[0, 255\]. .* pass the photograph, not what preprocess_input returns"),

@@ -95,6 +95,14 @@ def test_a_single_sigmoid_output_is_the_probability_of_class_1(
     zero, one = (grad_cam(model, x, torch.tensor([number])) for number in (0, 1))
     assert not (zero * one).any()  # what speaks for one speaks against the other
     assert torch.equal(grad_cam(model, x), one if expected > 0.5 else zero)
+    for number, cam in enumerate((zero, one)):
+        assert (
+            main(
+                ["show", str(cat), "--weights", str(path), "--cam", str(number), "-o", str(tmp_path / f"{number}.png")]
+            )
+            == 0
+        )
+        assert ("nothing in it speaks for" in capsys.readouterr().err) == (not cam.any())
 
 
 @pytest.mark.parametrize(

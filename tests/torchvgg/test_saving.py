@@ -377,6 +377,7 @@ def test_random_numbers_warn_of_nothing(narrow: Model, tmp_path: Path) -> None:
             "a.safetensors",
             "what dense made",
         ),
+        (lambda own: own.state_dict(), "a.safetensors", "save_model: expected a module. Received: OrderedDict"),
         (lambda own: own, "a.pt", r"expected a name that ends in .safetensors. Received: .*a.pt"),
         (
             lambda own: hooked(own),

@@ -1,14 +1,15 @@
 """`from_torchvision`: models of torchvision's and timm's structure."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from torchvgg import VGG16, VGG19, from_torchvision
+from torchvgg import VGG16, VGG19, from_torchvision, load_model, save_model
 
-from ..helpers.torchvision_models import torchvision_features, torchvision_twin
+from ..helpers.torchvision_models import torchvision_classifier, torchvision_features, torchvision_twin
 
 
 @pytest.mark.parametrize(("network", "scheme", "channels"), [("vgg16", "torchvision", 3), ("vgg19", "timm", 1)])
@@ -51,9 +52,65 @@ def test_the_convolutions_alone() -> None:
         assert from_torchvision(Classified().to(dtype)).block1_conv1.weight.dtype == torch.float32
 
 
-def with_activation(activation: nn.Module) -> nn.Module:
+def deep_head() -> nn.Module:
+    """The last layer of torchvision's head replaced by several, as tutorials do."""
+    head = torchvision_classifier(4)
+    head[6] = nn.Sequential(nn.Linear(4096, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 4), nn.LogSoftmax(1))
+    return head
+
+
+class Fitted(Classified):
+    """torchvision's VGG with a head of one's own."""
+
+    def __init__(self, classifier: nn.Module, pool: nn.Module | None = None) -> None:
+        super().__init__(classifier)
+        self.avgpool = pool or nn.AdaptiveAvgPool2d((7, 7))
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+HEADS: dict[str, Any] = {
+    "several layers for the last": lambda: Fitted(deep_head()),
+    "a single layer": lambda: Fitted(nn.Linear(25088, 2)),
+    "the mean of the maps": lambda: Fitted(
+        nn.Sequential(nn.BatchNorm1d(512), nn.Linear(512, 2)), nn.AdaptiveAvgPool2d(1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_of_ones_own(name: str, tmp_path: Path) -> None:
+    """It is saved, loaded, and warned of: its images are torchvision's."""
+    other, x = HEADS[name](), torch.randn(1, 3, 224, 224)
+    own = from_torchvision(other)
+    save_model(nn.Sequential(own), path := tmp_path / "mine.safetensors")
+    with pytest.warns(UserWarning, match="own ImageNet weights, or fine-tuned from them"):
+        loaded = load_model(path)
+    save_model(loaded, again := tmp_path / "again.safetensors")
+    with pytest.warns(UserWarning, match="own ImageNet weights"):
+        load_model(again)
+    with torch.no_grad():
+        expected = other.eval()(x)
+        for model in (own, loaded):
+            assert (model(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+        for parameter in other.parameters():  # they aren't shared
+            parameter.zero_()
+        assert torch.equal(own(x), loaded(x))
+
+
+def test_the_warning_goes_with_weights_that_were_loaded(tmp_path: Path) -> None:
+    torch.save(Classified().state_dict(), theirs := tmp_path / "theirs.pth")
+    with pytest.warns(UserWarning, match="own ImageNet weights"):
+        base = VGG16(weights=theirs, include_top=False, pooling="avg")
+    save_model(nn.Sequential(base, nn.Linear(512, 2)), path := tmp_path / "mine.safetensors")
+    with pytest.warns(UserWarning, match="own ImageNet weights"):
+        load_model(path)
+
+
+def with_layer(number: int, layer: nn.Module) -> nn.Module:
     model = Classified()
-    model.features[1] = activation
+    model.features[number] = layer
     return model
 
 
@@ -65,8 +122,19 @@ NO_VGGS: list[tuple[Any, str]] = [
     (lambda: VGG16(weights=None, include_top=False), "Received: VGG16, which has no features"),
     (lambda: nn.ModuleDict({"features": nn.Linear(3, 2)}), "expected the tensors of a VGG16 or VGG19"),
     (lambda: Classified(network="vgg16_bn"), "timm's vgg16_bn, and torchvgg has only"),
-    (lambda: Classified(nn.Linear(25088, 2)), r"another head .*classifier.weight \(2, 25088\).*include_top=False"),
-    (lambda: with_activation(nn.SiLU()), "Classified: it has a VGG's tensors and computes something else"),
+    (
+        lambda: Fitted(nn.Sequential(nn.Linear(25088, 2), nn.PReLU())),
+        r"^3.1 .PReLU.: Keras's counterpart of it isn't known.*; include_top=False leaves the head out",
+    ),
+    (
+        lambda: nn.ModuleDict({"features": torchvision_features("vgg16"), "head": deep_head()}),
+        r"another head .*\(head.0.weight \(4096, 25088\), head.3.weight \(4096, 4096\), head.6.0.weight \(8, 4096\), head.6.3.*include_top=False",
+    ),
+    (lambda: Classified().state_dict(), r"Received: OrderedDict, .*VGG16\(weights=path\)"),
+    *(
+        (lambda change=change: with_layer(*change), "Classified: it has a VGG's tensors and computes something else")
+        for change in ((1, nn.SiLU()), (29, nn.LeakyReLU()), (30, nn.AvgPool2d(2)))
+    ),
 ]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..layers.reshaping import in_keras_order, order_after
 from ..layers.shared import check_like_weights
-from ..model import Inputs, Model, Node, flattened, mapped
+from ..model import Inputs, Model, Node, check_is_model, flattened, mapped
 from .fast_layers import Engine, Features, Memory, optimize_layer, tensor_of
 from .native import MissingError, kernels
 from .winograd import Operators
@@ -47,8 +47,10 @@ def optimize_for_inference(model: Model, native: bool | None = None) -> Optimize
         The copy, with the model's `extract`, `summary` and shapes, in `eval()`. It takes up to 1.5 times the model's memory.
 
     Raises:
+        ValueError: `model` is none of these. In an `nn.Sequential` the VGG alone is optimized, and put in its place.
         RuntimeError: `native=True`, and the kernels can't be built or can't compute this model.
     """
+    check_is_model(model)
     kinds = {(parameter.dtype, parameter.device.type) for parameter in model.parameters()}
     fast = {(dtype, "cpu") for dtype in (torch.float32, torch.bfloat16, torch.float16)}
     if len(kinds) > 1 or not kinds <= fast:
