@@ -297,7 +297,7 @@ def test_extract_of_an_unknown_layer_lists_the_names() -> None:
 
 def test_swapped_arguments_are_told_in_a_line() -> None:
     with pytest.raises(ValueError, match=r"^expected a dense torch.Tensor. Received: str$"):
-        meta(include_top=False).extract(["block1_conv1"], torch.zeros(1, 3, 32, 32))  # type: ignore[arg-type]
+        meta(include_top=False).extract(["block1_conv1"], torch.zeros(1, 3, 32, 32))
 
 
 def test_modules_offer_what_keras_modules_offer() -> None:
