@@ -109,7 +109,7 @@ def test_the_warning_goes_with_weights_that_were_loaded(tmp_path: Path) -> None:
 
 
 def with_layer(number: int, layer: nn.Module) -> nn.Module:
-    model = Classified()
+    model = Fitted(torchvision_classifier(2))
     model.features[number] = layer
     return model
 
@@ -132,8 +132,8 @@ NO_VGGS: list[tuple[Any, str]] = [
     ),
     (lambda: Classified().state_dict(), r"Received: OrderedDict, .*VGG16\(weights=path\)"),
     *(
-        (lambda change=change: with_layer(*change), "Classified: it has a VGG's tensors and computes something else")
-        for change in ((1, nn.SiLU()), (29, nn.LeakyReLU()), (30, nn.AvgPool2d(2)))
+        (lambda change=change: with_layer(*change), "Fitted: it has a VGG's tensors and computes something else")
+        for change in ((29, nn.SiLU()), (29, nn.LeakyReLU()), (30, nn.AvgPool2d(2)))
     ),
 ]
 
