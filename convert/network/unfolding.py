@@ -18,6 +18,7 @@ from .graph import INPUT, Described, Graph
 from .keras_hub import HUB_MODELS
 from .kernel_parts import quantization
 from .kinds import KINDS
+from .kinds.kind import is_before_3
 from .kinds.regularization import Regularization
 from .operations import as_layer, is_operation, merge_of_keras_1, named_function
 from .tensorflow_nodes import as_function
@@ -33,15 +34,8 @@ AUGMENTATION = {
 }
 
 CHANGED_BY_MASKS = ("Multiply", "Maximum", "Minimum")  # in Keras 3
-ROUNDING = (
-    "Resizing",
-    "UpSampling2D",
-    "Add",
-    "Subtract",
-    "Multiply",
-    "Average",
-    "AveragePooling2D",
-)  # of whole numbers
+# Of whole numbers.
+ROUNDING = ("Resizing", "UpSampling2D", "Add", "Subtract", "Multiply", "Average", "AveragePooling2D")
 MOVING = (  # whole numbers stay whole, and masks masks
     *("GetItem", "Reshape", "Permute", "Concatenate", "Stack", "Flatten", "RepeatVector", "Cropping1D", "Cropping2D"),
     *("ZeroPadding1D", "ZeroPadding2D", "CenterCrop", "MergeTime", "MaxPooling2D", "Maximum", "Minimum"),
@@ -171,8 +165,8 @@ class _Unfolding(Calls):
                 return [self.add(custom, self._with_mask(custom, tensors, inputs))]
         if entry.class_name in MODELS:
             values, masks = _without_mask(operands, inputs)
-            if masks and len(masks) != len(values) and not layer.problem:
-                layer = replace(layer, problem=f"called with {len(masks)} masks for {len(values)} inputs")
+            if masks and len(masks) != len(values):
+                layer = layer.with_problem(f"called with {len(masks)} masks for {len(values)} inputs")
             self.masks |= {value: mask for value, mask in zip(values, masks, strict=False) if mask is not None}
             return self.outputs_of(entry, _by_name(entry, tensors, inputs) or values, layer)
         if entry.class_name in AUGMENTATION and not layer.problem:
@@ -185,11 +179,11 @@ class _Unfolding(Calls):
         given = [o for o in constants if o.constant is not None and o.constant is not False]  # 0 is another number
         kind = KINDS.get(layer.class_name)
         is_recurrent = entry.class_name == "Bidirectional" or (kind and kind.heeds_mask)
-        if is_recurrent and sum(operand.keyword != "mask" for operand in tensors) > 1 and not layer.problem:
-            layer = replace(layer, problem="called with an initial state, which can't be converted")
-        elif given and not layer.problem:
+        if is_recurrent and sum(operand.keyword != "mask" for operand in tensors) > 1:
+            layer = layer.with_problem("called with an initial state, which can't be converted")
+        elif given:
             what = given[0].keyword or "an input"
-            layer = replace(layer, problem=f"called with a constant ({what}), which can't be converted")
+            layer = layer.with_problem(f"called with a constant ({what}), which can't be converted")
         if entry.class_name == "TimeDistributed" and entry.wrapped:
             return self._in_time(entry.wrapped, inputs, layer)
         if entry.class_name == "Bidirectional" and entry.wrapped:
@@ -198,17 +192,16 @@ class _Unfolding(Calls):
             class_name, config = merge_of_keras_1(entry.config)
             layer = replace(layer, class_name=class_name, config=config)
         others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
-        if others and layer.class_name in KINDS and not layer.problem:
-            layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
+        if others and layer.class_name in KINDS:
+            layer = layer.with_problem(f"called with the argument {', '.join(map(str, others))}")
         changed = {"Softmax"} if self.is_old else {"Softmax", *CHANGED_BY_MASKS}
-        if layer.class_name in changed and self._is_masked(tensors, inputs) and not layer.problem:
-            layer = replace(layer, problem="masked steps change what it computes, which can't be converted")
+        if layer.class_name in changed and self._is_masked(tensors, inputs):
+            layer = layer.with_problem("masked steps change what it computes, which can't be converted")
         values, _ = _without_mask(tensors, inputs)
         types = {self.types[value] for value in values if value in self.types}
         moves = layer.class_name in MOVING or isinstance(kind, Regularization)
         if not moves and ((kind and "bool" in types) or ("int" in types and layer.class_name in ROUNDING)):
-            problem = "whole numbers, which Keras computes with in another way, can't be converted"
-            layer = replace(layer, problem=layer.problem or problem)
+            layer = layer.with_problem("whole numbers, which Keras computes with in another way, can't be converted")
         value = self.add(layer, self._masked(layer, tensors, inputs))
         if types and moves:
             self.types[value] = types.pop()
@@ -219,19 +212,20 @@ class _Unfolding(Calls):
         found = as_layer(entry, operands, inputs, self._producer)
         class_name, config, inputs = found or (layer.class_name, layer.config, inputs)
         types = {self.types.get(value) for value in inputs} - {None}
-        problem = layer.problem
+        problem = ""
         if not found:
-            problem = problem or "an operation that can't be converted with such arguments"
+            problem = "an operation that can't be converted with such arguments"
         elif "Logical" in entry.class_name or "logical" in str(entry.config.get("function")):
-            problem = problem or ("" if types == {"bool"} else "of numbers that are no masks")
+            problem = "" if types == {"bool"} else "of numbers that are no masks"
         elif (
             types
             and class_name not in (*MOVING, "Cast", "NotEqual", "FullLike")
             and not (config.get("function") == "any" or "ivide" in entry.class_name)
         ):
-            problem = problem or "whole numbers, which Keras computes with in another way; cast them to float32 first"
+            problem = "whole numbers, which Keras computes with in another way; cast them to float32 first"
         name = "preprocess_input" if class_name == "PreprocessInput" else layer.name
-        value = self.add(replace(layer, class_name=class_name, name=name, config=config, problem=problem), inputs, True)
+        layer = replace(layer.with_problem(problem), class_name=class_name, name=name, config=config)
+        value = self.add(layer, inputs, True)
         if class_name in ("NotEqual", "FullLike") or config.get("function") == "any":
             self.types[value] = "bool"
         elif class_name == "Cast":
@@ -395,11 +389,6 @@ def _value(found: Mapping[tuple[str, int, int], Value], operand: Operand, model:
     if value is None:
         raise no_such_call(next(entry for entry in model.layers if entry.name == operand.layer), operand)
     return value
-
-
-def is_before_3(keras_version: str) -> bool:
-    """Tells whether Keras 1 or 2 wrote a file."""
-    return keras_version.split(".")[0] in ("1", "2")
 
 
 def described(entry: Entry, place: str, keras_version: str, outer: Described | None = None) -> Described:

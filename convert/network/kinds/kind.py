@@ -18,6 +18,11 @@ Arrays = list[Tensor]
 KINDS: dict[str, Kind] = {}
 
 
+def is_before_3(keras_version: str) -> bool:
+    """Tells whether Keras 1 or 2 wrote a file."""
+    return keras_version.split(".")[0] in ("1", "2")
+
+
 class Spec(NamedTuple):
     """An array that a layer has: its PyTorch name, its shape in Keras, its layout; statistics aren't trained."""
 
