@@ -13,6 +13,7 @@ from .architecture_json import Entry, Operand
 from .calls import Call, Value
 from .graph import Described
 from .kinds.preprocessing import MEAN_BGR
+from .kinds.validators import integer
 from .settings import plain_value
 
 TYPED = ("Cast", "OnesLike", "ZerosLike")
@@ -272,7 +273,7 @@ def _index(item: Any) -> Any:
 
 def _index_of_axes(axes: tuple[Any, ...], entry: Any) -> Layer | None:
     """Returns the index that has the entry at these axes, all counted from the first or all from the last."""
-    if not axes or not all(isinstance(axis, int) and not isinstance(axis, bool) and -4 <= axis <= 4 for axis in axes):
+    if not axes or not all(integer(axis) and -4 <= axis <= 4 for axis in axes):
         return None
     every = ("slice", None, None, None)
     if min(axes) >= 0:

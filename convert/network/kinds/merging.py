@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .kind import Arrays, Kind, Settings, Shape
-from .validators import REQUIRED, Setting, flag
+from .validators import REQUIRED, Setting, flag, integer
 
 MOST = 1000  # branches
 
@@ -96,7 +96,7 @@ class Divide(_Merge):
 
 def axis_of(value: Any) -> bool:
     """Accepts an axis as `read_settings` leaves it: counted from 1, the batch being 0, or -1 for the last."""
-    return isinstance(value, int) and not isinstance(value, bool) and (value == -1 or value > 0)
+    return integer(value) and (value == -1 or value > 0)
 
 
 class Concatenate(Kind):
@@ -143,7 +143,7 @@ class Stack(Kind):
 def _axes(value: Any) -> bool:
     """Accepts an axis for both inputs, or one for each."""
     both = value if isinstance(value, tuple) else (value,)
-    return len(both) in (1, 2) and all(isinstance(axis, int) and not isinstance(axis, bool) for axis in both)
+    return len(both) in (1, 2) and all(map(integer, both))
 
 
 class Dot(Kind):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .kind import Arrays, Kind, Settings, Shape
-from .validators import REQUIRED, Setting, flag, number, one_of
+from .validators import REQUIRED, Setting, flag, integer, number, one_of
 
 
 class _Operation(Kind):
@@ -106,7 +106,7 @@ class Reduce(_Operation):
 
 
 def _whole(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31)
+    return value is None or (integer(value) and abs(value) < 2**31)
 
 
 def _index(value: Any) -> bool:
