@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 OWN = {value for value in vars(layers).values() if isinstance(value, type)}
 MODELS = (Model, VGG16, VGG19)
 WRAPPERS = {
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "AveragedModel": "module",
+    **dict.fromkeys(("DataParallel", "DistributedDataParallel", "AveragedModel"), "module"),
     "OptimizedModule": "_orig_mod",
 }
 COPIES = {"OptimizedModel": "optimize_for_inference", "FullyConvolutional": "dense"}

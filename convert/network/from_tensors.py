@@ -86,9 +86,8 @@ def vgg_tensors(tensors: Mapping[str, Tensor], base_only: bool) -> dict[str, Ten
 
 def preprocessing_of(file: TorchFile) -> str:
     """Returns a sentence on the preprocessing of a file whose weights may be torchvision's or timm's own, else ""."""
-    is_unknown = (
-        file.metadata.get("preprocessing") == "unknown"
-    )  # so says `convert`, of weights that it had from such a file
+    # `convert` says so of weights that it had from such a file.
+    is_unknown = file.metadata.get("preprocessing") == "unknown"
     if file.architecture is None and "layout" not in file.metadata:
         is_unknown |= recognise(file.tensors).naming_scheme != "torchvgg"
     return OTHER_PREPROCESSING if is_unknown else ""
