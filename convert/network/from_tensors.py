@@ -16,10 +16,10 @@ from .architecture_json import counted, flattened, is_structure
 from .assemble import assemble
 from .from_keras_weights import check_between
 from .graph import Described, Graph, Node, chain
-from .kinds import KINDS, Spec
+from .kinds import KINDS, Shape, Spec
 from .kinds.validators import whole
 from .naming_schemes import recognise
-from .network import Layer, Network
+from .network import Layer, Network, channels_last
 from .unfolding import MOST_CALLS
 from .vgg_architecture import CONVOLUTION_NAME, NETWORKS, square_input, vgg_chain
 
@@ -133,7 +133,7 @@ def read_architecture(architecture: Mapping[str, Any]) -> Graph:
     """Reads what `Network.architecture` returned. Raises a ValueError if `convert` didn't write it."""
     match architecture:
         case {"name": str(name), "input_shape": [_, _, _] as shape, "layers": list(entries)}:
-            graph = chain(name, _channels_last(shape), [_read_layer(entry) for entry in counted(entries)])
+            graph = chain(name, _read_shape(shape), [_read_layer(entry) for entry in counted(entries)])
         case {
             "name": str(name),
             "inputs": dict(shapes),
@@ -141,7 +141,7 @@ def read_architecture(architecture: Mapping[str, Any]) -> Graph:
             "nodes": list(calls),
             "outputs": outputs,
         } if shapes:
-            inputs = {own: _channels_last(shape) for own, shape in shapes.items()}
+            inputs = {own: _read_shape(shape) for own, shape in shapes.items()}
             layers = [_read_layer(entry) for entry in counted(entries)]
             graph = Graph(
                 name,
@@ -164,10 +164,10 @@ def read_architecture(architecture: Mapping[str, Any]) -> Graph:
     return graph._replace(class_name=class_name)
 
 
-def _channels_last(shape: Any) -> tuple[int | None, ...]:
+def _read_shape(shape: Any) -> Shape:
     """Reads the shape of an input, as `channels_first` left it."""
     if isinstance(shape, list) and 1 <= len(shape) <= 4 and all(size is None or whole(size) for size in shape):
-        keras = (*shape[:-3], *shape[-2:], shape[-3]) if len(shape) >= 3 else tuple(shape)
+        keras = channels_last(shape)
         if len(shape) < 3 or keras[-1] is not None:
             return keras
     raise _not_ours(f"the shape of an input. Received: {shape!r:.100}")
