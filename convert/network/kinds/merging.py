@@ -1,7 +1,6 @@
 """Layers that join several branches into one."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -20,9 +19,7 @@ class _Merge(Kind):
     inputs = (1, MOST)
     ranks = (0, 1, 2, 3, 4)
     settings = {"is_operation": Setting(False, flag)}  # `x + y` doesn't join tensors of different ranks as Add does
-
-    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return True
+    keeps_mask = True
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
         ranks = {len(shape), *map(len, others)}
@@ -102,9 +99,7 @@ def axis_of(value: Any) -> bool:
 class Concatenate(Kind):
     settings = {"axis": Setting(-1, axis_of)}
     inputs = (1, MOST)
-
-    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return True
+    keeps_mask = True
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
         place = len(shape) - 1 if settings["axis"] == -1 else settings["axis"] - 1
