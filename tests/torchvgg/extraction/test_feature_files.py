@@ -304,3 +304,13 @@ def test_the_parts_are_this_users_alone(model: Any, photos: Path, tmp_path: Path
         _interrupted(model, photos, tmp_path / "f.npz", after=2)
     assert (tmp_path / "f.npz.parts").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "f.npz.parts" / "claim").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_is_followed(model: Any, photos: Path, tmp_path: Path) -> None:
+    """As by `cp`, and by the other commands."""
+    (folder := tmp_path / "elsewhere").mkdir()
+    (link := tmp_path / "link.npz").symlink_to(folder / "real.npz")
+    for _ in range(2):
+        assert extract_features(model, str(photos / "000.jpg"), link, force=True).bad == 0
+        assert link.is_symlink()
+        assert len(table(folder / "real.npz")[0]) == 1

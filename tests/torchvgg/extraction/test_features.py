@@ -334,13 +334,3 @@ def test_vectors_of_a_graph(layer: str, tmp_path: Path) -> None:
     two = load_model(tmp_path / "two.keras")
     with pytest.raises(ValueError, match=r"expected a model of images alone\. Received: one with inputs of"):
         features_of(two, "block1_conv1", None)
-
-
-def test_a_link_is_followed(model: Any, photos: Path, tmp_path: Path) -> None:
-    """As by `cp`, and by the other commands."""
-    (folder := tmp_path / "elsewhere").mkdir()
-    (link := tmp_path / "link.npz").symlink_to(folder / "real.npz")
-    for _ in range(2):
-        assert extract_features(model, str(photos / "000.jpg"), link, force=True).bad == 0
-        assert link.is_symlink()
-        assert len(table(folder / "real.npz")[0]) == 1
