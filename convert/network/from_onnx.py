@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layout import CONV2D_KERNEL, DENSE_KERNEL, UNCHANGED, Layout, flattened, flattened_dense_kernel
+from ..layout import CONV2D_KERNEL, UNCHANGED, Layout
 from ..read.onnx_file import OnnxFile, OnnxNode
 from .assemble import assemble
 from .from_tensors import TorchArray
 from .graph import Described, chain, chained, uniquely_named
-from .kinds import KINDS, Shape
+from .kinds import KINDS, Features, Shape
 from .network import Network
 from .settings import read_settings
 from .vgg_architecture import vgg_chain
@@ -372,10 +372,10 @@ class _Reader:
         is_dense = is_plain and is_last and kernel.dim() == 2
         _need(is_dense, "only a dense layer's product can be converted, features by a matrix")
         weight = kernel if get("transB") else kernel.t()
-        layout = flattened_dense_kernel(*self.moved) if self.moved else DENSE_KERNEL
         came, taken = self.shape[-1], weight.shape[1]
         _need(came == taken, f"{came} features come, and the matrix takes {taken}")
-        self._add("Dense", node, {"units": len(weight), "use_bias": False}, (node.inputs[1], weight, layout))
+        array = (node.inputs[1], weight, Features(self.shape, self.moved).dense_kernel)
+        self._add("Dense", node, {"units": len(weight), "use_bias": False}, array)
         self.moved = None
         if len(node.inputs) > 2 and node.inputs[2]:
             self._add_bias(node.inputs[2], self._per_channel(self._constant(node, 2)))
@@ -413,7 +413,7 @@ class _Reader:
         tensor = self._per_channel(tensor)
         if last and not is_scale and last.lacks_bias:
             return self._add_bias(name, tensor)
-        array = (name, tensor, flattened(*self.moved) if self.moved else UNCHANGED)
+        array = (name, tensor, Features(self.shape, self.moved).per_channel)
         if last and not is_scale and last.class_name == "BatchNormalization" and not last.config.get("center", True):
             last.config["center"] = True
             last.arrays.insert(1, TorchArray(*array))
@@ -425,7 +425,7 @@ class _Reader:
     def _normalization(self, node: OnnxNode) -> None:
         is_each = self.order != "NHWC" and not node.attributes.get("training_mode")
         _need(is_each, "only a normalization of each channel, with the statistics in the file, can be converted")
-        layout = flattened(*self.moved) if self.moved else UNCHANGED
+        layout = Features(self.shape, self.moved).per_channel
         arrays = [(node.inputs[place], self._constant(node, place), layout) for place in (1, 2, 3, 4)]
         self._add("BatchNormalization", node, {"epsilon": node.attributes.get("epsilon", 1e-5)}, *arrays)
 
