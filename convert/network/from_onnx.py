@@ -198,8 +198,9 @@ class _Reader:
         if name in self.computed:
             return self.computed[name]
         tensor = self.tensors.get(name)
-        is_few = tensor is not None and tensor.numel() <= LONGEST and not tensor.is_floating_point()
-        return tensor.flatten().tolist() if is_few and tensor is not None else None
+        if tensor is None or tensor.numel() > LONGEST or tensor.is_floating_point():
+            return None
+        return tensor.flatten().tolist()
 
     def _axes(self, node: OnnxNode) -> str:
         """Returns the axes that a node names, in an attribute, or an input of later versions, sorted, "HW" for an image's."""
@@ -359,8 +360,9 @@ class _Reader:
             return self._drop_pixels()
         if self.order == "NCHW":
             height, width, _ = self.shape
-            _need(height and width, "the size of the images isn't in the file")
-            self.moved = (height or 1, width or 1)
+            if not height or not width:
+                raise ValueError("the size of the images isn't in the file")
+            self.moved = (height, width)
         self._add("Flatten", node, {})
         self.order = "NC"
 
