@@ -153,13 +153,12 @@ class GetItem(_Operation):
 
 def whole_index(index: tuple[Any, ...], rank: int) -> list[Any]:
     """Writes an index out for all axes: "every" for an axis that it leaves as it is."""
-    every = [None if item is None else item for item in index]
     given = sum(item is not None and item != "..." for item in index)
     if given > rank:
         raise ValueError(f"an index of {given} axes, of {rank}")
     missing = ["every"] * (rank - given)
-    place = every.index("...") if "..." in every else len(every)
-    items = [*every[:place], *missing, *every[place + 1 :]]
+    place = index.index("...") if "..." in index else len(index)
+    items = [*index[:place], *missing, *index[place + 1 :]]
     return ["every" if item == ("slice", None, None, None) else item for item in items]
 
 
