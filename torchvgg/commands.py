@@ -171,9 +171,8 @@ def show(options: argparse.Namespace) -> None:
         return
     pipeline = pipeline_for(model, **_choices(options))
     x, is_whole = pipeline.load(options.image), not (pipeline.crop or pipeline.keep_aspect_ratio)
-    drawn = pipeline._replace(
-        color_mode="rgb", resize=None if is_whole else pipeline.resize
-    )  # what the model sees, but sharp
+    # What the model sees, but sharp.
+    drawn = pipeline._replace(color_mode="rgb", resize=None if is_whole else pipeline.resize)
     image = drawn.read(options.image)
     layer = options.layer or last_convolution(model, before=0 if options.cam is None else HEAD)
     if options.cam is None:
@@ -211,12 +210,8 @@ def _draw_scores(model: Model, options: argparse.Namespace, title: str) -> None:
         label = "score, from the least to the largest"
         places = (places - places.min()) / (places.max() - places.min()).clamp_min(torch.finfo(places.dtype).tiny)
     rows, columns = twin.window
-    borders = (
-        (columns - 1) // 2,
-        columns // 2,
-        (rows - 1) // 2,
-        rows // 2,
-    )  # a window around these would leave the image
+    # A window around these would leave the image.
+    borders = ((columns - 1) // 2, columns // 2, (rows - 1) // 2, rows // 2)
     places = F.pad(places[None], borders, mode="replicate")[0]
     save_picture(plot_cam(places, image, title, options.cmap or "turbo", label), options.output, options.dpi)
 

@@ -5,7 +5,6 @@ torchvgg's own layers are described by what they were made with, PyTorch's by th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -24,9 +23,7 @@ if TYPE_CHECKING:
 OWN = {value for value in vars(layers).values() if isinstance(value, type)}
 MODELS = (Model, VGG16, VGG19)
 WRAPPERS = {
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "AveragedModel": "module",
+    **dict.fromkeys(("DataParallel", "DistributedDataParallel", "AveragedModel"), "module"),
     "OptimizedModule": "_orig_mod",
 }
 COPIES = {"OptimizedModel": "optimize_for_inference", "FullyConvolutional": "dense"}
@@ -76,6 +73,7 @@ class Description:
 
     def __init__(self, model: nn.Module) -> None:
         from .convert.network.calls import Calls
+        from .convert.network.network import channels_last
 
         for own, module in model.named_modules():
             if type(module).__name__ in COPIES:
@@ -93,7 +91,7 @@ class Description:
             shapes, name, class_name = {INPUT: input_shape_of(model)}, "sequential", "Sequential"
             outputs = self._call(model, [INPUT], Place())
         self.inputs = list(shapes)
-        of_keras = {own: (None, *_channels_last(shape[1:])) for own, shape in shapes.items()}
+        of_keras = {own: (None, *channels_last(shape[1:])) for own, shape in shapes.items()}
         self.graph = self._calls.graph(name, of_keras, outputs)._replace(class_name=class_name)
         self.tensors = {
             f"{layer.name}.{key}": tensor.detach()
@@ -316,8 +314,3 @@ def refused(name: str, module: nn.Module, reason: str, advice: str = "") -> Valu
     title = f"{name} ({type(module).__name__})" if name else type(module).__name__
     advice = advice or "put another layer in its place, or keep the weights with torch.save(model.state_dict(), …)"
     return ValueError(f"save_model: {title}: {reason}; {advice}")
-
-
-def _channels_last(shape: Iterable[Any]) -> tuple[Any, ...]:
-    sizes = tuple(shape)
-    return (*sizes[:-3], *sizes[-2:], sizes[-3]) if len(sizes) >= 3 else sizes

@@ -305,11 +305,8 @@ def report(result: Evaluation, classes: int = 20, confusions: int = 10) -> Itera
         yield "taken for another, most often:"
         for true, predicted, count in result.confusions[:confusions]:
             yield f"  {count:6,}  {name(true)} → {name(predicted)}"
-    yield (
-        f"top-1 {result.top1:.2%}"
-        + (f", top-5 {result.top5:.2%}" if len(result.classes) > 5 else "")
-        + f", loss {result.loss:.4f}"
-    )
+    top5 = f", top-5 {result.top5:.2%}" if len(result.classes) > 5 else ""
+    yield f"top-1 {result.top1:.2%}{top5}, loss {result.loss:.4f}"
     speed = result.images / result.seconds
     yield f"{result.images:,} images, {result.bad:,} of them bad, in {result.seconds:.1f} s, {speed:.1f} images/s"
 
@@ -331,13 +328,16 @@ def table(results: Sequence[Evaluation]) -> Iterable[str]:
 
 def as_json(result: Evaluation) -> dict[str, Any]:
     """Returns an evaluation as JSON has it: null for a share of no images."""
-    known = result._asdict()
-    known["classes"] = [row._asdict() | {"accuracy": row.accuracy} for row in result.classes]
-    for name in ("classes", "confusions", "errors"):
-        known[name] = [row if isinstance(row, dict) else row._asdict() for row in known[name]]
-    known["images_per_second"] = result.images / result.seconds
-    known["pipeline"] = result.pipeline._asdict()
-    return _without_nan(known)
+    return _without_nan(
+        result._asdict()
+        | {
+            "classes": [row._asdict() | {"accuracy": row.accuracy} for row in result.classes],
+            "confusions": [row._asdict() for row in result.confusions],
+            "errors": [row._asdict() for row in result.errors],
+            "pipeline": result.pipeline._asdict(),
+            "images_per_second": result.images / result.seconds,
+        }
+    )
 
 
 def _without_nan(value: Any) -> Any:

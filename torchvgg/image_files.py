@@ -56,9 +56,8 @@ class Pipeline(NamedTuple):
         """Returns the options of the command line that make this pipeline."""
         parts = [f"--preprocess {self.preprocessing}"]
         for name, size in (("resize", self.resize), ("crop", self.crop)):
-            parts += (
-                [f"--{name} {','.join(map(str, size)) if isinstance(size, tuple | list) else size}"] if size else []
-            )
+            if size:
+                parts.append(f"--{name} {','.join(map(str, size)) if isinstance(size, tuple | list) else size}")
         parts.append(f"--interpolation {self.interpolation}")
         parts += [f"--{name.replace('_', '-')}" for name in ("keep_aspect_ratio", "exif") if getattr(self, name)]
         return " ".join(parts)
@@ -135,11 +134,10 @@ def read_pixels(
             image = open_image(stream)
             if exif:
                 image = ImageOps.exif_transpose(image)
+            loss = None
             if image.mode not in modes:
                 loss = _loss_in_8_bits(image)
                 image = image.convert(modes[0])
-            else:
-                loss = None
             if size is not None:
                 image = _resized(image, size, Image.Resampling[interpolation.upper()], keep_aspect_ratio)
             pixels = np.array(image)
@@ -380,9 +378,11 @@ def preprocess(x: Tensor, how: str) -> Tensor:
         return (x / 255 - mean) / deviation
     if how == "vgg" and x.shape[1] == 1:
         return x - sum(MEAN_BGR) / len(MEAN_BGR)  # as `VGG16(adapt_input=True)` wants it
-    return (
-        preprocess_input(x) if how == "vgg" else x / 255 if how == "unit" else x / 127.5 - 1 if how == "signed" else x
-    )
+    if how == "vgg":
+        return preprocess_input(x)
+    if how == "unit":
+        return x / 255
+    return x / 127.5 - 1 if how == "signed" else x
 
 
 def check_preprocessing(how: str) -> str:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .pytorch_layers import tensors_of
+
 if TYPE_CHECKING:
     from .convert.network.network import Layer, Weight
 
@@ -116,7 +118,7 @@ def _pairs(module: nn.Module, layers: list[Layer]) -> list[tuple[str, nn.Module,
 def _targets(name: str, own: nn.Module, layer: Layer) -> list[tuple[str, Tensor, Weight | None, float]]:
     """Lists a layer's tensors, each with the array that goes into it, or with the number of one that Keras has none for."""
     weights = {weight.name: weight for weight in layer.weights}
-    tensors = {key: tensor for key, tensor in own.state_dict(keep_vars=True).items() if key != "num_batches_tracked"}
+    tensors = tensors_of(own)
     if unknown := weights.keys() - tensors.keys():
         raise ValueError(f"{name} has no {', '.join(sorted(unknown))}, and {layer.name} in the file has")
     eps = getattr(own, "eps", None)

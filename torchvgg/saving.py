@@ -136,9 +136,8 @@ def at_inference(model: nn.Module) -> Iterator[None]:
         for module, _ in modes:
             module.training = False
         with torch.autocast("cpu", enabled=False), stance, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # random numbers aren't the pixels that a preprocess_input in the model expects
+            # Random numbers aren't the pixels that a preprocess_input in the model expects.
+            warnings.simplefilter("ignore")
             yield
     finally:
         for module, mode in modes:

@@ -40,14 +40,12 @@ def network_of_keras_model(
                 _check_theano(layer)
             if layer.specs:
                 group = layer.described.path[0] if keras_file.is_named else layer.described.place
-                if (
-                    group == "vgg_backbone" and group not in left
-                ):  # KerasHub doesn't write its name, which may have a number
+                # KerasHub doesn't write a backbone's name, which may have a number.
+                if group == "vgg_backbone" and group not in left:
                     group = next((name for name in left if re.fullmatch(r"vgg_backbone_\d+", name)), group)
                 groups[group].append(layer)
-        is_unnamed = keras_file.keras_version.startswith(
-            "1"
-        )  # a Sequential in a Sequential is called by the file alone
+        # Of a Sequential in a Sequential only the file has the name.
+        is_unnamed = keras_file.keras_version.startswith("1")
         if (keras_file.by_order or is_unnamed) and keras_file.is_named:
             _rename(left, [entry.name for entry in model.layers if entry.name in groups])
         in_file = [name for name in left if name in groups]

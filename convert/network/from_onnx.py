@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layout import CONV2D_KERNEL, DENSE_KERNEL, UNCHANGED, Layout, flattened, flattened_dense_kernel
+from ..layout import CONV2D_KERNEL, UNCHANGED, Layout
 from ..read.onnx_file import OnnxFile, OnnxNode
 from .assemble import assemble
 from .from_tensors import TorchArray
 from .graph import Described, chain, chained, uniquely_named
-from .kinds import KINDS, Shape
+from .kinds import KINDS, Features, Shape
 from .network import Network
 from .settings import read_settings
 from .vgg_architecture import vgg_chain
@@ -27,14 +27,6 @@ from .vgg_base import base_of, convolutions_among
 
 LONGEST = 16  # numbers of a shape, and what is computed of it
 BATCH, UNKNOWN = "batch", "?"  # numbers of a shape that aren't in the file
-_ACTIVATIONS = {
-    "Relu": "relu",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Softplus": "softplus",
-    "Softsign": "softsign",
-    "Elu": "elu",
-}
 _TYPES: dict[str, Any] = {  # of the attributes that are read
     **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations", "perm", "axes"), list),
     **dict.fromkeys(("group", "axis", "keepdims", "ceil_mode", "storage_order", "count_include_pad"), int),
@@ -107,6 +99,14 @@ class _Layer:
     config: dict[str, Any]
     arrays: list[TorchArray] = field(default_factory=list)
 
+    @property
+    def lacks_activation(self) -> bool:
+        return self.class_name in ("Conv2D", "Dense") and "activation" not in self.config
+
+    @property
+    def lacks_bias(self) -> bool:
+        return self.lacks_activation and not self.config["use_bias"]
+
 
 class _Reader:
     """Makes layers of nodes, one after the other. A ValueError tells of a node that isn't understood, or doesn't go on from the last.
@@ -145,10 +145,8 @@ class _Reader:
         are_constant = all(not name or name in self.tensors or name in self.computed for name in others)
         try:
             for name, value in node.attributes.items():
-                _need(
-                    isinstance(value, _TYPES.get(name, object)),
-                    f"its attribute {name!r} is of another type than ONNX's",
-                )
+                is_right = isinstance(value, _TYPES.get(name, object))
+                _need(is_right, f"its attribute {name!r} is of another type than ONNX's")
             numbers = [value for value in node.attributes.values() if isinstance(value, Tensor | list | int | float)]
             if node.operator == "Constant" and numbers:  # its attribute is value, value_ints, value_int or value_float
                 self.tensors[node.outputs[0]] = torch.as_tensor(numbers[0])
@@ -200,17 +198,16 @@ class _Reader:
         if name in self.computed:
             return self.computed[name]
         tensor = self.tensors.get(name)
-        is_few = tensor is not None and tensor.numel() <= LONGEST and not tensor.is_floating_point()
-        return tensor.flatten().tolist() if is_few and tensor is not None else None
+        if tensor is None or tensor.numel() > LONGEST or tensor.is_floating_point():
+            return None
+        return tensor.flatten().tolist()
 
     def _axes(self, node: OnnxNode) -> str:
         """Returns the axes that a node names, in an attribute, or an input of later versions, sorted, "HW" for an image's."""
         axes = node.attributes.get("axes") or (self._numbers(node.inputs[1]) if len(node.inputs) > 1 else None) or []
         rank = len(self.order)
-        _need(
-            axes and all(isinstance(axis, int) and -rank <= axis < rank for axis in axes),
-            f"axes {axes} can't be converted",
-        )
+        are_axes = axes and all(isinstance(axis, int) and -rank <= axis < rank for axis in axes)
+        _need(are_axes, f"axes {axes} can't be converted")
         return "".join(sorted(self.order[axis] for axis in axes))
 
     def _add(
@@ -230,11 +227,13 @@ class _Reader:
             raise ValueError(f"{node.inputs[place]!r} is no tensor of numbers in the file")
         return tensor
 
+    @property
+    def _last(self) -> _Layer | None:
+        return self.layers[-1] if self.layers else None
+
     def _follow(self, node: OnnxNode) -> None:
         """Reads a node that goes on from the current tensor."""
         get = node.attributes.get
-        last = self.layers[-1] if self.layers else None
-        channels = self.order.index("C")
         match node.operator:
             case "Conv":
                 self._convolution(node)
@@ -260,25 +259,26 @@ class _Reader:
                 _need(order in ("NHWC", "NCHW"), f"perm={get('perm')} of {self.order} can't be converted")
                 self.order = order
             case "Softmax":
-                axis, is_new = get("axis", -1 if self.file.version > 12 else 1), self.file.version > 12
-                is_channels = axis in (channels, channels - len(self.order)) and (is_new or len(self.order) == 2)
+                channels, rank, is_new = self.order.index("C"), len(self.order), self.file.version > 12
+                axis = get("axis", -1 if is_new else 1)
+                is_channels = axis in (channels, channels - rank) and (is_new or rank == 2)
                 _need(is_channels, f"axis={axis} can't be converted, only the channels'")
-                self._activation(node, last, "softmax")
+                self._activation(node, "softmax")
             case "Elu" if get("alpha", 1.0) != 1:
                 self._add("ELU", node, {"alpha": get("alpha")})
             case "LeakyRelu":
                 self._add("LeakyReLU", node, {"negative_slope": get("alpha", 0.01)})
-            case name if name in _ACTIVATIONS:
-                self._activation(node, last, _ACTIVATIONS[name])
+            case "Relu" | "Sigmoid" | "Tanh" | "Softplus" | "Softsign" | "Elu":
+                self._activation(node, node.operator.lower())
             case "Identity" | "Dropout" | "Cast" if get("to", 1) in (1, 10, 11, 16):
                 pass
             case _:
                 raise ValueError("an operator that can't be converted")
 
-    def _activation(self, node: OnnxNode, last: _Layer | None, name: str) -> None:
+    def _activation(self, node: OnnxNode, name: str) -> None:
         """Joins an activation to the layer before, unless it has a scope of its own, or there is one already."""
-        is_bare = last and last.class_name in ("Conv2D", "Dense") and "activation" not in last.config
-        if last and is_bare and _scope(node.name) in ("", last.scope):
+        last = self._last
+        if last and last.lacks_activation and _scope(node.name) in ("", last.scope):
             last.config["activation"] = name
         else:
             self._add("Activation", node, {"activation": name})
@@ -346,10 +346,10 @@ class _Reader:
         self.order, self.shape = "NC", self.shape[2:]
 
     def _flatten(self, node: OnnxNode) -> None:
-        is_flatten = node.operator == "Flatten" and node.attributes.get("axis", 1) in (1, 1 - len(self.order))
-        wanted = (
-            (self._numbers(node.inputs[1]) or []) if node.operator == "Reshape" else [BATCH, -1] if is_flatten else []
-        )
+        if node.operator == "Reshape":
+            wanted = self._numbers(node.inputs[1]) or []
+        else:
+            wanted = [BATCH, -1] if node.attributes.get("axis", 1) in (1, 1 - len(self.order)) else []
         (total,) = KINDS["Flatten"].output({}, self.shape)
         is_each = len(wanted) == 2 and wanted[0] in (BATCH, self.batch or 0, 0) and wanted[1] in (total, -1, UNKNOWN)
         is_each |= wanted == [-1, total]
@@ -360,8 +360,9 @@ class _Reader:
             return self._drop_pixels()
         if self.order == "NCHW":
             height, width, _ = self.shape
-            _need(height and width, "the size of the images isn't in the file")
-            self.moved = (height or 1, width or 1)
+            if not height or not width:
+                raise ValueError("the size of the images isn't in the file")
+            self.moved = (height, width)
         self._add("Flatten", node, {})
         self.order = "NC"
 
@@ -370,16 +371,13 @@ class _Reader:
         get, kernel = node.attributes.get, self._constant(node, 1)
         is_plain = get("alpha", 1.0) == get("beta", 1.0) == 1 and not get("transA") and node.inputs[0] == self.current
         is_last = len(self.order) == 2 or (self.order == "NHWC" and node.operator == "MatMul")
-        _need(
-            is_plain and is_last and kernel.dim() == 2,
-            "only a dense layer's product can be converted, features by a matrix",
-        )
+        is_dense = is_plain and is_last and kernel.dim() == 2
+        _need(is_dense, "only a dense layer's product can be converted, features by a matrix")
         weight = kernel if get("transB") else kernel.t()
-        layout = flattened_dense_kernel(*self.moved) if self.moved else DENSE_KERNEL
-        _need(
-            weight.shape[1] == self.shape[-1], f"{self.shape[-1]} features come, and the matrix takes {weight.shape[1]}"
-        )
-        self._add("Dense", node, {"units": len(weight), "use_bias": False}, (node.inputs[1], weight, layout))
+        came, taken = self.shape[-1], weight.shape[1]
+        _need(came == taken, f"{came} features come, and the matrix takes {taken}")
+        array = (node.inputs[1], weight, Features(self.shape, self.moved).dense_kernel)
+        self._add("Dense", node, {"units": len(weight), "use_bias": False}, array)
         self.moved = None
         if len(node.inputs) > 2 and node.inputs[2]:
             self._add_bias(node.inputs[2], self._per_channel(self._constant(node, 2)))
@@ -406,8 +404,8 @@ class _Reader:
         if node.operator in ("Sub", "Div"):
             _need(place == 1, "a number minus or by the features can't be converted")
             tensor = -tensor if node.operator == "Sub" else 1 / tensor
-        name, last = node.inputs[place], self.layers[-1] if self.layers else None
-        if tensor.numel() == 1 and (last is None or not _lacks_bias(last) or is_scale or self.shape[-1] != 1):
+        name, last = node.inputs[place], self._last
+        if tensor.numel() == 1 and (last is None or not last.lacks_bias or is_scale or self.shape[-1] != 1):
             number = float(str(tensor.float().numpy().reshape(())))
             if last and not is_scale and last.class_name == "Rescaling" and "offset" not in last.config:
                 last.config["offset"] = number
@@ -415,9 +413,9 @@ class _Reader:
                 self._add("Rescaling", node, {"scale": number} if is_scale else {"scale": 1.0, "offset": number})
             return
         tensor = self._per_channel(tensor)
-        if last and not is_scale and _lacks_bias(last):
+        if last and not is_scale and last.lacks_bias:
             return self._add_bias(name, tensor)
-        array = (name, tensor, flattened(*self.moved) if self.moved else UNCHANGED)
+        array = (name, tensor, Features(self.shape, self.moved).per_channel)
         if last and not is_scale and last.class_name == "BatchNormalization" and not last.config.get("center", True):
             last.config["center"] = True
             last.arrays.insert(1, TorchArray(*array))
@@ -429,7 +427,7 @@ class _Reader:
     def _normalization(self, node: OnnxNode) -> None:
         is_each = self.order != "NHWC" and not node.attributes.get("training_mode")
         _need(is_each, "only a normalization of each channel, with the statistics in the file, can be converted")
-        layout = flattened(*self.moved) if self.moved else UNCHANGED
+        layout = Features(self.shape, self.moved).per_channel
         arrays = [(node.inputs[place], self._constant(node, place), layout) for place in (1, 2, 3, 4)]
         self._add("BatchNormalization", node, {"epsilon": node.attributes.get("epsilon", 1e-5)}, *arrays)
 
@@ -447,10 +445,6 @@ class _Reader:
 def _need(condition: Any, reason: str) -> None:
     if not condition:
         raise ValueError(reason)
-
-
-def _lacks_bias(layer: _Layer) -> bool:
-    return layer.class_name in ("Conv2D", "Dense") and not layer.config["use_bias"] and "activation" not in layer.config
 
 
 def _scope(name: str) -> str:

@@ -16,10 +16,10 @@ from .architecture_json import counted, flattened, is_structure
 from .assemble import assemble
 from .from_keras_weights import check_between
 from .graph import Described, Graph, Node, chain
-from .kinds import KINDS, Spec
+from .kinds import KINDS, Shape, Spec
 from .kinds.validators import whole
 from .naming_schemes import recognise
-from .network import Layer, Network
+from .network import Layer, Network, channels_last
 from .unfolding import MOST_CALLS
 from .vgg_architecture import CONVOLUTION_NAME, NETWORKS, square_input, vgg_chain
 
@@ -87,9 +87,8 @@ def vgg_tensors(tensors: Mapping[str, Tensor], base_only: bool) -> dict[str, Ten
 
 def preprocessing_of(file: TorchFile) -> str:
     """Returns a sentence on the preprocessing of a file whose weights may be torchvision's or timm's own, else ""."""
-    is_unknown = (
-        file.metadata.get("preprocessing") == "unknown"
-    )  # so says `convert`, of weights that it had from such a file
+    # `convert` says so of weights that it had from such a file.
+    is_unknown = file.metadata.get("preprocessing") == "unknown"
     if file.architecture is None and "layout" not in file.metadata:
         is_unknown |= recognise(file.tensors).naming_scheme != "torchvgg"
     return OTHER_PREPROCESSING if is_unknown else ""
@@ -135,7 +134,7 @@ def read_architecture(architecture: Mapping[str, Any]) -> Graph:
     """Reads what `Network.architecture` returned. Raises a ValueError if `convert` didn't write it."""
     match architecture:
         case {"name": str(name), "input_shape": [_, _, _] as shape, "layers": list(entries)}:
-            graph = chain(name, _channels_last(shape), [_read_layer(entry) for entry in counted(entries)])
+            graph = chain(name, _read_shape(shape), [_read_layer(entry) for entry in counted(entries)])
         case {
             "name": str(name),
             "inputs": dict(shapes),
@@ -143,7 +142,7 @@ def read_architecture(architecture: Mapping[str, Any]) -> Graph:
             "nodes": list(calls),
             "outputs": outputs,
         } if shapes:
-            inputs = {own: _channels_last(shape) for own, shape in shapes.items()}
+            inputs = {own: _read_shape(shape) for own, shape in shapes.items()}
             layers = [_read_layer(entry) for entry in counted(entries)]
             graph = Graph(
                 name,
@@ -166,10 +165,10 @@ def read_architecture(architecture: Mapping[str, Any]) -> Graph:
     return graph._replace(class_name=class_name)
 
 
-def _channels_last(shape: Any) -> tuple[int | None, ...]:
+def _read_shape(shape: Any) -> Shape:
     """Reads the shape of an input, as `channels_first` left it."""
     if isinstance(shape, list) and 1 <= len(shape) <= 4 and all(size is None or whole(size) for size in shape):
-        keras = (*shape[:-3], *shape[-2:], shape[-3]) if len(shape) >= 3 else tuple(shape)
+        keras = channels_last(shape)
         if len(shape) < 3 or keras[-1] is not None:
             return keras
     raise _not_ours(f"the shape of an input. Received: {shape!r:.100}")

@@ -41,6 +41,10 @@ class Described:
         """Keras's name."""
         return self.path[-1] if self.path else self.name
 
+    def with_problem(self, problem: str) -> "Described":
+        """Copies the layer with a problem, unless it has one already."""
+        return self if self.problem else replace(self, problem=problem)
+
 
 class Node(NamedTuple):
     """One call of a layer: the name of its output, the layer's name, and the outputs, or inputs of the model, that feed it.

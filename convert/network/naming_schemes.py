@@ -20,9 +20,8 @@ _TOPS: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
 }
 _TOP_FEATURES = {"fc1": 25088, "fc2": 4096, "predictions": 4096}  # that each dense layer takes, for images of 224×224
 _SIBLINGS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2)}  # convolutions in each block
-_WRAPPERS = re.compile(
-    r"((module|model|_orig_mod)\.)+"
-)  # what DataParallel, Lightning and torch.compile put before names
+# What DataParallel, Lightning and torch.compile put before names.
+_WRAPPERS = re.compile(r"((module|model|_orig_mod)\.)+")
 
 
 def to_scheme(tensors: Mapping[str, Tensor], network: Network, naming_scheme: str) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,3 +158,8 @@ class Network:
 def channels_first(shape: Shape) -> list[int | None]:
     """Moves the channels of an image's shape to where PyTorch has them; other shapes stay."""
     return [*shape[:-3], shape[-1], *shape[-3:-1]] if len(shape) >= 3 else list(shape)
+
+
+def channels_last(shape: Sequence[int | None]) -> Shape:
+    """Moves the channels of an image's shape to where Keras has them: the inverse of `channels_first`."""
+    return (*shape[:-3], *shape[-2:], shape[-3]) if len(shape) >= 3 else tuple(shape)

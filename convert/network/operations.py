@@ -7,27 +7,18 @@ operations of `preprocess_input(x)` a layer of that name.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from .architecture_json import Entry, Operand
+from .calls import Call, Value
 from .graph import Described
 from .kinds.preprocessing import MEAN_BGR
+from .kinds.validators import integer
 from .settings import plain_value
 
 TYPED = ("Cast", "OnesLike", "ZerosLike")
 CHANNELS_LAST = ("channels_last", "NHWC", "N...C")
-Value = int | str
 Layer = tuple[str, dict[str, Any]]  # a class and its configuration
-
-
-class Call(Protocol):
-    """A call of the graph: a layer and what feeds it."""
-
-    @property
-    def layer(self) -> Described: ...
-
-    @property
-    def inputs(self) -> tuple[Value, ...]: ...
 
 
 class Arguments:
@@ -85,10 +76,10 @@ def as_layer(
 ) -> tuple[str, dict[str, Any], Sequence[Value]] | None:
     """Returns the class and the configuration of the layer that an operation is equivalent to, and what feeds it.
 
-    `operands` are the call's, `inputs` its tensors, `producer` finds the call that made one. Returns None for what is no
-    operation, or one that isn't known.
+    `operands` are the call's, `inputs` its tensors, `producer` finds the call that made one. Returns None if its arguments can't
+    be converted.
     """
-    if not is_operation(entry) or not inputs:
+    if not inputs:
         return None
     constants = [operand for operand in operands if operand.layer is None]
     # In Keras 3 a cast's type is in its configuration; what else has one is computed in that of its input.
@@ -138,8 +129,8 @@ def _last_index(call: Call) -> Any:
 
 
 def merge_of_keras_1(config: Mapping[str, Any]) -> Layer:
-    """Returns the layer that Keras 1's Merge is equivalent to. Raises a ValueError for a mode of a function's."""
-    modes = {"sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum", "concat": "Concatenate"}
+    """Returns the layer that Keras 1's Merge is equivalent to; a Merge, which can't be converted, if its mode is a function."""
+    modes = {"sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum"}
     mode = config.get("mode", "sum")
     if mode == "concat":
         return "Concatenate", {"axis": config.get("concat_axis", -1)}
@@ -282,7 +273,7 @@ def _index(item: Any) -> Any:
 
 def _index_of_axes(axes: tuple[Any, ...], entry: Any) -> Layer | None:
     """Returns the index that has the entry at these axes, all counted from the first or all from the last."""
-    if not axes or not all(isinstance(axis, int) and not isinstance(axis, bool) and -4 <= axis <= 4 for axis in axes):
+    if not axes or not all(integer(axis) and -4 <= axis <= 4 for axis in axes):
         return None
     every = ("slice", None, None, None)
     if min(axes) >= 0:
@@ -292,13 +283,8 @@ def _index_of_axes(axes: tuple[Any, ...], entry: Any) -> Layer | None:
     return "GetItem", {"index": ("...", *(entry if axis in axes else every for axis in range(min(axes), 0)))}
 
 
-def _reverse(arguments: Arguments) -> Layer | None:
-    axis = arguments.get("axis", 0)
-    return _index_of_axes(axis if isinstance(axis, tuple) else (axis,), ("slice", None, None, -1))
-
-
-def _moved_axis(entry: Any) -> Reader:
-    """Reads `expand_dims` and `squeeze`: an index with a new axis, None, or without one that is 1 long, 0."""
+def _at_axes(entry: Any) -> Reader:
+    """Reads an operation on some axes as an index: None makes a new one, 0 leaves out one that is 1 long, a slice reverses one."""
 
     def read(arguments: Arguments) -> Layer | None:
         axis = arguments.get("axis", 0)
@@ -323,10 +309,8 @@ def _transpose(arguments: Arguments) -> Layer | None:
 def _resize(arguments: Arguments) -> Layer | None:
     size = arguments.get("size", 0)
     method = arguments.get("interpolation", 1, arguments.get("method", 1, "bilinear"))
-    filling = (
-        arguments.get("fill_mode", 9, "constant"),
-        arguments.get("fill_value", 9, 0),
-    )  # of a padding, which is refused
+    # Of a padding, which is refused.
+    filling = arguments.get("fill_mode", 9, "constant"), arguments.get("fill_value", 9, 0)
     if not isinstance(size, tuple) or len(size) != 2 or filling != ("constant", 0):
         return None
     return "Resizing", {"height": size[0], "width": size[1], "interpolation": method}
@@ -374,9 +358,8 @@ OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("math.subtract", "__operators__.sub", "Subtract"), _SUBTRACT),
     **dict.fromkeys(("math.multiply", "__operators__.mul", "Multiply"), _MULTIPLY),
     **dict.fromkeys(("math.truediv", "math.divide", "__operators__.truediv", "TrueDivide", "Divide"), _quotient),
-    **dict.fromkeys(
-        ("math.logical_or", "LogicalOr"), lambda arguments: ("Maximum", {"is_operation": True})
-    ),  # of masks
+    # Of masks.
+    **dict.fromkeys(("math.logical_or", "LogicalOr"), lambda arguments: ("Maximum", {"is_operation": True})),
     **dict.fromkeys(("math.logical_and", "LogicalAnd"), lambda arguments: ("Minimum", {"is_operation": True})),
     "OnesLike": _filled(True),
     "ZerosLike": _filled(False),
@@ -400,11 +383,11 @@ OPERATIONS: dict[str, Reader] = {  # Keras 2's functions and Keras 3's classes
     **dict.fromkeys(("concat", "Concatenate"), _joined("Concatenate", "axis")),
     **dict.fromkeys(("stack", "Stack"), _joined("Stack", "new_axis")),
     **dict.fromkeys(("__operators__.getitem", "GetItem"), _item),
-    **dict.fromkeys(("expand_dims", "ExpandDims"), _moved_axis(None)),
-    **dict.fromkeys(("squeeze", "compat.v1.squeeze", "Squeeze"), _moved_axis(0)),
+    **dict.fromkeys(("expand_dims", "ExpandDims"), _at_axes(None)),
+    **dict.fromkeys(("squeeze", "compat.v1.squeeze", "Squeeze"), _at_axes(0)),
     **dict.fromkeys(("reshape", "Reshape"), _reshape),
     **dict.fromkeys(("transpose", "compat.v1.transpose", "Transpose"), _transpose),
-    **dict.fromkeys(("reverse", "Flip"), _reverse),
+    **dict.fromkeys(("reverse", "Flip"), _at_axes(("slice", None, None, -1))),
     **dict.fromkeys(("image.resize", "Resize"), _resize),
     "image.grayscale_to_rgb": _always("Concatenate"),
     "keras.backend.batch_flatten": _always("Flatten"),

@@ -5,7 +5,8 @@ from typing import Any
 
 from .kinds import KINDS, Settings, Shape
 from .kinds.activations import ACTIVATIONS  # what can't be checked isn't converted
-from .kinds.validators import REQUIRED
+from .kinds.kind import is_before_3
+from .kinds.validators import REQUIRED, integer
 
 # Keras 1's names of settings (`alpha` is also Keras 2's), each for the kinds that have a setting of the new name.
 RENAMED = {
@@ -85,7 +86,7 @@ def _axis(axis: Any, rank: int) -> Any:
     if axis is None or axis == ():
         return None
     every = axis if isinstance(axis, tuple) else (axis,)
-    if not all(isinstance(a, int) and not isinstance(a, bool) and -rank - 1 <= a <= rank for a in every):
+    if not all(integer(a) and -rank - 1 <= a <= rank for a in every):
         raise ValueError(f"axis={axis!r} is no such setting")
     positive = sorted({a % (rank + 1) for a in every})
     if len(positive) > 1:
@@ -107,7 +108,7 @@ def _activation(value: Any, shape: Shape, keras_version: str) -> Any:
             "config": dict(config),
         }:
             return {"class_name": class_name, "config": read_settings(class_name, config, shape, keras_version)}
-        case "hard_sigmoid" if keras_version.split(".")[0] in ("1", "2"):
+        case "hard_sigmoid" if is_before_3(keras_version):
             return "keras2_hard_sigmoid"  # another function than Keras 3's
         case str() if (name := value.removesuffix("_v2")) in ACTIVATIONS:  # TensorFlow's softmax_v2
             return name

@@ -7,13 +7,8 @@ from typing import Any
 from .architecture_json import Entry, Operand
 
 FUNCTIONS = {
-    **{
-        "BiasAdd": "nn.bias_add",
-        "RealDiv": "math.truediv",
-        "Div": "math.truediv",
-        "Sub": "math.subtract",
-        "Mul": "math.multiply",
-    },
+    **{"BiasAdd": "nn.bias_add", "Sub": "math.subtract", "Mul": "math.multiply"},
+    **dict.fromkeys(("Div", "RealDiv"), "math.truediv"),
     **dict.fromkeys(("Add", "AddV2"), "math.add"),
     **{"AddN": "math.add_n", "Neg": "math.negative", "Abs": "math.abs", "Square": "math.square", "Sqrt": "math.sqrt"},
     **{"Rsqrt": "math.rsqrt", "Reciprocal": "math.reciprocal", "Pow": "math.pow", "Exp": "math.exp"},
@@ -24,12 +19,8 @@ FUNCTIONS = {
     **{"Transpose": "transpose", "ReverseV2": "reverse", "Cast": "cast", "Identity": "identity"},
     "StridedSlice": "__operators__.getitem",
 }
-ATTRIBUTES = {
-    "keep_dims": "keepdims",
-    "axis": "axis",
-    "squeeze_dims": "axis",
-    "DstT": "dtype",
-}  # and the arguments that they are
+# And the arguments that they are.
+ATTRIBUTES = {"keep_dims": "keepdims", "axis": "axis", "squeeze_dims": "axis", "DstT": "dtype"}
 TYPES = {"DT_FLOAT": "float32", "DT_HALF": "float16", "DT_INT32": "int32", "DT_INT64": "int64"}
 
 

@@ -1,7 +1,6 @@
 """A model's architecture → its `Graph`: nested models, wrappers and operations become calls of layers."""
 
 import copy
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +12,14 @@ from ..errors import LayerError
 from ..read.keras_file import GroupNames
 from .architecture_json import MODELS, Entry, Operand, flattened, mapped
 from .call_order import calls_in_order, no_such_call
-from .calls import Call, Calls, Value
+from .calls import Call, Value
 from .graph import INPUT, Described, Graph
 from .keras_hub import HUB_MODELS
 from .kernel_parts import quantization
 from .kinds import KINDS
+from .kinds.kind import is_before_3
 from .kinds.regularization import Regularization
+from .masks import MaskedCalls, without_masks
 from .operations import as_layer, is_operation, merge_of_keras_1, named_function
 from .tensorflow_nodes import as_function
 from .weights_groups import ALIASES, places_of
@@ -33,15 +34,8 @@ AUGMENTATION = {
 }
 
 CHANGED_BY_MASKS = ("Multiply", "Maximum", "Minimum")  # in Keras 3
-ROUNDING = (
-    "Resizing",
-    "UpSampling2D",
-    "Add",
-    "Subtract",
-    "Multiply",
-    "Average",
-    "AveragePooling2D",
-)  # of whole numbers
+# Of whole numbers.
+ROUNDING = ("Resizing", "UpSampling2D", "Add", "Subtract", "Multiply", "Average", "AveragePooling2D")
 MOVING = (  # whole numbers stay whole, and masks masks
     *("GetItem", "Reshape", "Permute", "Concatenate", "Stack", "Flatten", "RepeatVector", "Cropping1D", "Cropping2D"),
     *("ZeroPadding1D", "ZeroPadding2D", "CenterCrop", "MergeTime", "MaxPooling2D", "Maximum", "Minimum"),
@@ -113,17 +107,15 @@ def _is_functional(model: Entry) -> bool:
     return model.class_name != "Sequential" and bool(model.config) and bool(model.layers)
 
 
-class _Unfolding(Calls):
+class _Unfolding(MaskedCalls):
     """Collects the calls of a model's layers, and of those of the models in it, in order."""
 
     def __init__(self, keras_version: str, custom_objects: CustomObjects, group_names: GroupNames) -> None:
-        super().__init__()
+        super().__init__(is_before_3(keras_version))
         self.keras_version, self.custom_objects, self.group_names = keras_version, custom_objects, group_names
-        self.is_old = is_before_3(keras_version)
         self.custom: dict[tuple[str, ...], Described] = {}  # by path: a layer called twice is one
         self.used: set[str] = set()
         self.types: dict[Value, str] = {}  # "int" or "bool", of what isn't floating-point
-        self.masks: dict[Value, Value] = {}  # by an output, the mask that is handed on with it, where no file has it
         self.count = 0
 
     def outputs_of(self, model: Entry, inputs: Sequence[Value], outer: Described | None) -> list[Value]:
@@ -168,11 +160,11 @@ class _Unfolding(Calls):
                 if layer.path not in self.custom:
                     self.custom[layer.path] = _custom(layer, self.custom_objects[name])
                 custom = self.custom[layer.path]
-                return [self.add(custom, self._with_mask(custom, tensors, inputs))]
+                return [self.add(custom, self.inputs_of_module(custom, tensors, inputs))]
         if entry.class_name in MODELS:
-            values, masks = _without_mask(operands, inputs)
-            if masks and len(masks) != len(values) and not layer.problem:
-                layer = replace(layer, problem=f"called with {len(masks)} masks for {len(values)} inputs")
+            values, masks = without_masks(operands, inputs)
+            if masks and len(masks) != len(values):
+                layer = layer.with_problem(f"called with {len(masks)} masks for {len(values)} inputs")
             self.masks |= {value: mask for value, mask in zip(values, masks, strict=False) if mask is not None}
             return self.outputs_of(entry, _by_name(entry, tensors, inputs) or values, layer)
         if entry.class_name in AUGMENTATION and not layer.problem:
@@ -185,11 +177,11 @@ class _Unfolding(Calls):
         given = [o for o in constants if o.constant is not None and o.constant is not False]  # 0 is another number
         kind = KINDS.get(layer.class_name)
         is_recurrent = entry.class_name == "Bidirectional" or (kind and kind.heeds_mask)
-        if is_recurrent and sum(operand.keyword != "mask" for operand in tensors) > 1 and not layer.problem:
-            layer = replace(layer, problem="called with an initial state, which can't be converted")
-        elif given and not layer.problem:
+        if is_recurrent and sum(operand.keyword != "mask" for operand in tensors) > 1:
+            layer = layer.with_problem("called with an initial state, which can't be converted")
+        elif given:
             what = given[0].keyword or "an input"
-            layer = replace(layer, problem=f"called with a constant ({what}), which can't be converted")
+            layer = layer.with_problem(f"called with a constant ({what}), which can't be converted")
         if entry.class_name == "TimeDistributed" and entry.wrapped:
             return self._in_time(entry.wrapped, inputs, layer)
         if entry.class_name == "Bidirectional" and entry.wrapped:
@@ -198,18 +190,17 @@ class _Unfolding(Calls):
             class_name, config = merge_of_keras_1(entry.config)
             layer = replace(layer, class_name=class_name, config=config)
         others = {operand.keyword for operand in tensors} - {None, "mask", "inputs", "x", "sequences"}
-        if others and layer.class_name in KINDS and not layer.problem:
-            layer = replace(layer, problem=f"called with the argument {', '.join(map(str, others))}")
+        if others and layer.class_name in KINDS:
+            layer = layer.with_problem(f"called with the argument {', '.join(map(str, others))}")
         changed = {"Softmax"} if self.is_old else {"Softmax", *CHANGED_BY_MASKS}
-        if layer.class_name in changed and self._is_masked(tensors, inputs) and not layer.problem:
-            layer = replace(layer, problem="masked steps change what it computes, which can't be converted")
-        values, _ = _without_mask(tensors, inputs)
+        if layer.class_name in changed and self.is_masked(tensors, inputs):
+            layer = layer.with_problem("masked steps change what it computes, which can't be converted")
+        values, _ = without_masks(tensors, inputs)
         types = {self.types[value] for value in values if value in self.types}
         moves = layer.class_name in MOVING or isinstance(kind, Regularization)
         if not moves and ((kind and "bool" in types) or ("int" in types and layer.class_name in ROUNDING)):
-            problem = "whole numbers, which Keras computes with in another way, can't be converted"
-            layer = replace(layer, problem=layer.problem or problem)
-        value = self.add(layer, self._masked(layer, tensors, inputs))
+            layer = layer.with_problem("whole numbers, which Keras computes with in another way, can't be converted")
+        value = self.add(layer, self.inputs_of_layer(layer, tensors, inputs))
         if types and moves:
             self.types[value] = types.pop()
         return [value] * (MOST_OUTPUTS if layer.config.get("return_state") or layer.class_name not in KINDS else 1)
@@ -219,75 +210,29 @@ class _Unfolding(Calls):
         found = as_layer(entry, operands, inputs, self._producer)
         class_name, config, inputs = found or (layer.class_name, layer.config, inputs)
         types = {self.types.get(value) for value in inputs} - {None}
-        problem = layer.problem
+        problem = ""
         if not found:
-            problem = problem or "an operation that can't be converted with such arguments"
+            problem = "an operation that can't be converted with such arguments"
         elif "Logical" in entry.class_name or "logical" in str(entry.config.get("function")):
-            problem = problem or ("" if types == {"bool"} else "of numbers that are no masks")
+            problem = "" if types == {"bool"} else "of numbers that are no masks"
         elif (
             types
             and class_name not in (*MOVING, "Cast", "NotEqual", "FullLike")
             and not (config.get("function") == "any" or "ivide" in entry.class_name)
         ):
-            problem = problem or "whole numbers, which Keras computes with in another way; cast them to float32 first"
+            problem = "whole numbers, which Keras computes with in another way; cast them to float32 first"
         name = "preprocess_input" if class_name == "PreprocessInput" else layer.name
-        value = self.add(replace(layer, class_name=class_name, name=name, config=config, problem=problem), inputs, True)
+        layer = replace(layer.with_problem(problem), class_name=class_name, name=name, config=config)
+        value = self.add(layer, inputs, True)
         if class_name in ("NotEqual", "FullLike") or config.get("function") == "any":
             self.types[value] = "bool"
         elif class_name == "Cast":
             if self.is_old and config["dtype"] == "float" and not types:
-                self._hand_on(inputs[0], value)
+                self.hand_mask_on(inputs[0], value)
             self.types |= {value: "int"} if config["dtype"] == "int" else {}
         elif types and "ivide" not in entry.class_name:
             self.types[value] = types.pop() or ""
         return value
-
-    def _with_mask(self, custom: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
-        """Returns the inputs of a module of the user's, and their mask if its `forward` has an argument of that name."""
-        values, masks = _without_mask(tensors, inputs)
-        masks = masks or [self.masks[value] for value in values if value in self.masks]
-        module = custom.config.get("module")
-        takes_mask = isinstance(module, nn.Module) and "mask" in inspect.signature(module.forward).parameters
-        return [*values, *[mask for mask in masks[:1] if takes_mask and mask is not None]]
-
-    def _is_masked(self, tensors: Sequence[Operand], inputs: Sequence[Value]) -> bool:
-        return any(value in self.masks for value in inputs) or any(operand.keyword == "mask" for operand in tensors)
-
-    def _masked(self, layer: Described, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
-        """Returns the inputs of a layer: one that heeds a mask has it as the last.
-
-        Keras 3's Functional models have their masks in the file. Elsewhere they are handed on, from layer to layer.
-        """
-        values, mask = _without_mask(tensors, inputs)
-        kind = KINDS.get(layer.class_name)
-        if not kind:
-            return values
-        masks = [self.masks.get(value) for value in values]
-        handed_on = list(dict.fromkeys(found for found in masks if found is not None))
-        if layer.class_name == "Embedding" and layer.config.get("mask_zero"):
-            handed_on = [self._mask(layer, "NotEqual", {"value": 0}, values)]
-        elif layer.class_name == "Masking":  # where all numbers of a step are that value
-            differs = self._mask(layer, "NotEqual", {"value": layer.config.get("mask_value", 0)}, values)
-            handed_on = [self._mask(layer, "Reduce", {"function": "any", "axis": -1}, [differs])]
-        elif layer.class_name == "Concatenate" and layer.config.get("axis") in (1, -2) and None not in masks:
-            handed_on = [self._mask(layer, "Concatenate", {"axis": 1}, [found for found in masks if found is not None])]
-        elif len(masks) > 1 and None in masks and not self.is_old:
-            handed_on = []
-        elif len(handed_on) > 1:  # a step is kept that all inputs keep; in Keras 3, that one of them keeps
-            handed_on = [self._mask(layer, "Minimum" if self.is_old else "Maximum", {}, handed_on)]
-        if mask and self.is_old:
-            handed_on = mask
-        if kind.heeds_mask:
-            values += (mask or handed_on)[:1]
-        is_dropped = self.is_old and layer.class_name == "Rescaling"
-        if handed_on and kind.hands_mask_on(layer.config) and not is_dropped:
-            self.masks[len(self.calls)] = handed_on[0]
-        return values
-
-    def _mask(self, layer: Described, class_name: str, config: dict[str, Any], inputs: Sequence[Value]) -> Value:
-        """Computes a mask that a layer makes, or makes of those of its inputs."""
-        name = f"{layer.own_name}_mask_{class_name.lower()}"
-        return self.add(Described(class_name, name, config, path=(*layer.path[:-1], name)), inputs, True)
 
     def _in_time(self, wrapped: Entry, inputs: Sequence[Value], layer: Described) -> list[Value]:
         """Calls what a TimeDistributed wraps: the steps become samples, and steps again."""
@@ -296,7 +241,7 @@ class _Unfolding(Calls):
         inner = described(wrapped, "layer", self.keras_version, layer)
         own = None
         if inputs[0] in self.masks:
-            own = self.masks[steps] = self._mask(layer, "MergeTime", {}, [self.masks[inputs[0]]])
+            own = self.masks[steps] = self.make_mask(layer, "MergeTime", {}, [self.masks[inputs[0]]])
         outputs = self.call(wrapped, [Operand(wrapped.name)], [steps], inner)
         problem = layer.problem
         if any(self.masks.get(output, own) != own for output in outputs):
@@ -305,12 +250,8 @@ class _Unfolding(Calls):
         for output in outputs:
             split = Described("SplitTime", layer.name, path=layer.path, problem=problem)
             values.append(self.add(split, [output, inputs[0]]))
-            self._hand_on(inputs[0], values[-1])
+            self.hand_mask_on(inputs[0], values[-1])
         return values
-
-    def _hand_on(self, before: Value, after: Value) -> None:
-        if before in self.masks:
-            self.masks[after] = self.masks[before]
 
     def _in_both_directions(
         self, entry: Entry, operands: Sequence[Operand], inputs: Sequence[Value], layer: Described
@@ -327,7 +268,7 @@ class _Unfolding(Calls):
         outputs: list[Value] = []
         for direction, one in (("forward", wrapped), ("backward", other)):
             name = f"{direction}_{wrapped.own_name.removeprefix('forward_')}"
-            if is_zeroed.get("zero_output_for_mask") and one.config.get("unroll") and self._is_masked(operands, inputs):
+            if is_zeroed.get("zero_output_for_mask") and one.config.get("unroll") and self.is_masked(operands, inputs):
                 one = replace(one, problem="unrolled, masked and read in both directions, it can't be converted")
             is_second = direction == "backward"
             goes_back = is_backwards != is_second
@@ -338,13 +279,13 @@ class _Unfolding(Calls):
                 path=(*layer.path, name),
                 place=f"{layer.place}/{direction}_layer",
             )
-            value = self.add(own, self._masked(own, operands, inputs))
+            value = self.add(own, self.inputs_of_layer(own, operands, inputs))
             if is_second and is_sequence:
                 name = f"{name}_in_order"
                 index = ["...", ["slice", None, None, -1], ["slice", None, None, None]]
                 turned = Described("GetItem", name, {"index": index}, path=(*layer.path, name))
                 value = self.add(turned, [value])
-                self._hand_on(inputs[0], value)
+                self.hand_mask_on(inputs[0], value)
             outputs.append(value)
         modes = {"concat": "Concatenate", "sum": "Add", "ave": "Average", "mul": "Multiply"}
         mode = entry.config.get("merge_mode", "concat")
@@ -354,20 +295,11 @@ class _Unfolding(Calls):
         merge = Described(modes.get(str(mode), "Add"), layer.name, path=layer.path, problem=layer.problem or problem)
         value = self.add(merge, outputs)
         if is_sequence:
-            self._hand_on(inputs[0], value)
+            self.hand_mask_on(inputs[0], value)
         return [value]
 
     def _producer(self, value: Value) -> Call | None:
         return self.calls[value] if isinstance(value, int) else None
-
-
-def _without_mask(operands: Sequence[Operand], inputs: Sequence[Value]) -> tuple[list[Value], list[Any]]:
-    """Returns the inputs of a call but for its masks, and these, if it has any; None is where an input has none."""
-    remaining = iter(inputs)
-    named = [(operand, next(remaining) if operand.layer is not None else None) for operand in operands]
-    masks = [value for operand, value in named if operand.keyword == "mask"]
-    values = [value for operand, value in named if operand.keyword != "mask" and value is not None]
-    return values, masks if any(mask is not None for mask in masks) else []
 
 
 def _by_name(model: Entry, tensors: Sequence[Operand], inputs: Sequence[Value]) -> list[Value]:
@@ -395,11 +327,6 @@ def _value(found: Mapping[tuple[str, int, int], Value], operand: Operand, model:
     if value is None:
         raise no_such_call(next(entry for entry in model.layers if entry.name == operand.layer), operand)
     return value
-
-
-def is_before_3(keras_version: str) -> bool:
-    """Tells whether Keras 1 or 2 wrote a file."""
-    return keras_version.split(".")[0] in ("1", "2")
 
 
 def described(entry: Entry, place: str, keras_version: str, outer: Described | None = None) -> Described:

@@ -21,10 +21,8 @@ from .strict_json import LONGEST_JSON, LONGEST_VERSION, parse_json
 
 ZIP_MAGIC = b"PK\x03\x04"
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"  # the members of a .keras
-TASK, TASK_WEIGHTS = (
-    "task.json",
-    "task.weights.h5",
-)  # of a model that KerasHub builds on the backbone in the other files
+# Of a model that KerasHub builds on the backbone in the other files.
+TASK, TASK_WEIGHTS = "task.json", "task.weights.h5"
 UNPACKED_AT_MOST = (1 << 28, 8)  # so many bytes, and so many times what is stored: weights hardly compress
 MOST_MEMBERS = 10_000
 LONGEST_DIRECTORY = 1 << 22  # bytes, which `zipfile` reads at once, and takes ten times the memory for

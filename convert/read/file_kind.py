@@ -15,7 +15,6 @@ EXPECTED = "expected a Keras file, or one that `convert` wrote (.safetensors, .p
 SAVED_AGAIN = "load it in the Keras that wrote it, and model.save('x.keras')"
 RETRIEVED_AGAIN = "download the file itself"
 
-
 ARCHITECTURE = rb"(\xef\xbb\xbf)?\s*(\{|((---|#)[^\n]*\n\s*)*(backend|class_name|config|keras_version):)"
 _NAME_A_MODEL = "name the file of a model"
 _FROM_ARRAYS = "build the model in Keras, model.set_weights(arrays), and model.save('x.keras')"
@@ -83,8 +82,10 @@ def file_kind(path: Path) -> FileKind:
         return FileKind.OLD_TORCH_FILE
     if re.match(rb"\x08[\x03-\x14][\x12\x1a\x22\x2a\x3a]", head):  # its version, then its producer or graph
         return FileKind.ONNX
-    what, way = _unread(head)
-    raise ValueError(f"{path}: {what}, which isn't read; {way}" if what else f"{path}: {way}")
+    for begin, what, way in _UNREAD:
+        if re.match(begin, head, re.DOTALL):
+            raise ValueError(f"{path}: {what}, which isn't read; {way}" if what else f"{path}: {way}")
+    raise ValueError(f"{path}: {EXPECTED}. Received: another kind of file")
 
 
 def checkpoint_prefix(path: Path) -> Path | None:
@@ -137,10 +138,3 @@ def _zip_kind(path: Path) -> FileKind:
         inside = ", ".join(f"{name!r:.100}" for name in names[:3])
         raise ValueError(f"{path}: a zip without a model; {EXPECTED}. Received: one of {inside}")
     return FileKind.TORCH_ARCHIVE
-
-
-def _unread(head: bytes) -> tuple[str, str]:
-    for begin, what, way in _UNREAD:
-        if re.match(begin, head, re.DOTALL):
-            return what, way
-    return "", f"{EXPECTED}. Received: another kind of file"

@@ -20,18 +20,8 @@ LONGEST_LIST = 1 << 20  # bytes
 _MODEL_GRAPH, _MODEL_OPERATORS = 7, 8  # the numbers of the fields that are read, as onnx.proto has them
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _DIMS, _TYPE, _FLOATS, _INT32S, _INT64S, _NAME, _RAW, _DOUBLES, _LOCATION = 1, 2, 4, 5, 7, 8, 9, 10, 14
-_KINDS = {
-    1: "<f4",
-    2: "u1",
-    3: "i1",
-    5: "<i2",
-    6: "<i4",
-    7: "<i8",
-    9: "u1",
-    10: "<f2",
-    11: "<f8",
-    16: "V2",
-}  # by data_type
+# NumPy's types by data_type; 16 is bfloat16.
+_KINDS = {1: "<f4", 2: "u1", 3: "i1", 5: "<i2", 6: "<i4", 7: "<i8", 9: "u1", 10: "<f2", 11: "<f8", 16: "V2"}
 _UNPACKED = {1: _FLOATS, 11: _DOUBLES, 7: _INT64S}  # where the numbers are if not raw, else in int32_data
 
 
@@ -108,13 +98,9 @@ class _Message(Message):
         return bool(self._found[number])
 
 
-def _damaged() -> ValueError:
-    return ValueError("a damaged ONNX file; download it again, or make it again")
-
-
 def _text(view: memoryview) -> str:
     if len(view) > LONGEST_NAME:
-        raise _damaged()
+        raise ValueError("a damaged ONNX file; download it again, or make it again")
     return bytes(view).decode(errors="replace")
 
 

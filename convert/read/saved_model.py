@@ -71,7 +71,6 @@ def read_checkpoint(path: Path) -> SavedModel:
 def _metadata(folder: Path) -> dict[str, Any]:
     """Returns what Keras says of the model itself."""
     described = folder / "keras_metadata.pb"
-    texts: list[str]
     if described.is_file():
         nodes = Message(_mapped(described)).views(1)
         texts = [node.text(5) for node in map(Message, nodes[:MOST_OBJECTS]) if node.text(3) == "root"]
@@ -146,9 +145,8 @@ def _layers(prefix: Path) -> Iterator[SavedLayer]:
             yield SavedLayer(place, [(arrays[a][0], _array(stored, *arrays[a])) for a in in_order])
         numbers = {name: int(name[6:]) for name in children if re.fullmatch(r"layer-[0-9]{1,9}", name)}
         for name in sorted(children, key=lambda name: numbers.get(name, -1)):
-            if (
-                name == "_layers" and "forward_layer" in children
-            ):  # TensorFlow 1.15 has the other half of a Bidirectional there
+            # TensorFlow 1.15 has the other half of a Bidirectional in `_layers`.
+            if name == "_layers" and "forward_layer" in children:
                 yield from walk(objects[children[name]].children.get("1", number), f"{place}/backward_layer", inner)
             elif name not in arrays and not OTHERS.fullmatch(name):
                 own = f"layer-{len(numbers) - numbers[name]}" if name in numbers else name

@@ -81,7 +81,7 @@ def write_keras(network: Network, path: Path, suffix: str, dtype: str) -> None:
 
     The suffix ".h5" stands for Keras 2's format, which Keras 3 reads too, ".weights.h5" for Keras 3's, which 2 reads too.
     """
-    with h5py.File(path, "w", locking=False) as file:  # nobody else knows its name: `files.writing`
+    with h5py.File(path, "w", locking=False) as file:  # nobody else knows its name: `atomic_files.writing`
         own = groups(network, suffix)
         (_write_numbered if suffix == ".weights.h5" else _write_named)(own, file, dtype)
 

@@ -315,6 +315,14 @@ def test_a_wrong_command_line(arguments: list[str], message: str, capsys: pytest
     assert error.count("\n") == 1
 
 
+def uninstall(monkeypatch: pytest.MonkeyPatch, packages: str) -> None:
+    """Makes the import of some packages fail, as if they weren't installed."""
+    for package in packages.split():
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, package, None)
+
+
 @pytest.mark.parametrize(
     ("modules", "arguments", "message"),
     [
@@ -337,10 +345,7 @@ def test_a_missing_extra_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for module in modules.split():
-        for name in [name for name in sys.modules if name.split(".")[0] == module]:
-            monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setitem(sys.modules, module, None)
+    uninstall(monkeypatch, modules)
     assert run(*(argument.format(cat=cat, tmp=tmp_path) for argument in arguments), "--weights", weights) == 1
     printed, error = capsys.readouterr()
     assert (printed, error) == ("", message)
@@ -354,9 +359,7 @@ def test_parquet_needs_no_ray(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "ray"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ray", None)
+    uninstall(monkeypatch, "ray")
     (tmp_path / "bad.jpg").write_text("no image")
     output = tmp_path / "f.parquet"
     assert run("extract", tmp_path / "bad.jpg", cat, "-o", output, "--weights", weights, "-q") == 0

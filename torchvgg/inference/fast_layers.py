@@ -115,9 +115,8 @@ class FastDense(nn.Module):
         self._activation = linear if self._relu else copy.deepcopy(layer.activation)
         self._kernel = layer.kernel_size if isinstance(layer, Conv2D) else (1, 1)
         weight = layer.weight.detach()
-        weight = (
-            weight.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight
-        )  # in the order of a window's numbers
+        if weight.dim() == 4:  # in the order of a window's numbers
+            weight = weight.permute(0, 2, 3, 1).flatten(1)
         bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
         self._packed = engine.pack_dense(weight)
         self._bias = engine.pack_dense(bias[:, None]).flatten()  # padded like the weight of one input

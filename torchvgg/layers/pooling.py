@@ -34,24 +34,14 @@ class _Pooling(nn.Module):
         return super().extra_repr() + (", padding=same" if self.pads_as_keras else "")
 
 
-class MaxPooling2D(_Pooling, nn.MaxPool2d):
-    """`keras.layers.MaxPooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the largest of each window.
-
-    With padding "valid", incomplete windows at the edge are dropped.
-    """
-
+class _MaxPooling(_Pooling):
     def forward(self, x: Tensor) -> Tensor:
         if self.pads_as_keras:
             x = F.pad(x, same_padding(x, self.kernel_size, self.stride), value=-torch.inf)
         return super().forward(x)
 
 
-class AveragePooling2D(_Pooling, nn.AvgPool2d):
-    """`keras.layers.AveragePooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the mean of each window.
-
-    With padding "same", padded pixels don't count.
-    """
-
+class _AveragePooling(_Pooling):
     def forward(self, x: Tensor) -> Tensor:
         if not self.pads_as_keras:
             return super().forward(x)
@@ -60,7 +50,21 @@ class AveragePooling2D(_Pooling, nn.AvgPool2d):
         return super().forward(F.pad(x, padding)) / super().forward(inside)
 
 
-class MaxPooling1D(_Pooling, nn.MaxPool1d):
+class MaxPooling2D(_MaxPooling, nn.MaxPool2d):
+    """`keras.layers.MaxPooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the largest of each window.
+
+    With padding "valid", incomplete windows at the edge are dropped.
+    """
+
+
+class AveragePooling2D(_AveragePooling, nn.AvgPool2d):
+    """`keras.layers.AveragePooling2D`: `(N, C, H, W)` → `(N, C, H', W')`, the mean of each window.
+
+    With padding "same", padded pixels don't count.
+    """
+
+
+class MaxPooling1D(_MaxPooling, nn.MaxPool1d):
     """`keras.layers.MaxPooling1D`: `(N, time, C)` → `(N, time', C)`, the largest of each window.
 
     With padding "valid", an incomplete window at the end is dropped.
@@ -69,13 +73,10 @@ class MaxPooling1D(_Pooling, nn.MaxPool1d):
     as_tuple = staticmethod(single)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.transpose(1, 2)
-        if self.pads_as_keras:
-            x = F.pad(x, same_padding(x, self.kernel_size, self.stride), value=-torch.inf)
-        return super().forward(x).transpose(1, 2)
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-class AveragePooling1D(_Pooling, nn.AvgPool1d):
+class AveragePooling1D(_AveragePooling, nn.AvgPool1d):
     """`keras.layers.AveragePooling1D`: `(N, time, C)` → `(N, time', C)`, the mean of each window.
 
     With padding "same", padded steps don't count.
@@ -84,12 +85,7 @@ class AveragePooling1D(_Pooling, nn.AvgPool1d):
     as_tuple = staticmethod(single)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.transpose(1, 2)
-        if not self.pads_as_keras:
-            return super().forward(x).transpose(1, 2)
-        padding = same_padding(x, self.kernel_size, self.stride)
-        inside = F.pad(torch.ones_like(x[:1, :1]), padding)
-        return (super().forward(F.pad(x, padding)) / super().forward(inside)).transpose(1, 2)
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 class _GlobalPooling(nn.Module):

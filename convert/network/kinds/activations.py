@@ -12,7 +12,7 @@ from ...layout import UNCHANGED
 from .kind import KINDS, Arrays, Features, Kind, Settings, Spec
 from .validators import REQUIRED, Setting, anything, axes, number
 
-ACTIVATION = Setting("linear", anything)  # validated by `settings.read_activation`
+ACTIVATION = Setting("linear", anything)  # validated by `settings.read_settings`
 
 
 def _hard_sigmoid(x: Tensor) -> Tensor:

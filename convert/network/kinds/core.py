@@ -1,7 +1,6 @@
 """Dense, Embedding and Masking."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,9 +13,7 @@ from .validators import REQUIRED, Setting, flag, number, whole
 
 class Dense(Kind):
     settings = {"units": Setting(REQUIRED, whole), "use_bias": Setting(True, flag), "activation": ACTIVATION}
-
-    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return True
+    keeps_mask = True
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         yield Spec("weight", (x.channels, settings["units"]), x.dense_kernel)
@@ -42,9 +39,7 @@ class Embedding(Kind):
     }
     ranks = (1, 2, 3)
     is_steep = True  # it casts numbers to indices
-
-    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return True
+    keeps_mask = True
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         yield Spec("weight", (settings["input_dim"], settings["output_dim"]), UNCHANGED)
@@ -59,9 +54,7 @@ class Embedding(Kind):
 class Masking(Kind):
     settings = {"mask_value": Setting(0.0, number)}
     ranks = (2,)
-
-    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return True
+    keeps_mask = True
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return torch.where((x == settings["mask_value"]).all(-1, keepdim=True), 0, x)

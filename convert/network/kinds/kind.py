@@ -18,6 +18,11 @@ Arrays = list[Tensor]
 KINDS: dict[str, Kind] = {}
 
 
+def is_before_3(keras_version: str) -> bool:
+    """Tells whether Keras 1 or 2 wrote a file."""
+    return keras_version.split(".")[0] in ("1", "2")
+
+
 class Spec(NamedTuple):
     """An array that a layer has: its PyTorch name, its shape in Keras, its layout; statistics aren't trained."""
 
@@ -68,6 +73,7 @@ class Kind:
         is_steep: whether it may turn small differences into large ones, so that the check compares it alone.
         inputs: how many tensors it takes, at least and at most.
         heeds_mask: whether it takes the mask of a sequence as its last input, if there is one.
+        keeps_mask: whether the mask of its input is the output's too; by default as `any_order`.
         activates_within: whether its activation is a part of the `reference`, not applied to that.
         groups: where its arrays lie within its own group of a `.weights.h5`.
     """
@@ -79,6 +85,7 @@ class Kind:
     is_steep: ClassVar[bool] = False
     inputs: ClassVar[tuple[int, int]] = (1, 1)
     heeds_mask: ClassVar[bool] = False
+    keeps_mask: ClassVar[bool | None] = None
     activates_within: ClassVar[bool] = False
     groups: ClassVar[tuple[str, ...]] = ("",)
 
@@ -92,7 +99,7 @@ class Kind:
 
     def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
         """Tells whether the mask of its input is the output's too."""
-        return self.any_order
+        return self.any_order if self.keeps_mask is None else self.keeps_mask
 
     def arrays(self, settings: Settings, x: Features) -> Iterator[Spec]:
         """Yields the layer's arrays in Keras's order."""

@@ -1,7 +1,6 @@
 """Layers that join several branches into one."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .kind import Arrays, Kind, Settings, Shape
-from .validators import REQUIRED, Setting, flag
+from .validators import REQUIRED, Setting, flag, integer
 
 MOST = 1000  # branches
 
@@ -20,9 +19,7 @@ class _Merge(Kind):
     inputs = (1, MOST)
     ranks = (0, 1, 2, 3, 4)
     settings = {"is_operation": Setting(False, flag)}  # `x + y` doesn't join tensors of different ranks as Add does
-
-    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return True
+    keeps_mask = True
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
         ranks = {len(shape), *map(len, others)}
@@ -96,15 +93,13 @@ class Divide(_Merge):
 
 def axis_of(value: Any) -> bool:
     """Accepts an axis as `read_settings` leaves it: counted from 1, the batch being 0, or -1 for the last."""
-    return isinstance(value, int) and not isinstance(value, bool) and (value == -1 or value > 0)
+    return integer(value) and (value == -1 or value > 0)
 
 
 class Concatenate(Kind):
     settings = {"axis": Setting(-1, axis_of)}
     inputs = (1, MOST)
-
-    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return True
+    keeps_mask = True
 
     def output(self, settings: Settings, shape: Shape, *others: Shape) -> Shape:
         place = len(shape) - 1 if settings["axis"] == -1 else settings["axis"] - 1
@@ -143,7 +138,7 @@ class Stack(Kind):
 def _axes(value: Any) -> bool:
     """Accepts an axis for both inputs, or one for each."""
     both = value if isinstance(value, tuple) else (value,)
-    return len(both) in (1, 2) and all(isinstance(axis, int) and not isinstance(axis, bool) for axis in both)
+    return len(both) in (1, 2) and all(map(integer, both))
 
 
 class Dot(Kind):

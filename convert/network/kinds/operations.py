@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .kind import Arrays, Kind, Settings, Shape
-from .validators import REQUIRED, Setting, flag, number, one_of
+from .validators import REQUIRED, Setting, flag, integer, number, one_of
 
 
 class _Operation(Kind):
@@ -106,7 +106,7 @@ class Reduce(_Operation):
 
 
 def _whole(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31)
+    return value is None or (integer(value) and abs(value) < 2**31)
 
 
 def _index(value: Any) -> bool:
@@ -153,13 +153,12 @@ class GetItem(_Operation):
 
 def whole_index(index: tuple[Any, ...], rank: int) -> list[Any]:
     """Writes an index out for all axes: "every" for an axis that it leaves as it is."""
-    every = [None if item is None else item for item in index]
     given = sum(item is not None and item != "..." for item in index)
     if given > rank:
         raise ValueError(f"an index of {given} axes, of {rank}")
     missing = ["every"] * (rank - given)
-    place = every.index("...") if "..." in every else len(every)
-    items = [*every[:place], *missing, *every[place + 1 :]]
+    place = index.index("...") if "..." in index else len(index)
+    items = [*index[:place], *missing, *index[place + 1 :]]
     return ["every" if item == ("slice", None, None, None) else item for item in items]
 
 

@@ -1,7 +1,6 @@
 """Layers that bring images into a model's range or size."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -59,9 +58,7 @@ class Normalization(_PerChannel):
 class Rescaling(_PerChannel):
     ranks = (0, 1, 2, 3, 4)
     settings = {"scale": Setting(REQUIRED, numbers), "offset": Setting(0.0, numbers)}
-
-    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return True
+    keeps_mask = True
 
     def reference(self, settings: Settings, arrays: Arrays, x: Tensor) -> Tensor:
         return x * torch.tensor(settings["scale"]) + torch.tensor(settings["offset"])

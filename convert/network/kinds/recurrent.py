@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...layout import CUDNN_BIAS, DENSE_KERNEL, UNCHANGED, cudnn_kernel
 from .activations import ACTIVATION, activate
-from .kind import Arrays, Features, Kind, Settings, Shape, Spec
+from .kind import Arrays, Features, Kind, Settings, Shape, Spec, is_before_3
 from .validators import REQUIRED, Setting, flag, whole
 
 
@@ -33,7 +33,8 @@ class _Recurrent(Kind):
     states = 1
 
     def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
-        if "recurrent_activation" in self.settings and _is_old(keras_version) and "recurrent_activation" not in given:
+        is_needed = "recurrent_activation" in self.settings and is_before_3(keras_version)
+        if is_needed and "recurrent_activation" not in given:
             raise ValueError("the setting 'recurrent_activation' is missing")  # its default has changed
         for key in ("activation", "recurrent_activation"):
             if isinstance(given.get(key), dict) and given[key].get("class_name") == "Softmax":
@@ -103,7 +104,8 @@ class GRU(_Gated):
 
     def modernize(self, given: Settings, shape: Shape, keras_version: str) -> Settings:
         given = super().modernize(given, shape, keras_version)
-        return {"reset_after": False, **given} if _is_old(keras_version) else given  # what has no name for it, does so
+        # What has no name for it, does so.
+        return {"reset_after": False, **given} if is_before_3(keras_version) else given
 
     def step(self, settings: Settings, arrays: Arrays, x: Tensor, *states: Tensor) -> list[Tensor]:
         kernel, recurrent, *bias = arrays
@@ -147,7 +149,3 @@ class CuDNNLSTM(_CuDNN, LSTM):
 
 class CuDNNGRU(_CuDNN, GRU):
     pass
-
-
-def _is_old(keras_version: str) -> bool:
-    return keras_version.split(".")[0] in ("1", "2")

@@ -1,8 +1,6 @@
 """Layers that move, repeat or surround features."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,9 +132,7 @@ def _stretched(x: Tensor, axis: int, times: int) -> Tensor:
 class Flatten(Kind):
     settings = {"order": Setting("channels_first", anything)}  # `assemble` knows what follows, and chooses
     any_order = True
-
-    def hands_mask_on(self, config: Mapping[str, Any]) -> bool:
-        return False
+    keeps_mask = False
 
     def output(self, settings: Settings, shape: Shape) -> Shape:
         return (_product(shape),)

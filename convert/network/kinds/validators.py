@@ -23,18 +23,23 @@ def flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def integer(value: Any) -> bool:
+    """Accepts a whole number, which True and False aren't, though Python counts them as such."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
+    return integer(value) and 1 <= value <= LARGEST
 
 
 def whole_or_zero(value: Any) -> bool:
-    return whole(value) or (isinstance(value, int) and not isinstance(value, bool) and value == 0)
+    return integer(value) and 0 <= value <= LARGEST
 
 
 def number(value: Any) -> bool:
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) <= LARGEST
-    return isinstance(value, float) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return integer(value) and abs(value) <= LARGEST
 
 
 def fraction(value: Any) -> bool:

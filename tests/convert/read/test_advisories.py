@@ -79,7 +79,7 @@ ADVISORIES: list[tuple[str, str, list[str]]] = [
     (
         "CVE-2026-40192 GHSA-whj4-6x5x-4v2j",
         "Pillow unpacks gzip in FITS without a limit; of its formats seven are opened, and FITS isn't one",
-        ["tests/torchvgg/test_image_files.py::test_what_is_no_image_is_refused"],
+        ["tests/torchvgg/test_image_limits.py::test_what_is_no_image_is_refused"],
     ),
     ("zip bombs", "a member that unpacks to much more than is stored", [ARCHIVES, LITTLE]),
     ("npz bombs", "an .npz of a stranger isn't opened", ["tests/convert/read/test_file_kinds.py::test_every_kind_is_named"]),
