@@ -130,6 +130,8 @@ def load_model(
 ) -> Model:
     """Loads the model of a Keras file or folder, an ONNX file of a chain, or a `.safetensors` of torchvgg's, ready to use.
 
+    Weights alone, of Keras's or a `state_dict` of torchvgg's, torchvision's or timm's, are taken for those of a plain VGG, with a warning.
+
     Args:
         path: the file or folder; or "vgg16" or "vgg19" for the published model.
         architecture: the model that weights saved alone are for: a file of `model.to_json()` or `to_yaml()`, another Keras file of
@@ -162,11 +164,6 @@ def load_model(
     elif not exists(path):
         raise FileNotFoundError(f"{path}: no such file; expected one, or {' or '.join(PUBLISHED)}")
     tensors, described = read_model(Path(path), architecture, custom_objects)
-    if described is None:
-        raise ValueError(
-            f"{path}: tensors without an architecture; expected a Keras file or a .safetensors of torchvgg's. "
-            "Weights alone go into a model, VGG16(weights=path), or through `convert` into a .safetensors"
-        )
     with naming_file(Path(path)):
         if classifier_activation != AS_SAVED:
             described = with_activation(described, classifier_activation)

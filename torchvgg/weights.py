@@ -42,8 +42,8 @@ def find_weights(weights: str | os.PathLike[str], network: str, include_top: boo
 
 def read_model(
     path: Path, architecture: Architecture | None = None, custom_objects: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Reads the tensors, in the file's own type, and the architecture, if there is one, of a file of `convert` or Keras.
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads the tensors, in the file's own type, and the architecture of a file of `convert` or Keras, or a VGG's `state_dict`.
 
     `architecture` and `custom_objects` are as for `load_model`.
 
@@ -57,21 +57,18 @@ def read_model(
     from .convert.read.file_kind import file_kind
     from .convert.read.torch_file import read_torch_file
 
-    if file_kind(path).is_keras or architecture is not None:
+    file = None if file_kind(path).is_keras or architecture is not None else read_torch_file(path)
+    if file is None or file.architecture is None:
         opening = open_source(path, None, False, custom_objects=custom_objects, architecture=architecture)
         with opening as source:
-            if source.assumed:
-                warnings.warn(f"{path}: {source.assumed}", stacklevel=3)
-            return _tensors(source), source.network.architecture()
-    file = read_torch_file(path)
-    if file.architecture is None:
-        return file.tensors, None
-    preprocessing = preprocessing_of(file)
-    if preprocessing:
-        warnings.warn(f"{path}: {preprocessing}", stacklevel=3)
-    with naming_file(path):
-        architecture = network_of_torch_file(file, None, base_only=False).architecture()
-    return file.tensors, architecture | {"preprocessing_is_unknown": bool(preprocessing)}
+            tensors, found, cautions = _tensors(source), source.network.architecture(), (source.assumed, source.warning)
+    else:  # the tensors as they are, without a copy
+        with naming_file(path):
+            found = network_of_torch_file(file, None, base_only=False).architecture()
+        tensors, cautions = file.tensors, ("", preprocessing_of(file))
+    for caution in filter(None, cautions):
+        warnings.warn(f"{path}: {caution}", stacklevel=3)
+    return tensors, found | {"preprocessing_is_unknown": bool(cautions[1])}
 
 
 def _tensors(source: Source) -> dict[str, Tensor]:
