@@ -92,7 +92,8 @@ def evaluate(
         model: a model with an output `(N, classes)`; or `(N, 1)` for two classes, of which the second is predicted where a sigmoid's
             output is above 0.5, or a logit above 0.
         images: a folder with a subfolder for each class, or the class of each image by its path. A class is a WordNet id, a name or a
-            number. If a model's classes have no names, as many subfolders are its classes in alphabetical order, with a warning.
+            number. If a model's classes have no names, as many subfolders are its classes in alphabetical order, with a warning;
+            0, 1, 10, 2 and so on also if some are missing.
         labels: the names of the classes in the model's order; by default ImageNet's for 1,000 classes.
         sample: evaluate only so many images, evenly from the classes, always the same ones.
         preprocessing: as for `extract_features`; so are the arguments from here to `ray`.

@@ -136,7 +136,7 @@ def test_accuracy_is_keras(how: str, trained: Any, folder: Path, tmp_path: Path)
     loss, accuracy = theirs.evaluate(x, y, verbose=0)
     predicted = np.asarray(theirs.predict(x, verbose=0)).argmax(1)
     with pytest.warns(
-        UserWarning, match="classes 0 to 3 are taken to be astronaut, cat, coffee, …, in alphabetical order"
+        UserWarning, match="classes 0 to 3 are taken to be astronaut, cat, coffee, retina, in alphabetical order"
     ):
         result = evaluate(load_model(weights), folder, preprocessing=how, batch_size=7, workers=1, **reading)
     assert (result.images, result.bad, result.top5) == (81, 1, 1.0)
@@ -163,7 +163,7 @@ def test_what_is_printed(trained: Any, folder: Path, capsys: pytest.CaptureFixtu
     known = json.loads(printed)
     first, second = error.splitlines()
     assert first.startswith(
-        "warning: the classes 0 to 3 are taken to be astronaut, cat, coffee, …, in alphabetical order"
+        "warning: the classes 0 to 3 are taken to be astronaut, cat, coffee, retina, in alphabetical order"
     )
     assert (
         second
