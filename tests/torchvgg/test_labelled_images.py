@@ -69,7 +69,7 @@ def test_numbers_are_places_in_alphabetical_order_with_a_warning_though_one_is_m
     for number in range(11):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "a.jpg").touch()
-    with pytest.warns(UserWarning) as whole:
+    with pytest.warns(UserWarning, match="in alphabetical order") as whole:
         places, classes = label_images(tmp_path, ELEVEN, False)
     (tmp_path / "7" / "a.jpg").unlink()
     (tmp_path / "7").rmdir()
