@@ -1,6 +1,7 @@
 """Class scores by name: what a model predicts for an image, and how to pick a class."""
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -80,8 +81,12 @@ def class_names(number: int, names: Sequence[str] | None = None) -> Sequence[tup
     """Returns the WordNet id, if it is ImageNet's, and the name of each of a model's classes.
 
     Raises:
-        ValueError: the number of names is wrong.
+        ValueError: the number of names is wrong, or they are in no list.
     """
+    if isinstance(names, str | os.PathLike):
+        raise ValueError(
+            f"labels: expected a list of names. Received: {os.fspath(names)!r}; for a file, pass its lines, Path(…).read_text().splitlines()"
+        )
     if names is None and number == len(labels()):
         return labels()
     classes = [

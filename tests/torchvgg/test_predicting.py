@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from torchvgg import class_index, evaluate, grad_cam, load_image, load_model
+from torchvgg import class_index, evaluate, evaluate_each, grad_cam, load_image, load_model
 from torchvgg.command_line import main
 from torchvgg.extraction.decoding import escaped
-from torchvgg.predicting import Score, by_name, gives_probabilities
+from torchvgg.layers import Dense, Flatten
+from torchvgg.model import Model
+from torchvgg.predicting import Score, by_name, gives_probabilities, scores_of
 
 from ..helpers.photos import photo
 
@@ -118,6 +120,20 @@ def test_layers_that_keep_the_probabilities_are_looked_through(is_inner: bool, e
     model = load_model(tmp_path / "softmax.keras")
     assert gives_probabilities(model)
     assert evaluate(model, {cat: 1}, preprocessing="unit", workers=0).loss == pytest.approx(-np.log(expected[1]), 1e-5)
+
+
+@pytest.mark.parametrize("labels", ["flowers.txt", Path("flowers.txt"), "abc"])
+def test_labels_that_are_no_list_are_refused(labels: Any, tmp_path: Path) -> None:
+    """Not taken letter by letter, though there may be as many as classes."""
+    model = Model({"flatten": Flatten(), "dense": Dense(192, 3)}, (3, 8, 8), "flowers").eval()
+    photo(size=(8, 8)).save(cat := tmp_path / "cat.png")
+    for take in (
+        lambda: evaluate(model, {cat: 1}, labels=labels, workers=0),
+        lambda: evaluate_each(model, {cat: 1}, labels=labels, workers=0),
+        lambda: scores_of(model, torch.zeros(1, 3, 8, 8), labels),
+    ):
+        with pytest.raises(ValueError, match=rf"^labels: expected a list of names. Received: '{labels}'; for a file"):
+            take()
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--top", "1", "--json"]])
