@@ -351,7 +351,7 @@ def test_what_has_no_classes_is_refused(folder: Path) -> None:
                 ValueError, match=r"expected a model that ends in classes, \(N, classes\)\. Received: one that ends in"
             ):
                 function(model, folder)
-    with pytest.raises(ValueError, match="the model's scores aren't numbers; its weights are damaged"):
+    with pytest.raises(ValueError, match="the model's output has NaN or infinity in it; its weights are damaged"):
         evaluate(fixed(torch.tensor([0.0, float("nan"), 0, 0])), folder, labels=sorted(PLACES), workers=0)
     with pytest.raises(ValueError, match=r"sample: expected a number from 1 up. Received: 0"):
         evaluate(fixed(torch.zeros(4)), folder, sample=0)
