@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,18 @@ from .imagenet import labels
 from .layers.activations import Activation, Softmax
 from .layers.merging import Average, Concatenate
 from .layers.operations import Clip
+from .layers.pooling import GlobalAveragePooling2D, GlobalMaxPooling2D
 from .layers.regularization import Dropout
 from .layers.reshaping import Flatten, Reshape
 from .model import Model
+from .vgg import VGG
 
 LAYERS: dict[str, tuple[type[nn.Module], ...]] = {"softmax": (Softmax, nn.Softmax), "sigmoid": (nn.Sigmoid,)}
 FUNCTIONS = {
     "softmax": [ACTIVATIONS["softmax"]],
     "sigmoid": [ACTIVATIONS[f"{kind}sigmoid"] for kind in ("", "hard_", "keras2_hard_", "sparse_")],
 }
+GLOBAL = (GlobalAveragePooling2D, GlobalMaxPooling2D)
 # Their outputs are in [0, 1] where their inputs are.
 KEEPING = (Average, Clip, Concatenate, Dropout, Flatten, Reshape, nn.Dropout, nn.Flatten, nn.Identity)
 
@@ -69,8 +72,10 @@ def named(output: Tensor, names: Sequence[str] | None = None) -> list[Score]:
 
 
 def check_classes(model: Model) -> None:
-    """Raises a ValueError unless a model's output is `(N, classes)`."""
-    shape = model.output_shape
+    """Raises a ValueError unless a model's output is `(N, classes)`, and not a VGG's features, which may be pooled."""
+    shape: Any = model.output_shape
+    if isinstance(model, VGG) and shape == (None, 512) and isinstance([*model.children()][-1], GLOBAL):
+        shape = "pooled features, without its top"
     if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
         raise ValueError(
             f"expected a model that ends in classes, (N, classes). Received: one that ends in {shape}; `extract` writes features"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchvgg import VGG16, evaluate, evaluate_each, extract_features, load_model, optimize_for_inference
+from torchvgg import VGG16, VGG19, evaluate, evaluate_each, extract_features, load_model, optimize_for_inference
 from torchvgg.command_line import main
 from torchvgg.convert import convert
 from torchvgg.evaluation import Evaluation
@@ -345,6 +345,8 @@ def test_what_has_no_classes_is_refused(folder: Path) -> None:
     for model in (
         VGG16(weights=None, include_top=False),
         VGG16(weights=None, include_top=False, input_shape=(3, 32, 32)),
+        VGG16(weights=None, include_top=False, pooling="avg"),
+        VGG19(weights=None, include_top=False, pooling="max", input_shape=(3, 32, 32)),
     ):
         for function in (evaluate, evaluate_each):
             with pytest.raises(
