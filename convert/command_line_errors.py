@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from .errors import UsageError, message_of, one_line
@@ -43,7 +44,16 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         print(message, end="", file=file)  # argparse's own would ignore errors
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.given = args or ()
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
+        if "required: " in message and "required: -" not in message:  # not only options, which are listed last
+            for option, value in pairwise(self.given):
+                action = self._option_string_actions.get(option)
+                if action and action.nargs == "?" and not value.startswith("-"):
+                    message += f"; {option} took {value!r} as its value, put {option} at the end"
         self.exit(2, f"error: {message}\n")
 
 

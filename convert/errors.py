@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,12 @@ LONGEST = 1500  # characters of a message: names in a file may have any length
 def printable(text: str, substitute: str = "?") -> str:
     """Replaces characters that move the cursor, change colours or turn the direction of writing, and halves of surrogate pairs."""
     return "".join(character if character.isprintable() else substitute for character in text)
+
+
+def listed(texts: Iterable[str], most: int = 10) -> str:
+    """Joins texts by commas, with an ellipsis if there are more than are shown."""
+    texts = list(texts)
+    return ", ".join([*texts[:most], *(["…"] if len(texts) > most else [])])
 
 
 def one_line(text: str) -> str:

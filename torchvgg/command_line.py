@@ -79,7 +79,7 @@ In Python: torchvgg.evaluate and torchvgg.evaluate_each.
 READING = """\
 The subfolders are named by the class's WordNet id, name or number. Without --labels, as many
 subfolders are the classes of a model of your own, in alphabetical order, as for Keras's
-image_dataset_from_directory.
+image_dataset_from_directory: 0, 1, 10, 2, also if some of these numbers are missing.
 """
 
 

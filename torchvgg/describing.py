@@ -156,6 +156,7 @@ class Description:
         return int(self._calls.add(own, inputs))
 
     def _keep_tensors(self, place: Place, module: nn.Module, own: dict[str, Tensor]) -> None:
+        from .convert.network.network import is_finite
         from .convert.write.pytorch import TYPE_NAMES
 
         for key, tensor in own.items():
@@ -163,6 +164,9 @@ class Description:
                 raise refused(place.name, module, f"its {key} is on the meta device, without numbers")
             if tensor.dtype not in TYPE_NAMES:
                 raise refused(place.name, module, f"its {key} is {tensor.dtype}, which can't be written")
+            if not is_finite(tensor.detach()):
+                reason = f"NaN or infinity among the values of its {key}, as where training diverged"
+                raise refused(place.name, module, reason, "save the model of an earlier epoch")
             if self._owners.setdefault(id(tensor), place.path) != place.path:
                 owner = "/".join(self._owners[id(tensor)])
                 raise refused(place.name, module, f"it shares its {key} with {owner}; in Keras two layers can't")

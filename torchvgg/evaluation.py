@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .extraction.decoding import Decoded, Decoder, escaped, explained_worker_death
-from .extraction.extractor import Extractor, check_half, features_of, rows_here
+from .extraction.extractor import NOT_FINITE, Extractor, check_half, features_of, rows_here
 from .extraction.feature_files import Rows, to_rows
 from .image_files import PREPROCESSINGS, Pipeline, image_shape, pipeline_for
 from .labelled_images import Class, label_images, sample_evenly
@@ -92,7 +92,8 @@ def evaluate(
         model: a model with an output `(N, classes)`; or `(N, 1)` for two classes, of which the second is predicted where a sigmoid's
             output is above 0.5, or a logit above 0.
         images: a folder with a subfolder for each class, or the class of each image by its path. A class is a WordNet id, a name or a
-            number. If a model's classes have no names, as many subfolders are its classes in alphabetical order, with a warning.
+            number. If a model's classes have no names, as many subfolders are its classes in alphabetical order, with a warning;
+            0, 1, 10, 2 and so on also if some are missing.
         labels: the names of the classes in the model's order; by default ImageNet's for 1,000 classes.
         sample: evaluate only so many images, evenly from the classes, always the same ones.
         preprocessing: as for `extract_features`; so are the arguments from here to `ray`.
@@ -244,16 +245,13 @@ class _Tally:
         self.top5, self.loss = 0, 0.0
 
     def add(self, rows: Rows) -> None:
+        if NOT_FINITE in rows.error:  # no fault of the image's
+            raise ValueError(f"{rows.path[rows.error.index(NOT_FINITE)]}: {NOT_FINITE}")
         new = np.array([path not in self.seen for path in rows.path])
         self.seen.update(zip(rows.path, rows.error, strict=True))
         good = new & np.array([not error for error in rows.error])
         true = np.array([self.truth[path] for path in rows.path])[good]
         scores = rows.vector[good].astype(np.float64)  # (n, classes)
-        if not np.isfinite(scores).all():
-            path = rows.path[int(np.flatnonzero(good)[~np.isfinite(scores).all(1)][0])]
-            raise ValueError(
-                f"{path}: the model's scores aren't numbers; its weights are damaged, or too large for half precision"
-            )
         if scores.shape[1] == 1:  # the second of two classes, as a probability or a logit
             scores = np.concatenate([1 - scores if self.is_probability else 0 * scores, scores], 1)
         if not len(scores):

@@ -24,7 +24,7 @@ def label_images(
             number.
         classes: the classes of a model, in order.
         are_named: False if their names aren't known. Then subfolders, or else the names in `images`, are the classes in
-            alphabetical order, with a warning, if there are as many.
+            alphabetical order, with a warning, if there are as many. Of subfolders named 0, 1, 2 and so on some may be missing.
 
     Raises:
         ValueError: a class isn't the model's or has an ambiguous name; a folder has no subfolders or no images.
@@ -71,6 +71,8 @@ def _class_numbers(
     texts: Sequence[str], classes: Sequence[Class], are_named: bool, numbers_first: bool
 ) -> tuple[dict[Any, int], Sequence[Class]]:
     """Returns the class that each text stands for, and the classes, by these texts where they had no names."""
+    from .convert.errors import listed
+
     last = len(classes) - 1
     numbers = {text: int(text) for text in texts if text.isdecimal() and int(text) <= last}
     if are_named:
@@ -88,18 +90,21 @@ def _class_numbers(
                 raise ValueError(f"{text}: no such class; expected a WordNet id, a name, or a number from 0 to {last}")
             numbers.update(dict.fromkeys([text], found[0]) if found else {})
         return numbers, classes
-    if len(texts) == len(classes) and not (numbers_first and len(numbers) == len(texts)):
-        shown = ", ".join((*texts[:3], *(("…",) if len(texts) > 3 else ())))
+    if numbers_first and len(numbers) == len(texts):
+        return numbers, classes
+    width = max((len(text) for text in texts if text.startswith("0")), default=1)  # 000, 001, …
+    every = sorted(str(number).zfill(width) for number in range(len(classes)))
+    if not numbers_first and {*texts} <= {*every}:  # a missing one leaves the others' places as they are
+        texts = every
+    if len(texts) == len(classes):
         warn(
-            f"the classes 0 to {last} are taken to be {shown}, in alphabetical order, as for Keras's image_dataset_from_directory; "
-            "labels (--labels FILE) name them otherwise"
+            f"the classes 0 to {last} are taken to be {listed(texts)}, in alphabetical order, as for Keras's "
+            "image_dataset_from_directory; labels (--labels FILE) name them otherwise"
         )
         return {text: number for number, text in enumerate(texts)}, [(None, text) for text in texts]
-    if len(numbers) == len(texts):
-        return numbers, classes
     raise ValueError(
         f"expected {len(classes)} classes, as the model has, or numbers from 0 to {last}. Received: {len(texts)} "
-        f"({', '.join(texts[:3])}…); name the model's classes with labels (--labels FILE)"
+        f"({listed(texts)}); name the model's classes with labels (--labels FILE)"
     )
 
 

@@ -87,6 +87,8 @@ def load_keras_weights(
 
 def _pairs(module: nn.Module, layers: list[Layer]) -> list[tuple[str, nn.Module, Layer]]:
     """Pairs the module's layers with the file's. Raises a ValueError if one is left over."""
+    from .convert.errors import listed
+
     kinds = tuple(set(MODULES.values()))
     own = [(name, each) for name, each in module.named_modules() if isinstance(each, kinds)]
     tensors = [id(tensor) for _, each in own for tensor in each.parameters(recurse=False)]
@@ -101,8 +103,8 @@ def _pairs(module: nn.Module, layers: list[Layer]) -> list[tuple[str, nn.Module,
         theirs = [layer for layer in layers if MODULES.get(layer.class_name) is kind]
         if len(ours) != len(theirs):
             what = kind.__name__.strip("_")
-            in_file = ", ".join(layer.name for layer in theirs[:20]) or "none"
-            in_module = ", ".join(name for name, _ in ours[:20]) or "none"
+            in_file = listed(layer.name for layer in theirs) or "none"
+            in_module = listed(name for name, _ in ours) or "none"
             raise ValueError(
                 f"{len(theirs)} layers for {what} in the file ({in_file}), and {len(ours)} in the module ({in_module})"
             )

@@ -1,8 +1,9 @@
 """Class scores by name: what a model predicts for an image, and how to pick a class."""
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,18 @@ from .imagenet import labels
 from .layers.activations import Activation, Softmax
 from .layers.merging import Average, Concatenate
 from .layers.operations import Clip
+from .layers.pooling import GlobalAveragePooling2D, GlobalMaxPooling2D
 from .layers.regularization import Dropout
 from .layers.reshaping import Flatten, Reshape
 from .model import Model
+from .vgg import VGG
 
 LAYERS: dict[str, tuple[type[nn.Module], ...]] = {"softmax": (Softmax, nn.Softmax), "sigmoid": (nn.Sigmoid,)}
 FUNCTIONS = {
     "softmax": [ACTIVATIONS["softmax"]],
     "sigmoid": [ACTIVATIONS[f"{kind}sigmoid"] for kind in ("", "hard_", "keras2_hard_", "sparse_")],
 }
+GLOBAL = (GlobalAveragePooling2D, GlobalMaxPooling2D)
 # Their outputs are in [0, 1] where their inputs are.
 KEEPING = (Average, Clip, Concatenate, Dropout, Flatten, Reshape, nn.Dropout, nn.Flatten, nn.Identity)
 
@@ -68,8 +72,10 @@ def named(output: Tensor, names: Sequence[str] | None = None) -> list[Score]:
 
 
 def check_classes(model: Model) -> None:
-    """Raises a ValueError unless a model's output is `(N, classes)`."""
-    shape = model.output_shape
+    """Raises a ValueError unless a model's output is `(N, classes)`, and not a VGG's features, which may be pooled."""
+    shape: Any = model.output_shape
+    if isinstance(model, VGG) and shape == (None, 512) and isinstance([*model.children()][-1], GLOBAL):
+        shape = "pooled features, without its top"
     if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
         raise ValueError(
             f"expected a model that ends in classes, (N, classes). Received: one that ends in {shape}; `extract` writes features"
@@ -80,8 +86,12 @@ def class_names(number: int, names: Sequence[str] | None = None) -> Sequence[tup
     """Returns the WordNet id, if it is ImageNet's, and the name of each of a model's classes.
 
     Raises:
-        ValueError: the number of names is wrong.
+        ValueError: the number of names is wrong, or they are in no list.
     """
+    if isinstance(names, str | os.PathLike):
+        raise ValueError(
+            f"labels: expected a list of names. Received: {os.fspath(names)!r}; for a file, pass its lines, Path(…).read_text().splitlines()"
+        )
     if names is None and number == len(labels()):
         return labels()
     classes = [

@@ -40,7 +40,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: the file, whose name ends in `.safetensors`. It is written whole or not at all; an existing one is replaced.
 
     Raises:
-        ValueError: a layer can't be expressed in Keras's; the message names it.
+        ValueError: a layer can't be expressed in Keras's, or has NaN or infinity among its weights; the message names it.
         OSError: the file can't be written.
     """
     from .convert.atomic_files import check_output, writing

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import LayerError
+from ..errors import LayerError, listed
 from ..layout import CONV2D_KERNEL, TURNED_KERNEL, UNCHANGED
 from ..read.keras_file import KerasArray, KerasFile
 from .architecture_json import read_entry
@@ -50,7 +50,7 @@ def network_of_keras_model(
             _rename(left, [entry.name for entry in model.layers if entry.name in groups])
         in_file = [name for name in left if name in groups]
         if keras_file.is_named and in_file != [group for group in groups if group in left]:
-            raise ValueError(f"layers in another order than the architecture has them: {', '.join(in_file[:20])}")
+            raise ValueError(f"layers in another order than the architecture has them: {listed(in_file)}")
         found: dict[tuple[str, ...], list[Any]] = {}
         for group, layers in groups.items():
             class_name = layers[0].described.class_name
@@ -74,7 +74,7 @@ def network_of_keras_model(
     unused = [array for arrays in left.values() for array in arrays if array.place not in used]
     generator = re.compile("seed|random|generator")
     if surplus := [a.name for a in unused if a.dtype.is_floating_point or not generator.search(a.name)]:
-        raise ValueError(f"arrays that belong to no layer: {', '.join(surplus[:3])}")
+        raise ValueError(f"arrays that belong to no layer: {listed(surplus)}")
     return network
 
 
@@ -99,8 +99,8 @@ def _rename(groups: dict[str, list[KerasArray]], names: list[str]) -> None:
         return
     if len(own) != len(names):
         raise ValueError(
-            f"{len(own)} layers with arrays ({', '.join(own[:20])}) for an architecture with {len(names)} such layers "
-            f"({', '.join(names[:20])})"
+            f"{len(own)} layers with arrays ({listed(own)}) for an architecture with {len(names)} such layers "
+            f"({listed(names)})"
         )
     renamed = dict(zip(names, [groups[name] for name in own], strict=True))
     groups.clear()

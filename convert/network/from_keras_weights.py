@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..array import Array
+from ..errors import listed
 from ..layout import CONV2D_KERNEL, THEANO_KERNEL, Layout
 from .assemble import assemble
 from .network import Network
@@ -211,5 +212,4 @@ def _foreign(arrays: Sequence[Array], in_order: bool) -> str:
 
 
 def _shown(arrays: Sequence[Array]) -> str:
-    shown = [f"{array.name} {array.shape}" for array in arrays[:3]]
-    return ", ".join(shown + (["…"] if len(arrays) > 3 else []))
+    return listed((f"{array.name} {array.shape}" for array in arrays), 3)

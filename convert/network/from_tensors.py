@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..array import Units
+from ..errors import listed
 from ..layout import CONV2D_KERNEL, DENSE_KERNEL, UNCHANGED, Layout
 from ..read.torch_file import TorchFile
 from .architecture_json import counted, flattened, is_structure
@@ -126,7 +127,7 @@ def network_of_tensors(graph: Graph, tensors: Mapping[str, Tensor]) -> Network:
         graph, lambda layers: ([pick(layer.described.name, spec) for spec in layer.specs] for layer in layers)
     )
     if left:
-        raise ValueError(f"tensors that belong to no layer: {', '.join(list(left)[:3])}")
+        raise ValueError(f"tensors that belong to no layer: {listed(left)}")
     return network
 
 
@@ -186,7 +187,7 @@ def _read_nodes(calls: list[Any], inputs: Mapping[str, Any], layers: list[Descri
                     continue
         raise _not_ours(f"a node. Received: {call!r:.100}")
     if missing := names - {node.layer for node in nodes}:
-        raise _not_ours(f"a call of {', '.join(sorted(missing)[:3])}")
+        raise _not_ours(f"a call of {listed(sorted(missing))}")
     return nodes
 
 
@@ -222,7 +223,7 @@ def _chain_of_state_dict(tensors: Mapping[str, Tensor], input_shape: tuple[int, 
 
 def not_a_vgg(tensors: Mapping[str, Tensor]) -> ValueError:
     """Returns the error for tensors that no VGG has, or not under these names."""
-    shown = ", ".join(list(tensors)[:3]) or "no tensors"
+    shown = listed(tensors, 3) or "no tensors"
     return ValueError(
         f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight or features.0.weight and so on. Received: {shown}"
     )

@@ -20,6 +20,12 @@ from .settings import shortened
 PART = 1 << 21  # numbers of a large kernel that are converted at a time
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Tells whether no value is NaN or infinity."""
+    is_whole = not tensor.is_floating_point() or not tensor.numel()
+    return is_whole or all(bound.isfinite() for bound in tensor.aminmax())
+
+
 @dataclass(frozen=True)
 class Weight:
     """A tensor to be made: its PyTorch name (`weight`, `bias`), the Keras array, and the change of layout between them.
@@ -66,12 +72,11 @@ class Weight:
 
     def _check(self, numbers: Tensor, own: Tensor) -> None:
         """Raises a ValueError for values that aren't allowed, or that are lost in the other type."""
-        if not self.allows_nonfinite and own.is_floating_point() and own.numel():
-            source = numbers if numbers.dtype == own.dtype else own  # the copy lies in one piece, which is faster
-            if not all(bound.isfinite() for bound in source.aminmax()):
-                raise ValueError(
-                    f"{self.array.name}: NaN or infinity among its values; --allow-nonfinite converts it all the same"
-                )
+        # The copy lies in one piece, which is faster.
+        if not self.allows_nonfinite and not is_finite(numbers if numbers.dtype == own.dtype else own):
+            raise ValueError(
+                f"{self.array.name}: NaN or infinity among its values; --allow-nonfinite converts it all the same"
+            )
         if numbers.dtype != own.dtype and not torch.equal(numbers.isinf(), own.isinf()):
             raise ValueError(f"{self.array.name}: values beyond the range of {str(numbers.dtype)[6:]}")
 

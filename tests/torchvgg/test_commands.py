@@ -293,6 +293,21 @@ def test_errors_are_one_line(
         (["predict"], "error: the following arguments are required: IMAGE"),
         (["predict", "x.jpg", "--top", "0"], "error: argument --top: expected a number from 1 up. Received: '0'"),
         (["extract", "x.jpg"], "error: the following arguments are required: -o"),
+        *(
+            (
+                line.split(),
+                f"error: the following arguments are required: {missing}; {option} took '{value}' as its value, put {option} at the end\n",
+            )
+            for line, missing, option, value in (
+                ("show --cam cat.jpg -o x.png", "IMAGE", "--cam", "cat.jpg"),
+                ("show -o x.png --class cat.jpg", "IMAGE", "--class", "cat.jpg"),
+                ("evaluate --ray val --json", "FOLDER", "--ray", "val"),
+                ("extract -o f.npz --ray photos", "PATH", "--ray", "photos"),
+                ("extract --ray photos", "PATH, -o", "--ray", "photos"),
+            )
+        ),
+        (["extract", "x.jpg", "--ray", "a:1"], "error: the following arguments are required: -o\n"),
+        (["show", "--cam", "-o", "x.png"], "error: the following arguments are required: IMAGE\n"),
         (["extract", "x.jpg", "-o", "f.npz", "--pooling", "mean"], "error: argument --pooling: invalid choice: 'mean'"),
         (
             ["predict", "x.jpg", "--resize", "1,2,3"],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchvgg import VGG16, evaluate, evaluate_each, extract_features, load_model, optimize_for_inference
+from torchvgg import VGG16, VGG19, evaluate, evaluate_each, extract_features, load_model, optimize_for_inference
 from torchvgg.command_line import main
 from torchvgg.convert import convert
 from torchvgg.evaluation import Evaluation
@@ -136,7 +136,7 @@ def test_accuracy_is_keras(how: str, trained: Any, folder: Path, tmp_path: Path)
     loss, accuracy = theirs.evaluate(x, y, verbose=0)
     predicted = np.asarray(theirs.predict(x, verbose=0)).argmax(1)
     with pytest.warns(
-        UserWarning, match="classes 0 to 3 are taken to be astronaut, cat, coffee, …, in alphabetical order"
+        UserWarning, match="classes 0 to 3 are taken to be astronaut, cat, coffee, retina, in alphabetical order"
     ):
         result = evaluate(load_model(weights), folder, preprocessing=how, batch_size=7, workers=1, **reading)
     assert (result.images, result.bad, result.top5) == (81, 1, 1.0)
@@ -163,7 +163,7 @@ def test_what_is_printed(trained: Any, folder: Path, capsys: pytest.CaptureFixtu
     known = json.loads(printed)
     first, second = error.splitlines()
     assert first.startswith(
-        "warning: the classes 0 to 3 are taken to be astronaut, cat, coffee, …, in alphabetical order"
+        "warning: the classes 0 to 3 are taken to be astronaut, cat, coffee, retina, in alphabetical order"
     )
     assert (
         second
@@ -345,13 +345,15 @@ def test_what_has_no_classes_is_refused(folder: Path) -> None:
     for model in (
         VGG16(weights=None, include_top=False),
         VGG16(weights=None, include_top=False, input_shape=(3, 32, 32)),
+        VGG16(weights=None, include_top=False, pooling="avg"),
+        VGG19(weights=None, include_top=False, pooling="max", input_shape=(3, 32, 32)),
     ):
         for function in (evaluate, evaluate_each):
             with pytest.raises(
                 ValueError, match=r"expected a model that ends in classes, \(N, classes\)\. Received: one that ends in"
             ):
                 function(model, folder)
-    with pytest.raises(ValueError, match="the model's scores aren't numbers; its weights are damaged"):
+    with pytest.raises(ValueError, match="the model's output has NaN or infinity in it; its weights are damaged"):
         evaluate(fixed(torch.tensor([0.0, float("nan"), 0, 0])), folder, labels=sorted(PLACES), workers=0)
     with pytest.raises(ValueError, match=r"sample: expected a number from 1 up. Received: 0"):
         evaluate(fixed(torch.zeros(4)), folder, sample=0)

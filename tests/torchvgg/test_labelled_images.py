@@ -24,10 +24,19 @@ FOLDERS: dict[str, tuple[Any, bool, list[str], list[int] | str]] = {
     "digits that are no names": ([(None, "7"), (None, "1"), (None, "0")], True, ["0", "2"], "2: no such class"),
     "alphabetical": (OWN, False, ["b", "C", "a"], [2, 0, 1]),
     "alphabetical, though numbers": (ELEVEN, False, [str(n) for n in range(11)], [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 2]),
+    "one missing, though numbers": (ELEVEN, False, [str(n) for n in (0, 1, 2, 10)], [0, 1, 3, 2]),
+    "one missing, of numbers as long": (ELEVEN, False, ["00", "07", "10"], [0, 7, 10]),
     "an empty one counts": (OWN, False, ["b", "empty", "a"], [1, 2, 0]),
     "hidden": (OWN, False, ["b", "c", ".a", "a"], [1, 2, -1, 0]),
     "some numbers": (OWN, False, ["2", "1"], [2, 1]),
-    "too few": (OWN, False, ["a", "b"], "expected 3 classes, as the model has, or numbers from 0 to 2. Received: 2"),
+    "numbers from 1": (OWN, False, ["3", "1"], "Received: 2 (1, 3); name"),
+    "too few": (
+        OWN,
+        False,
+        ["a", "b"],
+        "expected 3 classes, as the model has, or numbers from 0 to 2. Received: 2 (a, b);",
+    ),
+    "too many": (OWN, False, [*"abcdefghijk"], "Received: 11 (a, b, c, d, e, f, g, h, i, j, …); name"),
     "unknown": (
         FLOWERS,
         True,
@@ -54,6 +63,20 @@ def test_the_classes_of_folders(case: str, tmp_path: Path) -> None:
     found, _ = label_images(str(tmp_path), classes, are_named)
     wanted = {name: number for name, number in zip(names, expected, strict=True) if number >= 0 and name != "empty"}
     assert {Path(path).stem: number for path, number in found.items()} == wanted
+
+
+def test_numbers_are_places_in_alphabetical_order_with_a_warning_though_one_is_missing(tmp_path: Path) -> None:
+    for number in range(11):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "a.jpg").touch()
+    with pytest.warns(UserWarning, match="in alphabetical order") as whole:
+        places, classes = label_images(tmp_path, ELEVEN, False)
+    (tmp_path / "7" / "a.jpg").unlink()
+    (tmp_path / "7").rmdir()
+    with pytest.warns(UserWarning, match="0 to 10 are taken to be 0, 1, 10, 2, 3, 4, 5, 6, 7, 8, …, in alpha") as rest:
+        found, names = label_images(tmp_path, ELEVEN, False)
+    assert found == {path: place for path, place in places.items() if Path(path).parent.name != "7"}
+    assert (str(rest[0].message), names) == (str(whole[0].message), classes)
 
 
 @pytest.mark.parametrize("kind", [int, str, np.int64, torch.tensor])

@@ -9,11 +9,14 @@ import keras
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from torchvgg import class_index, evaluate, grad_cam, load_image, load_model
+from torchvgg import VGG16, class_index, evaluate, evaluate_each, grad_cam, load_image, load_model
 from torchvgg.command_line import main
 from torchvgg.extraction.decoding import escaped
-from torchvgg.predicting import Score, by_name, gives_probabilities
+from torchvgg.layers import Conv2D, Dense, Flatten, GlobalAveragePooling2D
+from torchvgg.model import Model
+from torchvgg.predicting import Score, by_name, gives_probabilities, scores_of
 
 from ..helpers.photos import photo
 
@@ -118,6 +121,42 @@ def test_layers_that_keep_the_probabilities_are_looked_through(is_inner: bool, e
     model = load_model(tmp_path / "softmax.keras")
     assert gives_probabilities(model)
     assert evaluate(model, {cat: 1}, preprocessing="unit", workers=0).loss == pytest.approx(-np.log(expected[1]), 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("source", ["vgg", "keras"])
+def test_a_vgg_without_its_top_has_no_scores_though_pooled(source: str, tmp_path: Path) -> None:
+    """As one whose features aren't pooled. What else ends in a global pooling may be a fully convolutional head."""
+    arguments: Any = {"weights": None, "include_top": False, "pooling": "avg", "input_shape": (32, 32, 3)}
+    if source == "keras":
+        keras.applications.VGG16(**arguments).save(tmp_path / "base.keras")
+        model: Any = load_model(tmp_path / "base.keras")
+    else:
+        model = VGG16(**arguments)
+    x = torch.zeros(1, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"ends in pooled features, without its top; `extract` writes features$"):
+        scores_of(model, x)
+    model.global_average_pooling2d = nn.Sequential(model.global_average_pooling2d, nn.Linear(512, 4))
+    assert len(scores_of(model, x)) == 4
+    model = VGG16(**arguments)
+    model.block5_conv3 = Conv2D(512, 4, 3, padding="same")
+    assert len(scores_of(model, x)) == 4
+    fully = {"conv": Conv2D(3, 512, 3), "global_average_pooling2d": GlobalAveragePooling2D()}
+    assert len(scores_of(Model(fully, (3, 32, 32), "vgg16"), x)) == 512
+
+
+@pytest.mark.parametrize("labels", ["flowers.txt", Path("flowers.txt"), "abc"])
+def test_labels_that_are_no_list_are_refused(labels: Any, tmp_path: Path) -> None:
+    """Not taken letter by letter, though there may be as many as classes."""
+    model = Model({"flatten": Flatten(), "dense": Dense(192, 3)}, (3, 8, 8), "flowers").eval()
+    photo(size=(8, 8)).save(cat := tmp_path / "cat.png")
+    for take in (
+        lambda: evaluate(model, {cat: 1}, labels=labels, workers=0),
+        lambda: evaluate_each(model, {cat: 1}, labels=labels, workers=0),
+        lambda: scores_of(model, torch.zeros(1, 3, 8, 8), labels),
+    ):
+        with pytest.raises(ValueError, match=rf"^labels: expected a list of names. Received: '{labels}'; for a file"):
+            take()
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--top", "1", "--json"]])

@@ -303,6 +303,14 @@ REFUSED: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
         "frozen in part",
     ),
     "on the meta device": (lambda: [nn.Conv2d(8, 2, 1, device="meta")], "its weight is on the meta device"),
+    "NaN": (
+        lambda: [changed(nn.Conv2d(8, 2, 1), bias=nn.Parameter(torch.tensor([0, torch.nan])))],
+        r"save_model: 1 \(Conv2d\): NaN or infinity among the values of its bias",
+    ),
+    "infinity": (
+        lambda: [changed(nn.BatchNorm2d(8), running_var=torch.full([8], torch.inf))],
+        r"1 \(BatchNorm2d\): NaN or infinity among the values of its running_var",
+    ),
     "a hook": (lambda: [hooked(nn.ReLU())], r"1 \(ReLU\): Keras's ReLU computes something else"),
     "complex": (lambda: [nn.Conv2d(8, 2, 1, dtype=torch.complex64)], "torch.complex64, which can't be written"),
     "two models": (lambda: [VGG19(weights=None, include_top=False, input_shape=(3, 32, 32))], "input"),

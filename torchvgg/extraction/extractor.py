@@ -16,6 +16,8 @@ from ..vgg import global_pooling
 from .decoding import Batch, Decoded, decode_batches
 from .feature_files import Rows
 
+NOT_FINITE = "the model's output has NaN or infinity in it; its weights are damaged, or too large for half precision"
+
 
 class Extractor:
     """Computes the vectors of a batch of images, on the GPU if there is one.
@@ -35,13 +37,16 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, batch: Decoded) -> Rows:
+        errors = batch.errors.copy()
         vectors = np.full((len(batch.paths), self.size), np.nan, np.float32)
         if len(batch.pixels):
             pixels = torch.from_numpy(batch.pixels).to(self.device)
             x = preprocess(pixels.permute(0, 3, 1, 2).float(), batch.preprocessing)
-            good = [not error for error in batch.errors]
+            good = np.array([not error for error in batch.errors])
             vectors[good] = self.model(x.to(self.dtype)).float().cpu().numpy()
-        return Rows(batch.paths, vectors, batch.errors)
+            for row in np.flatnonzero(good & ~np.isfinite(vectors).all(1)):
+                vectors[row], errors[row] = np.nan, NOT_FINITE
+        return Rows(batch.paths, vectors, errors)
 
 
 def rows_here(

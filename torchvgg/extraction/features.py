@@ -50,8 +50,8 @@ def extract_features(
 ) -> Extraction:
     """Writes the vector of each image to a file, with a row per image: `path`, `vector`, `error`.
 
-    A bad image has an error and no vector. Finished batches are kept in the folder `OUTPUT.parts` until all are done; called
-    again after an interruption, the extraction is resumed.
+    A bad image has an error and no vector, and so has one whose vector has NaN or infinity in it. Finished batches are kept in the
+    folder `OUTPUT.parts` until all are done; called again after an interruption, the extraction is resumed.
 
     Args:
         model: a model from `VGG16`, `VGG19` or `load_model`. Images are resized to its size, or to 224×224 if that is open.

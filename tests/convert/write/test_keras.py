@@ -212,7 +212,9 @@ def test_a_state_dict_of_something_else_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "other.safetensors", tmp_path / "out.h5")
     model = VGG16(weights=None, include_top=False).state_dict()
     for change, message in (
-        ({"junk.weight": torch.zeros(1)}, "tensors that belong to no layer: junk.weight"),
+        ({"junk.weight": torch.zeros(1)}, "tensors that belong to no layer: junk.weight;"),
+        ({f"junk{n}": torch.zeros(1) for n in range(10)}, r"no layer: junk0, junk1, junk2, .*, junk8, junk9;"),
+        ({f"junk{n}": torch.zeros(1) for n in range(11)}, r"no layer: junk0, junk1, .*, …;"),
         ({"block2_conv1.bias": torch.zeros(5)}, r"block2_conv1.bias: expected shape \(128,\). Received: \(5,\)"),
     ):
         save_file(model | change, tmp_path / "other.safetensors")

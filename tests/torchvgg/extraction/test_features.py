@@ -16,9 +16,12 @@ import keras
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from torchvgg import VGG16, extract_features, load_image, load_model, preprocess_input
 from torchvgg.extraction.extractor import features_of
+from torchvgg.layers import Dense, Flatten
+from torchvgg.model import Model
 
 from ...helpers.command_line import heed
 from ...helpers.features import SIZE, table
@@ -66,6 +69,27 @@ def test_rows_are_what_keras_computes(
     assert errors[13] == "can't be read as an image (it isn't one that Pillow knows)"
     assert (done.images, done.bad, done.done_before, done.size) == (21, 2, 0, expected.shape[1])
     assert sorted(path.name for path in tmp_path.iterdir()) == [output.name]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_a_vector_that_is_not_finite_is_an_error(suffix: str, tmp_path: Path) -> None:
+    """Of that image alone: the same weights are too large for a bright one."""
+    model = Model({"flatten": Flatten(), "dense": Dense(192, 2)}, (3, 8, 8), "large").eval()
+    model.dense.requires_grad_(False).weight.copy_(torch.tensor([[1.0], [1e38]]).expand(2, 192))
+    for name, grey in (("a.png", 255), ("b.png", 0), ("c.png", 255)):
+        Image.new("RGB", (8, 8), (grey, grey, grey)).save(tmp_path / name)
+    (tmp_path / "b2.png").write_text("no image")
+    output = tmp_path / f"features{suffix}"
+    done = extract_features(model, tmp_path, output, layer="dense", preprocessing="none", workers=0)
+    _, vectors, errors = table(output)
+    assert (done.images, done.bad) == (4, 3)
+    assert (
+        errors[::3]
+        == ["the model's output has NaN or infinity in it; its weights are damaged, or too large for half precision"]
+        * 2
+    )
+    assert (errors[1], errors[2][:21]) == ("", "can't be read as an i")
+    np.testing.assert_array_equal(vectors, [[np.nan] * 2, [0] * 2, [np.nan] * 2, [np.nan] * 2])
 
 
 @torch.no_grad()

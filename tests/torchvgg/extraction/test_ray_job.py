@@ -1,5 +1,6 @@
 """`--ray`: the rows of the local run, bit for bit, on a real cluster of two nodes, and though a worker is killed."""
 
+import copy
 import os
 import shlex
 import signal
@@ -124,6 +125,17 @@ def test_a_killed_worker_costs_nothing_but_its_batch(cluster: Any, model: VGG16,
     one_by_one = tmp_path / "one_by_one.parquet"
     extract_features(model, str(photos), one_by_one, batch_size=1)
     check_same_rows(pyarrow.parquet.read_table(output), pyarrow.parquet.read_table(one_by_one))
+
+
+def test_vectors_that_are_not_finite_are_errors(cluster: Any, model: VGG16, photos: Path, tmp_path: Path) -> None:
+    broken = copy.deepcopy(model)
+    broken.block5_conv3.bias.data[0] = float("nan")
+    done = extract_features(broken, str(photos), tmp_path / "ray.parquet", ray=cluster.address)
+    extract_features(broken, str(photos), tmp_path / "here.parquet", workers=0)
+    received = pyarrow.parquet.read_table(tmp_path / "ray.parquet")
+    assert (done.images, done.bad, received["vector"].null_count) == (15, 15, 15)
+    assert sum("NaN or infinity" in error for error in received["error"].to_pylist()) == 14
+    check_same_rows(received, pyarrow.parquet.read_table(tmp_path / "here.parquet"))
 
 
 def test_evaluation_on_a_cluster_gives_the_same_numbers(cluster: Any, photos: Path) -> None:
