@@ -90,11 +90,11 @@ def _class_numbers(
                 raise ValueError(f"{text}: no such class; expected a WordNet id, a name, or a number from 0 to {last}")
             numbers.update(dict.fromkeys([text], found[0]) if found else {})
         return numbers, classes
-    if numbers_first and len(numbers) == len(texts):
-        return numbers, classes
     width = max((len(text) for text in texts if text.startswith("0")), default=1)  # 000, 001, …
     every = sorted(str(number).zfill(width) for number in range(len(classes)))
-    if not numbers_first and {*texts} <= {*every}:  # a missing one leaves the others' places as they are
+    if len(numbers) == len(texts) and (numbers_first or every == sorted(every, key=int)):
+        return numbers, classes
+    if {*texts} <= {*every}:  # a missing one leaves the others' places as they are
         texts = every
     if len(texts) == len(classes):
         warn(
