@@ -98,7 +98,7 @@ def _run_module(model: nn.Module, x: Tensor, layer: str | None) -> tuple[Tensor,
     finally:
         for handle in handles:
             handle.remove()
-    maps = [output for module, _, output in calls[:-1] if module is leaves[found[0]]]
+    maps = [output for module, _, output in calls[:-1] if module is leaves[found[0]] and isinstance(output, Tensor)]
     if len(maps) != 1 or maps[0].dim() != 4:
         raise _no_maps(found[0])
     return maps[0], _scores(calls, output, 2)
@@ -124,12 +124,14 @@ def _scores(calls: Sequence[Call], output: Any, axes: int, is_sigmoid: bool = Fa
     if not isinstance(output, Tensor) or output.dim() != axes:
         shape = ("N", *output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"expected a model that ends in classes, (N, classes). Received: one of {shape}")
+    calls = [call for call in calls if isinstance(call[-1], Tensor)]  # an LSTM returns more than one
     # The first that made it: Dropout, Flatten, Reshape and others return a softmax's output, in the same memory.
     makers = [call for call in calls if call[-1].shape == output.shape and call[-1].data_ptr() == output.data_ptr()]
     last, x, y = (makers or calls[-1:])[0]
     if not makers:  # but the module's own code; perhaps it is a softmax of the last layer's
-        ends = (y.softmax(1), y.log_softmax(1), y.sigmoid()) if y.shape == output.shape else ()
-        return y if any(torch.allclose(end, output) for end in ends) else output
+        ends = (nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()) if y.shape == output.shape else ()
+        found = [end for end in ends if torch.allclose(end(y), output)]
+        last, x, y = (found[-1], y, output) if found else (nn.Identity(), output, output)
     if isinstance(last, Dense):
         x = F.linear(x, last.weight, last.bias)
     elif isinstance(last, Conv2D):  # of a twin, without padding

@@ -143,6 +143,54 @@ def test_the_score_is_the_outputs(end: Any, alike: Any) -> None:
         grad_cam(Heads(lambda *both: both), x)
 
 
+class Recurrent(nn.Module):
+    """Layers that return more than one tensor, on the way and, with `is_last`, at the end."""
+
+    def __init__(self, is_last: bool) -> None:
+        super().__init__()
+        self.convolution, self.pool = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, return_indices=True)
+        self.lstm, self.dense = nn.LSTM(4, 3, batch_first=True), nn.Identity() if is_last else nn.Linear(3, 3)
+        self.is_last = is_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps, _ = self.pool(self.convolution(x))
+        steps, _ = self.lstm(maps.flatten(2).transpose(1, 2))
+        return steps[:, -1] if self.is_last else self.dense(steps[:, -1])
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_layers_that_return_several_tensors(is_last: bool) -> None:
+    torch.manual_seed(0)
+    module, x = Recurrent(is_last), torch.randn(2, 3, 8, 8)
+    maps: list[Tensor] = []
+    with module.convolution.register_forward_hook(lambda _, inputs, output: maps.append(output)):
+        scores = module(x)
+    (gradient,) = torch.autograd.grad(scores[:, 1].sum(), maps[0])
+    cam = torch.relu((maps[0] * gradient.mean((2, 3), keepdim=True)).sum(1))
+    expected = cam / cam.amax((1, 2), keepdim=True).clamp_min(1e-30)
+    assert relative_error(grad_cam(module, x, 1), expected) <= 1e-5
+    with pytest.raises(ValueError, match=r"layer: expected one with maps, .* Received: 'pool'"):
+        grad_cam(module, x, layer="pool")
+
+
+def test_a_sigmoid_without_a_layer_has_two_classes() -> None:
+    torch.manual_seed(0)
+    module, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 1)), torch.randn(2, 3, 8, 8)
+    layered = nn.Sequential(*module, nn.Sigmoid())
+
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logit = module
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(self.logit(x))
+
+    for number in (0, 1, None):
+        assert relative_error(grad_cam(Functional(), x, number), grad_cam(layered, x, number)) <= 1e-5
+    assert (grad_cam(layered, x, 0) - grad_cam(layered, x, 1)).abs().max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
