@@ -10,6 +10,8 @@ from .loading import build
 from .model import Model
 from .saving import at_inference, run_on_cpu
 
+USUAL = (nn.Sequential, nn.Linear, nn.ReLU, nn.Dropout)  # what torchvision's head consists of
+
 
 @torch.no_grad()
 def from_torchvision(model: nn.Module, include_top: bool = True) -> Model:
@@ -44,13 +46,14 @@ def from_torchvision(model: nn.Module, include_top: bool = True) -> Model:
             "state_dict is for VGG16(weights=path)"
         )
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    head = (
-        getattr(model, "classifier", None) if include_top and recognise(state).head else None
-    )  # if it isn't the usual one
-    base_only = head is not None or not include_top
-    tensors = vgg_tensors(state, base_only)
-    file = TorchFile(tensors, {})
-    architecture = network_of_torch_file(file, None if head is None else (224, 224), base_only).architecture()
+    head = getattr(model, "classifier", None) if include_top else None
+    if head is not None and "predictions.weight" in recognise(state).tensors:
+        head = None if all(isinstance(layer, USUAL) for layer in head.modules()) else head  # a softmax, or no ReLU
+    if head is not None or not include_top:
+        state = {key: tensor for key, tensor in state.items() if key.startswith("features.")}
+    tensors = vgg_tensors(state, base_only=False)
+    input_shape = None if head is None else (224, 224)
+    architecture = network_of_torch_file(TorchFile(tensors, {}), input_shape, base_only=False).architecture()
     has_top = "predictions.weight" in tensors
     if has_top:
         architecture["layers"][-1]["config"]["activation"] = "linear"
@@ -58,20 +61,18 @@ def from_torchvision(model: nn.Module, include_top: bool = True) -> Model:
     if head is not None:
         own, has_top = _with_head(own, getattr(model, "avgpool", nn.Identity()), head), True
     own.preprocessing_is_unknown = True
-    size = 224 if has_top else 64
+    size, theirs = (224, model) if has_top else (64, features)
     x = torch.randn(1, own.input_shape[1], size, size, generator=torch.Generator().manual_seed(0))
-    for scale in (
-        1,
-        1e6,
-    ):  # weights that were never trained make next to nothing of small numbers, a sigmoid 1 of large ones
+    # Weights that were never trained make next to nothing of small numbers, a sigmoid 1 of large ones.
+    for scale in (1, 1e6):
         with at_inference(model):
-            expected, received = (
-                run_on_cpu(each, [scale * x], torch.float32) for each in (model if has_top else features, own)
-            )
-        error = relative_error(received, expected)
+            expected, received = (run_on_cpu(each, [scale * x], torch.float32) for each in (theirs, own))
+        is_alike = getattr(expected, "shape", None) == received.shape
+        error = relative_error(received, expected) if is_alike else torch.inf
         if not error <= torch.finfo(torch.float32).eps ** 0.5:
+            advice = "" if head is None else "; include_top=False leaves the head out"
             raise ValueError(
-                f"{type(model).__name__}: it has a VGG's tensors and computes something else (relative error {error:.1e})"
+                f"{type(model).__name__}: it has a VGG's tensors and computes something else (relative error {error:.1e}){advice}"
             )
     return own
 
@@ -80,7 +81,7 @@ def _with_head(base: Model, pool: nn.Module, head: nn.Module) -> Model:
     """Returns a base for 224×224 images with a head on it. torchvision's own pooling leaves the 7×7 maps as they are."""
     from .convert.network.from_tensors import network_of_tensors
 
-    if getattr(pool, "output_size", 7) in (7, (7, 7)):
+    if getattr(pool, "output_size", None) in (7, (7, 7)):
         pool = nn.Identity()
     try:
         described = Description(nn.Sequential(base, pool, nn.Flatten(), copy.deepcopy(head)))

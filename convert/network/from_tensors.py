@@ -80,7 +80,7 @@ def vgg_tensors(tensors: Mapping[str, Tensor], base_only: bool) -> dict[str, Ten
         kernels = [f"{key} {tuple(tensor.shape)}" for key, tensor in found.head.items() if not key.endswith(".bias")]
         raise ValueError(
             f"a VGG of torchvision's or timm's with another head than their three dense layers ({', '.join(kernels[:8])}), and "
-            "how its layers are connected isn't in a file of tensors; from_torchvision takes the model itself, and "
+            "how its layers are connected isn't in a file of tensors; from_torchvision takes torchvision's model itself, and "
             "include_top=False, or --base-only, leaves the head out"
         )
     return found.tensors
@@ -225,7 +225,8 @@ def not_a_vgg(tensors: Mapping[str, Tensor]) -> ValueError:
     """Returns the error for tensors that no VGG has, or not under these names."""
     shown = listed(tensors, 3) or "no tensors"
     return ValueError(
-        f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight or features.0.weight and so on. Received: {shown}"
+        f"expected the tensors of a VGG16 or VGG19, block1_conv1.weight or features.0.weight and so on. Received: {shown}; "
+        "another model's weights go into it by load_state_dict, and save_model writes it as a whole"
     )
 
 

@@ -45,11 +45,12 @@ class Classified(nn.Module):
 
 def test_the_convolutions_alone() -> None:
     x = torch.randn(1, 3, 64, 96)
-    for model, arguments in ((Classified(), {}), (Classified(nn.Linear(25088, 2)), {"include_top": False})):
-        assert torch.equal(from_torchvision(nn.DataParallel(model), **arguments)(x), model.features(x))
-        assert torch.equal(from_torchvision(model.half().float(), **arguments)(x), model.features(x))
+    for head in (nn.Identity(), nn.Linear(25088, 2), torchvision_classifier(2)):
+        model = Classified(head)
+        assert torch.equal(from_torchvision(nn.DataParallel(model), include_top=False)(x), model.features(x))
+        assert torch.equal(from_torchvision(model.half().float(), include_top=False)(x), model.features(x))
     for dtype in (torch.float16, torch.float64):
-        assert from_torchvision(Classified().to(dtype)).block1_conv1.weight.dtype == torch.float32
+        assert from_torchvision(Classified().to(dtype), include_top=False).block1_conv1.weight.dtype == torch.float32
 
 
 def deep_head() -> nn.Module:
@@ -57,6 +58,11 @@ def deep_head() -> nn.Module:
     head = torchvision_classifier(4)
     head[6] = nn.Sequential(nn.Linear(4096, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 4), nn.LogSoftmax(1))
     return head
+
+
+def usual_head(end: nn.Module) -> nn.Module:
+    """torchvision's head with another layer at its end."""
+    return nn.Sequential(*torchvision_classifier(3), end)
 
 
 class Fitted(Classified):
@@ -70,12 +76,19 @@ class Fitted(Classified):
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
 
 
+class Twice(Fitted):
+    def forward(self, x: Any) -> Any:
+        return (super().forward(x),) * 2
+
+
 HEADS: dict[str, Any] = {
     "several layers for the last": lambda: Fitted(deep_head()),
     "a single layer": lambda: Fitted(nn.Linear(25088, 2)),
     "the mean of the maps": lambda: Fitted(
         nn.Sequential(nn.BatchNorm1d(512), nn.Linear(512, 2)), nn.AdaptiveAvgPool2d(1)
     ),
+    "a pooling of fixed size": lambda: Fitted(nn.Linear(512, 2), nn.MaxPool2d(7)),
+    "a softmax behind torchvision's": lambda: Fitted(usual_head(nn.Softmax(1))),
 }
 
 
@@ -146,6 +159,8 @@ NO_VGGS: list[tuple[Any, str]] = [
         r"another head .*\(head.0.weight \(4096, 25088\), head.3.weight \(4096, 4096\), head.6.0.weight \(8, 4096\), head.6.3.*include_top=False",
     ),
     (lambda: Classified().state_dict(), r"Received: OrderedDict, .*VGG16\(weights=path\)"),
+    (lambda: Fitted(nn.Identity()), r"computes something else .*; include_top=False leaves the head out"),
+    (lambda: Twice(nn.Linear(25088, 2)), r"computes something else .*; include_top=False leaves the head out"),
     *(
         (lambda change=change: with_layer(*change), "Fitted: it has a VGG's tensors and computes something else")
         for change in ((29, nn.SiLU()), (29, nn.LeakyReLU()), (30, nn.AvgPool2d(2)))
