@@ -125,7 +125,7 @@ def open_parts(output: Path, size: int, job: dict[str, Any], force: bool) -> Ite
     from ..convert.atomic_files import check_output, is_own, lock, open_own
 
     check_output(output, list(FORMATS), force)
-    parts = Parts(Path(os.path.realpath(output)), size)  # a link is followed, as by `cp`
+    parts = Parts(output, size)
     parts.folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         parts.folder.mkdir(mode=0o700)
@@ -153,8 +153,10 @@ class Parts:
     """The folder `OUTPUT.parts` with the finished rows of an extraction, a file for each batch or a few."""
 
     def __init__(self, output: Path, size: int) -> None:
-        self.output, self.size, self.format = output, size, FORMATS[output.suffix]()
-        self.folder = output.with_name(f"{output.name}.parts")
+        self.size, self.suffix = size, output.suffix
+        self.format = FORMATS[self.suffix]()
+        self.output = Path(os.path.realpath(output))  # a link is followed, as by `cp`, whatever its target is called
+        self.folder = self.output.with_name(f"{self.output.name}.parts")
 
     def begin(self, job: dict[str, Any], force: bool) -> None:
         """Records the job. Rows of a different one are deleted with `force`, else a ValueError."""
@@ -172,7 +174,7 @@ class Parts:
     def files(self) -> list[Path]:
         from ..convert.atomic_files import is_own
 
-        return sorted(path for path in self.folder.glob(f"*{self.output.suffix}") if is_own(path, others=0))
+        return sorted(path for path in self.folder.glob(f"*{self.suffix}") if is_own(path, others=0))
 
     def places(self) -> dict[str, tuple[Path, int]]:
         """Finds the part and the row in it of each finished path."""
@@ -202,7 +204,7 @@ class Parts:
 
     def add(self, rows: Rows) -> None:
         """Writes some rows, all or none."""
-        name = f"{secrets.token_hex(8)}{self.output.suffix}"
+        name = f"{secrets.token_hex(8)}{self.suffix}"
         self._write(self.folder / name, lambda unfinished: self.format.write(unfinished, iter([rows])))
 
     def join(self, paths: Sequence[str]) -> int:

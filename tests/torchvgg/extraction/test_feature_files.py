@@ -306,11 +306,13 @@ def test_the_parts_are_this_users_alone(model: Any, photos: Path, tmp_path: Path
     assert (tmp_path / "f.npz.parts" / "claim").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_link_is_followed(model: Any, photos: Path, tmp_path: Path) -> None:
-    """As by `cp`, and by the other commands."""
+@pytest.mark.parametrize("target", ["real.npz", "0a1b2c", "real.parquet"])
+def test_a_link_is_followed(target: str, model: Any, photos: Path, tmp_path: Path) -> None:
+    """As by `cp`, and by the other commands. The format is that of the name that was given."""
     (folder := tmp_path / "elsewhere").mkdir()
-    (link := tmp_path / "link.npz").symlink_to(folder / "real.npz")
+    (link := tmp_path / "link.npz").symlink_to(folder / target)
     for _ in range(2):
         assert extract_features(model, str(photos / "000.jpg"), link, force=True).bad == 0
         assert link.is_symlink()
-        assert len(table(folder / "real.npz")[0]) == 1
+        assert [path.name for path in folder.iterdir()] == [target]
+        assert len(table(link)[0]) == 1
