@@ -33,10 +33,11 @@ def label_images(
     texts: Mapping[str, Any]
     if isinstance(images, Mapping):
         labels = {os.fspath(path): x.item() if hasattr(x, "item") else x for path, x in images.items()}
-        own = {x for x in labels.values() if are_named and isinstance(x, int)}  # numbers, even if names are digits
+        # Numbers are the classes', even if their names are digits.
+        texts = {path: x if are_named and isinstance(x, int) else str(x) for path, x in labels.items()}
+        own = {x for x in texts.values() if isinstance(x, int)}
         if wrong := own.difference(range(len(classes))):
             raise ValueError(f"{min(wrong)}: no such class; expected a number from 0 to {len(classes) - 1}")
-        texts = {path: x if x in own else str(x) for path, x in labels.items()}
         names = sorted({text for text in texts.values() if isinstance(text, str)})
         numbers, classes = _class_numbers(names, classes, are_named, numbers_first=True)
         numbers |= {number: number for number in own}

@@ -92,6 +92,8 @@ def test_numbers_are_numbers_though_names_are_digits() -> None:
     images: Any = {"a.jpg": 2, "b.jpg": "2", "c.jpg": np.int64(10)}
     found, _ = label_images(images, names, are_named=True)
     assert found == {"a.jpg": 2, "b.jpg": 3, "c.jpg": 10}
+    with pytest.raises(ValueError, match=r"^\[1\]: no such class"):
+        label_images({"a.jpg": [1]}, names, are_named=True)  # type: ignore[dict-item]
     for number in (11, -1):
         with pytest.raises(ValueError, match=f"^{number}: no such class; expected a number from 0 to 10"):
             label_images({"a.jpg": number}, names, are_named=True)
