@@ -206,7 +206,8 @@ def _with_activation(
     *layers, last = network.layers
     last = replace(last, settings=last.settings | {"activation": ACTIVATIONS[activation or "softmax"]})
     network = replace(network, layers=[*layers, last])
-    assumed = ["softmax at its end (--activation none gives logits)"] if activation is None else []
+    end = "softmax at its end (--activation none or classifier_activation=None gives logits)"
+    assumed = [end] if activation is None else []
     if input_shape is None:
         height, width, _ = network.input_shape
         order = "channels-last " if network.kernels is TURNED_KERNEL else ""

@@ -126,7 +126,7 @@ def test_command_line_prints_json(headless: Path, tmp_path: Path, capsys: pytest
 
 
 def test_what_had_to_be_assumed_is_said(topped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assumed = "no architecture: taken for Keras's own top, with softmax at its end (--activation none gives logits)"
+    assumed = "no architecture: taken for Keras's own top, with softmax at its end (--activation none or classifier_activation=None gives logits)"
     assert run(topped, "-o", tmp_path / "out.pt", "--no-check") == 0
     printed = capsys.readouterr()
     assert f"{assumed} and images of 32×32 (--input-shape)" in printed.out
