@@ -147,7 +147,7 @@ def load_model(
         A VGG16 or VGG19 if that is what the file holds, else a `Model` with the file's layers, in `eval()`.
 
     Raises:
-        ValueError: the file is damaged, or has no architecture and none is given; or the model doesn't end in the softmax or
+        ValueError: the file is damaged; or has no architecture, none is given, and it isn't a VGG's; or the model doesn't end in the softmax or
             sigmoid that `classifier_activation` is to replace.
         OSError: it can't be read, or the published weights can't be downloaded.
         ImportError: the architecture is YAML, and PyYAML isn't installed.
