@@ -1,6 +1,7 @@
 """torchvision's and timm's VGG16 and VGG19 as this package's, with the same numbers."""
 
 import copy
+from collections import OrderedDict
 
 import torch
 from torch import nn
@@ -84,7 +85,8 @@ def _with_head(base: Model, pool: nn.Module, head: nn.Module) -> Model:
     if getattr(pool, "output_size", None) in (7, (7, 7)):
         pool = nn.Identity()
     try:
-        described = Description(nn.Sequential(base, pool, nn.Flatten(), copy.deepcopy(head)))
+        parts = {"features": base, "avgpool": pool, "flatten": nn.Flatten(), "classifier": copy.deepcopy(head)}
+        described = Description(nn.Sequential(OrderedDict(parts)))
         network = network_of_tensors(described.graph, described.tensors)
     except ValueError as error:
         reason = str(error).removeprefix("save_model: ")

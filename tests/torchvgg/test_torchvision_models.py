@@ -152,7 +152,7 @@ NO_VGGS: list[tuple[Any, str]] = [
     (lambda: Classified(network="vgg16_bn"), "timm's vgg16_bn, and torchvgg has only"),
     (
         lambda: Fitted(nn.Sequential(nn.Linear(25088, 2), nn.PReLU())),
-        r"^3.1 .PReLU.: Keras's counterpart of it isn't known.*; include_top=False leaves the head out",
+        r"^classifier.1 .PReLU.: Keras's counterpart of it isn't known.*; include_top=False leaves the head out",
     ),
     (
         lambda: nn.ModuleDict({"features": torchvision_features("vgg16"), "head": deep_head()}),
