@@ -89,7 +89,7 @@ def open_source(
         path: the file.
         input_shape: `(height, width)` of the images, if the file has a VGG's top and doesn't say it.
         base_only: leave out a head.
-        activation: "softmax" or "none", of a VGG's top in a file without an architecture; None assumes softmax.
+        activation: "softmax" or "none", of a VGG's top in a file without an architecture; None assumes softmax, or sigmoid for one unit.
         weights_only: of a whole Keras model, take only the weights, which have to be a VGG's.
         custom_objects: what stands for Lambdas and custom layers of a whole Keras model.
         architecture: of weights that stand alone, or in the place of the file's own.
@@ -194,7 +194,7 @@ def _or_advice(make: Callable[[bool], Network], base_only: bool, way: str) -> Ne
 def _with_activation(
     network: Network, activation: str | None, input_shape: tuple[int, int] | None, is_in_file: bool
 ) -> tuple[Network, str]:
-    """Gives the top the activation that the user named, or softmax; returns also a sentence on what had to be assumed.
+    """Gives the top the activation that the user named, or the likeliest; returns also a sentence on what had to be assumed.
 
     Raises a ValueError if the user named one, and the activation `is_in_file`, or there is no top.
     """
@@ -204,9 +204,10 @@ def _with_activation(
             raise ValueError(f"activation: {reason}; drop the option")
         return network, ""
     *layers, last = network.layers
-    last = replace(last, settings=last.settings | {"activation": ACTIVATIONS[activation or "softmax"]})
+    likely = "sigmoid" if last.settings["units"] == 1 else "softmax"  # which would make 1 of any single number
+    last = replace(last, settings=last.settings | {"activation": ACTIVATIONS[activation] if activation else likely})
     network = replace(network, layers=[*layers, last])
-    end = "softmax at its end (--activation none or classifier_activation=None gives logits)"
+    end = f"{likely} at its end (--activation none or classifier_activation=None gives logits)"
     assumed = [end] if activation is None else []
     if input_shape is None:
         height, width, _ = network.input_shape

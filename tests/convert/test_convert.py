@@ -145,6 +145,17 @@ def test_what_had_to_be_assumed_is_said(topped: Path, tmp_path: Path, capsys: py
         load_model(topped)
 
 
+def test_a_single_output_is_taken_for_a_sigmoids(tmp_path: Path) -> None:
+    """A softmax would make 1 of any number."""
+    model = VGG16(weights=None, classes=1, input_shape=(3, 32, 32), classifier_activation="sigmoid").eval()
+    torch.save(model.state_dict(), tmp_path / "binary.pt")
+    convert(tmp_path / "binary.pt", tmp_path / "binary.weights.h5", input_shape=(32, 32))
+    x = torch.randn(2, 3, 32, 32)
+    for name in ("binary.pt", "binary.weights.h5"):
+        with pytest.warns(UserWarning, match="with sigmoid at its end"), torch.no_grad():
+            assert torch.equal(load_model(tmp_path / name)(x), model(x))
+
+
 @pytest.mark.parametrize("name", ["logits.pt", "logits.safetensors", "logits.weights.h5"])
 def test_logits_stay_logits(name: str, tmp_path: Path) -> None:
     """A model that was trained with `classifier_activation=None`, saved as tensors alone."""
