@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from .benchmarks.__main__ import TABLES, main
+from .benchmarks.chart import chart
 from .benchmarks.measuring import memory_of
 
 pytestmark = pytest.mark.slow
@@ -46,6 +47,21 @@ def test_text_and_picture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     printed = capfd.readouterr().out
     assert "inference, batch 1\n  plain " in printed
     assert "channels-last" in picture.read_text()
+
+
+def test_each_bar_has_its_own_name() -> None:
+    """The groups share their names, though the order of the times may differ."""
+    pytest.importorskip("matplotlib")
+    times = {"1": {"native": 30.0, "ncnn": 50.0, "plain": 90.0}, "8": {"native": 160.0, "ncnn": 720.0, "plain": 640.0}}
+    tables = {f"inference, batch {n}": {own: {"ms": ms} for own, ms in row.items()} for n, row in times.items()}
+    figure = chart(tables)
+    figure.canvas.draw()
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert shown == ["VGG16, channels-last", "ncnn", "optimize_for_inference"]
+    for axis, (batch, row) in zip(figure.axes, times.items(), strict=True):
+        assert [bar.get_width() for bar in axis.patches] == [
+            row[own] / int(batch) for own in ("plain", "ncnn", "native")
+        ]
 
 
 @pytest.mark.parametrize(
