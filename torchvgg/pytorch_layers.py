@@ -1,7 +1,6 @@
 """PyTorch's own layers as Keras's, where both compute the same: class names and configurations."""
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ def _refuse_unless(is_possible: Any, reason: str) -> None:
 
 
 def _both(size: Any) -> tuple[Any, Any]:
-    return (size, size) if isinstance(size, Real) else tuple(size)
+    return (size, size) if isinstance(size, int | float) else tuple(size)
 
 
 def _convolution(module: nn.Conv2d) -> list[Step]:

@@ -29,7 +29,8 @@ def from_torchvision(model: nn.Module, include_top: bool = True) -> Model:
         include_top: take the three dense layers too. False takes only `model.features`, whatever the head is.
 
     Returns:
-        The model, in `eval()`, in float32, on the device of `model`.
+        The model, images `(N, C, H, W)` → logits `(N, classes)`, or maps without the top; in `eval()`, in float32, on the device of
+        `model`.
 
     Raises:
         ValueError: it is another model, or has a head that can't be expressed in Keras's layers, or the outputs differ.

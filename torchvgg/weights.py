@@ -61,14 +61,15 @@ def read_model(
     if file is None or file.architecture is None:
         opening = open_source(path, None, False, custom_objects=custom_objects, architecture=architecture)
         with opening as source:
-            tensors, found, cautions = _tensors(source), source.network.architecture(), (source.assumed, source.warning)
+            tensors, found = _tensors(source), source.network.architecture()
+            assumed, preprocessing = source.assumed, source.warning
     else:  # the tensors as they are, without a copy
         with naming_file(path):
             found = network_of_torch_file(file, None, base_only=False).architecture()
-        tensors, cautions = file.tensors, ("", preprocessing_of(file))
-    for caution in filter(None, cautions):
+        tensors, assumed, preprocessing = file.tensors, "", preprocessing_of(file)
+    for caution in filter(None, (assumed, preprocessing)):
         warnings.warn(f"{path}: {caution}", stacklevel=3)
-    return tensors, found | {"preprocessing_is_unknown": bool(cautions[1])}
+    return tensors, found | {"preprocessing_is_unknown": bool(preprocessing)}
 
 
 def _tensors(source: Source) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def vgg_tensors(tensors: Mapping[str, Tensor], base_only: bool) -> dict[str, Ten
     if found.head and not base_only:
         kernels = [f"{key} {tuple(tensor.shape)}" for key, tensor in found.head.items() if not key.endswith(".bias")]
         raise ValueError(
-            f"a VGG of torchvision's or timm's with another head than their three dense layers ({', '.join(kernels[:8])}), and "
+            f"a VGG of torchvision's or timm's with another head than their three dense layers ({listed(kernels)}), and "
             "how its layers are connected isn't in a file of tensors; from_torchvision takes torchvision's model itself, and "
             "include_top=False, or --base-only, leaves the head out"
         )

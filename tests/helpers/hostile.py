@@ -1,10 +1,12 @@
 """What the tests with hostile files have in common: changes of Keras 2's files, and archives with other members."""
 
 import ctypes
+import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,15 @@ def members(new: dict[Any, bytes | None], deflated: bool = False) -> Callable[[P
 
 CONFIG = member_of("trained.keras", "config.json")
 W = "model.weights.h5"
+
+
+@contextmanager
+def changed_config(path: Path) -> Iterator[dict[str, Any]]:
+    """The configuration of the model in a `.keras`, to be changed in place."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    whole = json.loads(members["config.json"])
+    yield whole["config"]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, json.dumps(whole) if name == "config.json" else content)

@@ -371,12 +371,12 @@ def test_a_model_of_grey_images_gets_grey_ones(folder: Path) -> None:
 
 
 def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("b.jpg", "a.PNG", "notes.txt", "deep/er/c.webp", "deep/d.gif", "odd[1].jpg"):
+    for name in ("b.jpg", "a.PNG", "notes.txt", "deep/er/c.webp", "deep/d.gif", "e.ppm", "odd[1].jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert find_images(["."]) == ["./a.PNG", "./b.jpg", "./deep/d.gif", "./deep/er/c.webp", "./odd[1].jpg"]
+    assert find_images(["."]) == ["./a.PNG", "./b.jpg", "./deep/d.gif", "./deep/er/c.webp", "./e.ppm", "./odd[1].jpg"]
     assert find_images(["deep", "b.jpg", "deep/d.gif"]) == ["deep/d.gif", "deep/er/c.webp", "b.jpg"]
     assert find_images(["*.jpg"]) == ["b.jpg", "odd[1].jpg"]
     assert find_images(["**/*.gif", "odd[1].jpg", "notes.txt"]) == ["deep/d.gif", "odd[1].jpg", "notes.txt"]

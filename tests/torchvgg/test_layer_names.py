@@ -15,9 +15,9 @@ from torchvgg.convert import convert
 from torchvgg.inference.optimized_model import optimize_for_inference
 from torchvgg.model import Model
 
-from ..convert.network.test_unconvertible_models import changed_config
 from ..helpers.command_line import run
 from ..helpers.heads import L
+from ..helpers.hostile import changed_config
 from ..helpers.round_trip import check_round_trip
 
 MODEL = Model({"layer": nn.ReLU()}, (2,), "model")

@@ -201,3 +201,17 @@ def test_tensors_between_the_convolutions(save: Any, tmp_path: Path) -> None:
     save(tensors, path := tmp_path / "normalized.pt")
     with pytest.raises(ValueError, match=r"block._bn1/.*: a layer that no VGG has, it seems between the convolutions"):
         convert(path, tmp_path / "base.safetensors", base_only=True)
+
+
+def test_published_models_by_name(topped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHVGG_HOME", str(tmp_path))
+    convert(topped, tmp_path / "vgg16.safetensors", check=False)
+    model = load_model("vgg16")
+    assert isinstance(model, VGG16)
+    assert not model.training
+    logits = load_model("vgg16", classifier_activation=None)
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert relative_error(logits(x).softmax(1), model(x)) <= 1e-6
+    with pytest.raises(FileNotFoundError, match="vgg17: no such file; expected one, or vgg16 or vgg19"):
+        load_model("vgg17")

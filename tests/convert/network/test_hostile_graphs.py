@@ -16,7 +16,7 @@ from torchvgg.convert import convert
 
 from ...conftest import Refused
 from ...helpers.heads import L
-from .test_unconvertible_models import changed_config
+from ...helpers.hostile import changed_config
 
 Config = dict[str, Any]
 

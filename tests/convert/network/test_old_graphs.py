@@ -1,5 +1,6 @@
 """Models that are no chain, as older Keras writes them: `data/make_keras2.py` made the files, with the outputs of Keras 2."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from torchvgg import load_model
 from torchvgg.convert import convert
+from torchvgg.convert.network.architecture_json import read_entry
+from torchvgg.convert.network.unfolding import read_graph
 from torchvgg.layers.shared import channels_first, channels_last
 from torchvgg.model import Model
 
@@ -56,3 +59,20 @@ def test_an_initial_state_is_no_mask(wrap: Any, tmp_path: Path) -> None:
     keras.Model([steps, state], wrap(L.GRU(3))(steps, initial_state=states)).save(tmp_path / "model.h5")
     with pytest.raises(ValueError, match="initial state"):
         load_model(tmp_path / "model.h5")
+
+
+def test_configurations_of_older_keras() -> None:
+    """Before 2.2.3 a Sequential was a list, and its first layer had the input's shape; a Functional was a Model."""
+    convolution = {"name": "a", "filters": 2, "kernel_size": [3, 3], "batch_input_shape": [None, 8, 8, 3]}
+    sequential = {"class_name": "Sequential", "config": [{"class_name": "Conv2D", "config": convolution}]}
+    found = read_graph(read_entry(sequential))
+    assert list(found.inputs.values()) == [[None, 8, 8, 3]]
+    assert [layer.class_name for layer in found.layers] == ["Conv2D"]
+    image = {"class_name": "InputLayer", "config": {"name": "i", "batch_input_shape": [None, 8, 8, 3]}}
+    layers = [
+        {**image, "name": "i", "inbound_nodes": []},
+        {**sequential, "name": "sequential", "inbound_nodes": [[["i", 0, 0, {}]]]},
+    ]
+    model = {"layers": layers, "input_layers": [["i", 0, 0]], "output_layers": [["sequential", 1, 0]], "name": "m"}
+    found = read_graph(read_entry(json.loads(json.dumps({"class_name": "Model", "config": model}))))
+    assert [layer.path for layer in found.layers] == [("sequential", "a")]

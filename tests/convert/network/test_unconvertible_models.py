@@ -1,9 +1,6 @@
 """Models that can't be converted: one clear line that names the layer, and nothing of the file is run."""
 
-import json
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,10 @@ import torch
 
 from torchvgg import VGG16, load_model
 from torchvgg.convert import convert
-from torchvgg.convert.network.architecture_json import read_entry
-from torchvgg.convert.network.assemble import plan
-from torchvgg.convert.network.unfolding import read_graph
 
 from ...helpers.command_line import run
 from ...helpers.heads import HEADS, L, base, chain, with_random_weights
-from ...helpers.hostile import Refused
+from ...helpers.hostile import Refused, changed_config
 from ...helpers.keras_models import keras_model
 
 
@@ -287,18 +281,6 @@ def test_a_setting_that_is_none_is_refused(layer: str, change: dict[str, Any], t
         load_model(tmp_path / "model.keras")
 
 
-@contextmanager
-def changed_config(path: Path) -> Iterator[dict[str, Any]]:
-    """The configuration of the model in a `.keras`, to be changed in place."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    whole = json.loads(members["config.json"])
-    yield whole["config"]
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, json.dumps(whole) if name == "config.json" else content)
-
-
 def beside(class_name: str, **entry: Any) -> Callable[[dict[str, Any]], object]:
     """Adds a layer that nothing takes the output of."""
     own = {"class_name": class_name, "config": {"name": "extra"}, "name": "extra", "inbound_nodes": [], **entry}
@@ -435,87 +417,3 @@ def test_layers_renamed_into_each_other_are_refused(tmp_path: Path) -> None:
     with_random_weights(chain(inner, L.Flatten(), L.Dense(3))).save(tmp_path / "model.h5")
     with pytest.raises(ValueError, match=r"layer 'block5_conv3' .* in Keras's order"):
         load_model(tmp_path / "model.h5")
-
-
-def test_configurations_of_older_keras() -> None:
-    """Before 2.2.3 a Sequential was a list, and its first layer had the input's shape; a Functional was a Model."""
-    convolution = {"name": "a", "filters": 2, "kernel_size": [3, 3], "batch_input_shape": [None, 8, 8, 3]}
-    sequential = {"class_name": "Sequential", "config": [{"class_name": "Conv2D", "config": convolution}]}
-    found = read_graph(read_entry(sequential))
-    assert list(found.inputs.values()) == [[None, 8, 8, 3]]
-    assert [layer.class_name for layer in found.layers] == ["Conv2D"]
-    image = {"class_name": "InputLayer", "config": {"name": "i", "batch_input_shape": [None, 8, 8, 3]}}
-    layers = [
-        {**image, "name": "i", "inbound_nodes": []},
-        {**sequential, "name": "sequential", "inbound_nodes": [[["i", 0, 0, {}]]]},
-    ]
-    model = {"layers": layers, "input_layers": [["i", 0, 0]], "output_layers": [["sequential", 1, 0]], "name": "m"}
-    found = read_graph(read_entry(json.loads(json.dumps({"class_name": "Model", "config": model}))))
-    assert [layer.path for layer in found.layers] == [("sequential", "a")]
-
-
-@pytest.mark.parametrize(
-    "class_name",
-    [
-        "Conv2D",
-        "Conv2DTranspose",
-        "DepthwiseConv2D",
-        "SeparableConv2D",
-        "Dense",
-        "BatchNormalization",
-        "GroupNormalization",
-    ],
-)
-def test_an_open_number_of_channels(class_name: str) -> None:
-    """Keras makes no weights then; a file that says so is refused."""
-    config = {"name": "last", "filters": 3, "kernel_size": [3, 3], "units": 3}
-    layers = [
-        {"class_name": "InputLayer", "config": {"name": "image", "batch_shape": [None, None, None, 3]}},
-        {"class_name": "Reshape", "config": {"name": "reshape", "target_shape": [4, 4, -1]}},
-        {"class_name": class_name, "config": config},
-    ]
-    model = {"class_name": "Sequential", "config": {"name": "model", "layers": layers}}
-    with pytest.raises(ValueError, match=rf"layer 'last' \({class_name}\): its input has an open number of channels"):
-        plan(read_graph(read_entry(model)))
-
-
-UP = {"filters": 3, "kernel_size": [3, 2]}
-SQUARE = {"height": 8, "width": 8}
-
-
-@pytest.mark.parametrize(
-    ("class_name", "config", "message"),
-    [
-        ("Conv2DTranspose", {**UP, "strides": [2, 1], "dilation_rate": [1, 2]}, "strides with a dilation_rate"),
-        ("Conv2DTranspose", {**UP, "strides": [2, 2], "output_padding": [0, 2]}, r"output_padding=\(0, 2\) is too"),
-        ("Conv2DTranspose", {**UP, "padding": "same", "output_padding": [1, 0]}, r"output_padding=\(1, 0\) is too"),
-        ("Conv2DTranspose", {**UP, "output_padding": [False, 0]}, r"output_padding=\(False, 0\) is no such"),
-        ("Conv2DTranspose", {**UP, "strides": [2**31 - 1] * 2}, "larger than any memory"),
-        ("Cropping2D", {"cropping": [[10, 10], [0, 0]]}, "nothing is left"),
-        ("Cropping2D", {"cropping": [[0, -1], [0, 0]]}, r"cropping=.* is no such"),
-        ("Resizing", {**SQUARE, "interpolation": "bicubic"}, "interpolation='bicubic' can't be converted, only 'bil"),
-        ("Resizing", {**SQUARE, "antialias": True}, "antialias=True can't be"),
-        ("Resizing", {**SQUARE, "crop_to_aspect_ratio": True}, "crop_to_aspect_ratio=True can't be"),
-        ("Resizing", {**SQUARE, "pad_to_aspect_ratio": True}, "pad_to_aspect_ratio=True can't be"),
-        ("Resizing", {"height": 2**31 - 1, "width": 2**31 - 1}, "larger than any memory"),
-        ("CenterCrop", {"height": 21, "width": 8}, "smaller than the crop, can't be"),
-        ("GroupNormalization", {"groups": 3}, "groups=3 of 4 channels is no such"),
-        ("GroupNormalization", {"groups": 8}, "groups=8 of 4 channels is no such"),
-        ("GroupNormalization", {"groups": 0}, "groups=0 is no such"),
-        ("GroupNormalization", {"groups": 1, "axis": 2}, "axis=2 can't be converted, only -1"),
-        ("UnitNormalization", {"axis": 0}, "axis=0 is no such"),
-        ("UnitNormalization", {"axis": [0, 1]}, r"axis=\(0, 1\) is no such"),
-        ("UnitNormalization", {"axis": 4}, "axis=4 is no such"),
-        ("UnitNormalization", {"axis": None}, "axis=None is no such"),
-        ("ThresholdedReLU", {"theta": None}, "theta=None is no such"),
-        ("SpatialDropout1D", {"rate": 0.5}, "it can't be converted on an input of shape"),
-    ],
-)
-def test_a_setting_that_is_refused(class_name: str, config: dict[str, Any], message: str) -> None:
-    layers = [
-        {"class_name": "InputLayer", "config": {"name": "image", "batch_shape": [None, 20, 30, 4]}},
-        {"class_name": class_name, "config": {"name": "last", **config}},
-    ]
-    model = {"class_name": "Sequential", "config": {"name": "model", "layers": layers}}
-    with pytest.raises(ValueError, match=rf"layer 'last' \({class_name}\): .*{message}"):
-        plan(read_graph(read_entry(model)))

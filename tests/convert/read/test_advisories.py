@@ -25,7 +25,10 @@ HERE = "tests/convert/read/test_advisories.py"
 CODE, PATHS = f"{HOSTILE}_archives.py::test_code_in_a_configuration_is_not_run", f"{HERE}::test_no_path_is_opened"
 ARCHIVES, HDF5 = f"{HOSTILE}_archives.py::test_hostile_archives", f"{HOSTILE}_hdf5.py::test_hostile_hdf5"
 LITTLE = f"{HOSTILE}_files.py::test_no_other_file_is_opened_and_little_memory_taken"
-STRUCTURES, CRASH = f"{HERE}::test_structures_of_hdf5", f"{HOSTILE}_hdf5.py::test_how_the_process_ends"
+STRUCTURES, CRASH = (
+    f"{HERE}::test_structures_of_hdf5",
+    "tests/convert/read/test_hdf5_process.py::test_how_the_process_ends",
+)
 MUTATED = "tests/convert/read/test_fuzz.py::test_mutated_files_are_read_or_refused_in_one_line"
 ONNX = "tests/convert/read/test_onnx.py::test_hostile_files_are_refused"
 
